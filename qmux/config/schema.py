@@ -1,0 +1,158 @@
+"""The configuration as the program uses it: typed, complete, with units in the names.
+
+``qmux.config.load`` makes these from TOML; the supervisor sends them to the workers as msgpack. Nothing here reads a
+file. Times are seconds (``_s``), sizes bytes (``_bytes``). Defaults are those of docs/configuration.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Balance = Literal["least-connections", "round-robin", "random-two-choices", "source-hash"]
+EngineName = Literal["auto", "aioquic", "native"]
+
+
+class Bind(msgspec.Struct, frozen=True, order=True):
+    """A listening address. ``host`` "" means every address, IPv4 and IPv6 (two socket groups)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where a client dials: ``host`` and ``port``, or a Unix socket at ``path``."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Absolute paths of the certificate material: one bundle, or three files."""
+
+    bundle: str = ""
+    cert: str = ""
+    key: str = ""
+    ca: str = ""
+
+
+class QuicConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[quic]``: the way in for clients."""
+
+    bind: tuple[Bind, ...] = ()
+    lanes: int | None = None  # None: auto, the worker count, at most 16
+    idle_timeout_s: float = 30.0
+    keep_alive_s: float = 10.0
+    heartbeat_s: float = 4.0
+    handshake_timeout_s: float = 5.0
+    max_streams: int = 4096
+    stream_window_bytes: int = 1 << 20
+    retry_threshold: int = 100
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[services.NAME]`` on a server, with ``[defaults]`` already applied."""
+
+    name: str
+    bind: tuple[Bind, ...] = ()
+    quic_bind: tuple[Bind, ...] = ()
+    protocol: Literal["tcp"] = "tcp"
+    balance: Balance = "least-connections"
+    early_data: bool = False
+    queue_timeout_s: float = 3.0
+    setup_timeout_s: float = 10.0
+    retries: int = 2
+    idle_timeout_s: float | None = None  # None: off
+    half_closed_timeout_s: float = 300.0
+    maxconn: int | None = None
+    allow: tuple[str, ...] = ()  # CIDRs; empty: everybody
+    deny: tuple[str, ...] = ()
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[log]``."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["human", "json"] = "human"
+    file: str = ""  # absolute path; "": stderr
+
+
+class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``[server]`` and ``[client]`` share: how the daemon runs."""
+
+    tls: TlsFiles
+    workers: int | None = None  # None: auto
+    engine: EngineName = "auto"
+    user: str = ""
+    group: str = ""
+    runtime_dir: str = ""  # "": derived from the source, qmux.config.directories
+    state_dir: str = ""
+    stop_after_s: float = 25.0
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole server configuration. ``source``: absolute path of the file or directory."""
+
+    source: str
+    process: ProcessConfig
+    quic: QuicConfig
+    services: dict[str, ServiceConfig]
+    max_clients: int = 4096
+    drain_delay_s: float = 0.0
+    log: LogConfig = LogConfig()
+
+    def quic_binds(self) -> tuple[Bind, ...]:
+        """Every QUIC listening address once, in a stable order (the same address twice is one bind)."""
+        named = dict.fromkeys(self.quic.bind)
+        for service in self.services.values():
+            named.update(dict.fromkeys(service.quic_bind))
+        return tuple(named)
+
+
+class ClientServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[services.NAME]`` on a client."""
+
+    name: str
+    target: Target
+    connect_timeout_s: float = 5.0
+    weight: int = 1
+    backup: bool = False
+
+
+class ServerAddress(msgspec.Struct, frozen=True, order=True):
+    """One entry of ``servers``: a host name or address, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole client configuration. ``source``: absolute path, or a one-liner's arguments."""
+
+    source: str
+    process: ProcessConfig
+    servers: tuple[ServerAddress, ...]
+    services: dict[str, ClientServiceConfig]
+    server_name: str = ""  # "": the host of the server address
+    instance: str = ""
+    resolve_interval_s: float = 30.0
+    connect_timeout_s: float = 3.0
+    reconnect_max_s: float = 15.0
+    once: bool = False
+    log: LogConfig = LogConfig()
+
+
+Config = ServerConfig | ClientConfig

@@ -1,0 +1,194 @@
+"""What the supervisor and its children say to each other on a control channel (``qmux.channel`` carries it).
+
+Down: Configure, AddBind, RemoveBind, Accept, StopAccepting, Drain, Stop, Peers, Table, Reply.
+Up: Ready, Configured, Heartbeat, Failed, Request. A child that gets no more (EOF) closes and exits within 2 s.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Role = Literal["server", "client"]
+
+
+class Message(msgspec.Struct, tag=str.lower, tag_field="type"):
+    """Base: encoded as a map whose ``type`` is the class name in lower case."""
+
+
+class Material(msgspec.Struct, frozen=True):
+    """Certificate material as PEM; read by the supervisor, never by a worker. ``key`` must not be logged."""
+
+    chain: bytes
+    key: bytes
+    ca: bytes
+
+    def __repr__(self) -> str:
+        return "Material(MASKED)"
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """Secrets that all workers of a server share (32 bytes each)."""
+
+    stateless_reset: bytes
+    retry: bytes
+    flow: bytes
+
+    def __repr__(self) -> str:
+        return "Keys(MASKED)"
+
+
+class Configure(Message):
+    """Everything that a child needs to know; sent first, and again for every reload. Answered by Configured.
+
+    ``config`` is the msgpack of a ServerConfig or ClientConfig, by ``role``. ``slot`` and ``index`` are those of
+    docs/architecture.md; ``epoch`` counts the processes started in this slot.
+    """
+
+    version: int
+    role: Role
+    config: bytes
+    material: Material
+    keys: Keys
+    server_id: bytes
+    generation: int
+    index: int
+    slot: int
+    epoch: int
+    workers: int
+    runtime_dir: str
+    bus_publish: str
+    bus_subscribe: str
+
+
+class AddBind(Message):
+    """A socket of this worker's index (traffic) or slot (quic); carries exactly one descriptor. Not yet read from."""
+
+    key: str
+    kind: Literal["quic", "traffic"]
+    address: str
+    service: str = ""
+
+
+class RemoveBind(Message):
+    """Accept until the queue is empty, ``shutdown()``, close. For a service's traffic only."""
+
+    key: str
+
+
+class Accept(Message):
+    """Start reading every bind."""
+
+
+class StopAccepting(Message):
+    """Stop accepting users: empty the queues, then close the traffic binds."""
+
+
+class Drain(Message):
+    """Tell the clients; finish what runs; exit at ``deadline_s`` from now at the latest, or when nothing runs."""
+
+    deadline_s: float
+    replace: bool = False
+
+
+class Stop(Message):
+    """Close everything and exit now."""
+
+
+class PeerSlot(msgspec.Struct, frozen=True):
+    """A live worker. ``active``: takes new connections."""
+
+    slot: int
+    index: int
+    epoch: int
+    pid: int
+    active: bool
+
+
+class Peers(Message):
+    """All live workers (the receiver among them). ``links`` names, in order, the slots whose hand-off sockets the
+    message carries: one new descriptor for each; a slot that is not named keeps the one it has. ``died``: slots whose
+    process ended since the last Peers.
+    """
+
+    slots: list[PeerSlot]
+    links: list[int] = []
+    died: list[int] = []
+
+
+class ProcessRow(msgspec.Struct):
+    """One process for ``qmux status``."""
+
+    name: str
+    pid: int
+    state: str
+    index: int = -1
+    slot: int = -1
+    epoch: int = 0
+    restarts: int = 0
+    started_at: float = 0.0  # wall clock, seconds since the epoch
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
+
+
+class Table(Message):
+    """The process table and the daemon's own facts, for the admin process; on change and once a second."""
+
+    processes: list[ProcessRow]
+    facts: dict[str, Any]
+
+
+class Reply(Message):
+    """The answer to a Request: ``ok``, the lines for the user, and the exit code."""
+
+    request_id: int
+    ok: bool
+    lines: list[str]
+    exit_code: int = 0
+
+
+class Ready(Message):
+    """The child serves: engine started, binds at hand. ``facts``: engine name and the like, for logs and status."""
+
+    facts: dict[str, Any] = {}
+
+
+class Configured(Message):
+    """A Configure was applied (``error`` empty) or refused as a whole."""
+
+    version: int
+    error: str = ""
+
+
+class Heartbeat(Message):
+    """From the child's own event loop, once a second: its absence means that the loop is stuck."""
+
+    active: int = 0
+
+
+class Failed(Message):
+    """The child cannot go on; the supervisor prints ``message`` and, where ``fatal``, exits with ``exit_code``."""
+
+    message: str
+    exit_code: int
+    fatal: bool = False
+
+
+class Done(Message):
+    """A draining child finished, or (``qmuxc --once``) the single attempt was made."""
+
+    exit_code: int = 0
+
+
+class Request(Message):
+    """The admin process asks for something on a user's behalf. ``action``: "reload"."""
+
+    request_id: int
+    action: Literal["reload"]
+    dry_run: bool = False
+    full: bool = False
+
+
+Down = Configure | AddBind | RemoveBind | Accept | StopAccepting | Drain | Stop | Peers | Table | Reply
+Up = Ready | Configured | Heartbeat | Failed | Done | Request

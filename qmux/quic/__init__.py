@@ -1,0 +1,1 @@
+"""QUIC behind one seam: ``engine`` says what an engine is, each sub-package is one."""
