@@ -214,7 +214,7 @@ class Connection(Protocol):
 
     @property
     def last_received_at(self) -> float:
-        """``loop.time()`` of the newest authenticated packet."""
+        """``time.monotonic()`` of the newest authenticated packet."""
         ...
 
     @property

@@ -1,0 +1,395 @@
+"""One aioquic connection on the event loop: datagrams in, events up, timers, datagrams out."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aioquic.quic import events
+
+from qmux import steering
+from qmux.pki.identity import Identity
+from qmux.quic.aioquic_engine.overrides import UNLIMITED_BYTES, TunnelConnection
+from qmux.quic.aioquic_engine.pump import Pump
+from qmux.quic.aioquic_engine.stream import AioquicStream
+from qmux.quic.engine import (
+    CloseKind,
+    CloseReason,
+    ConnectionHandler,
+    ConnectionLost,
+    ConnectionStats,
+    StreamLimit,
+)
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 0.25
+"""How often relays are looked at for timeouts: what an idle timeout may be late by."""
+
+DATAGRAM_OVERHEAD_BYTES = 30
+"""Of a 1,200-byte packet, 1,170 are left for a DATAGRAM's payload (measured; short header, frame header and tag)."""
+
+MAX_QUEUED_DATAGRAMS = 256
+"""aioquic's own queue has no bound; beyond this a DATAGRAM is dropped, as a full socket buffer would."""
+
+_numbers = itertools.count(1)
+Address = tuple[Any, ...]
+
+
+class AioquicConnection:
+    """Implements ``qmux.quic.engine.Connection``."""
+
+    def __init__(
+        self,
+        quic: TunnelConnection,
+        loop: asyncio.AbstractEventLoop,
+        send: Callable[[bytes, Address], None],
+        on_disposed: Callable[[AioquicConnection], None],
+        keep_alive_s: float,
+        handshake_timeout_s: float,
+    ) -> None:
+        self.loop = loop
+        self.quic = quic
+        self.identity: Identity | None = None
+        self.certificate_error = ""
+        self.relays: set[Pump] = set()
+        self.number = next(_numbers)
+        self.is_connected = False
+        self.is_closed = False
+        self.on_id_issued: Callable[[bytes], None] = lambda _: None
+        self.on_id_retired: Callable[[bytes], None] = lambda _: None
+        self.on_connected: Callable[[], None] = lambda: None
+        self._handler: ConnectionHandler | None = None
+        self._send = send
+        self._on_disposed = on_disposed
+        self._keep_alive_s = keep_alive_s
+        self._streams: dict[int, AioquicStream] = {}
+        self._peer_streams_seen = 0
+        self._watches: dict[int, list[Callable[[], bool]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._wake_handle: asyncio.Handle | None = None
+        self._sent_bytes = 0
+        self._pings = 0
+        self._address: Address = ("", 0)
+        self._handshake_timer = loop.call_later(handshake_timeout_s, self._handshake_timed_out)
+        self._sweep_timer: asyncio.TimerHandle | None = None
+
+    def set_handler(self, handler: ConnectionHandler) -> None:
+        """Who hears what happens here; before the first datagram."""
+        self._handler = handler
+
+    # --- in and out ---
+
+    def receive(self, data: bytes, address: Address, now: float) -> None:
+        """One datagram; ``flush`` must follow when the batch is through."""
+        self.quic.received_bytes += len(data)
+        try:
+            self.quic.receive_datagram(data, address, now)
+        except Exception:
+            # Past releases of aioquic let exceptions of malformed packets escape (its issue 549): one peer must not
+            # stop the worker.
+            self._broke("receiving")
+
+    def flush(self) -> None:
+        """Hand the events up, then send what is to be sent and set the timer."""
+        if self._wake_handle is not None:
+            self._wake_handle.cancel()
+            self._wake_handle = None
+        while not self.is_closed and (event := self.quic.next_event()) is not None:
+            self._dispatch(event)
+        if not self.is_closed:
+            self._run_watches()
+        if not self.is_closed:
+            self._transmit()
+        if not self.is_closed and self.quic.termination is not None:
+            self._dispose(self._reason_of(self.quic.termination))
+        if not self.is_closed:
+            self._arm()
+
+    def wake(self) -> None:
+        """Something is to be sent: flush once in this turn of the loop."""
+        if self._wake_handle is None and not self.is_closed:
+            self._wake_handle = self.loop.call_soon(self._woken)
+
+    def reset_received(self) -> None:
+        """A stateless reset came (RFC 9000 §10.3.1)."""
+        self._dispose(CloseReason(CloseKind.RESET, 0, "the server does not know this connection any more"))
+
+    def fail(self, reason: CloseReason) -> None:
+        """The network says that it will not work: gone at once, without a word to the peer."""
+        self._dispose(reason)
+
+    def _woken(self) -> None:
+        self._wake_handle = None
+        self.flush()
+
+    def _transmit(self) -> None:
+        try:
+            datagrams = self.quic.datagrams_to_send(time.monotonic())
+        except Exception:
+            self._broke("sending")
+            return
+        for data, address in datagrams:
+            self._sent_bytes += len(data)
+            self._send(data, address)
+
+    def _arm(self) -> None:
+        at = self.quic.get_timer()
+        if at is None or (self._timer is not None and at >= self._timer_at):
+            return  # an earlier timer fires first and looks again
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        # At least 1 ms: the loss timer spins where the clock did not move.
+        self._timer = self.loop.call_later(max(0.001, at - time.monotonic()), self._timed_out)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        due = self.quic.get_timer()
+        if due is not None and due <= now:
+            try:
+                self.quic.handle_timer(now)
+            except Exception:
+                self._broke("handling a timer")
+                return
+        self.flush()
+
+    def _broke(self, doing: str) -> None:
+        log.exception("QUIC engine failed %s; the connection is closed", doing, extra={"connection": self.number})
+        self._dispose(CloseReason(CloseKind.TRANSPORT, 0x1, f"internal error while {doing}"))
+
+    # --- events ---
+
+    def _dispatch(self, event: events.QuicEvent) -> None:
+        if isinstance(event, events.StreamDataReceived):
+            if (stream := self._stream_for(event.stream_id)) is not None:
+                stream.data_received(event.data, event.end_stream)
+        elif isinstance(event, events.StreamReset | events.StopSendingReceived):
+            if (stream := self._stream_for(event.stream_id)) is not None:
+                stream.reset_received(event.error_code)
+        elif isinstance(event, events.HandshakeCompleted):
+            self._connected()
+        elif isinstance(event, events.ConnectionIdIssued):
+            self.on_id_issued(event.connection_id)
+        elif isinstance(event, events.ConnectionIdRetired):
+            self.on_id_retired(event.connection_id)
+        elif isinstance(event, events.DatagramFrameReceived) and self._handler is not None:
+            self._handler.datagram_received(event.data)
+
+    def _connected(self) -> None:
+        self.is_connected = True
+        self._handshake_timer.cancel()
+        self._sweep_timer = self.loop.call_later(SWEEP_S, self._sweep)
+        self.on_connected()
+        assert self._handler is not None, "set before the first datagram"
+        self._handler.connected()
+
+    def _stream_for(self, stream_id: int) -> AioquicStream | None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            return stream
+        ours = (stream_id % 2 == 0) == self.quic.configuration.is_client  # RFC 9000 §2.1
+        if ours or stream_id // 4 < self._peer_streams_seen:
+            return None  # ended here already
+        self._peer_streams_seen = stream_id // 4 + 1
+        stream = self._streams[stream_id] = AioquicStream(self, stream_id)
+        assert self._handler is not None, "set before the first datagram"
+        self._handler.stream_opened(stream)
+        return stream
+
+    def _sweep(self) -> None:
+        self._sweep_timer = self.loop.call_later(SWEEP_S, self._sweep)
+        now = time.monotonic()
+        for relay in list(self.relays):
+            relay.sweep(now)
+        if now - self.quic.last_received_at >= self._keep_alive_s * (1 + self._pings):
+            self._pings += 1
+            self.ping()
+        elif now - self.quic.last_received_at < self._keep_alive_s:
+            self._pings = 0
+
+    # --- streams ---
+
+    def open_stream(self) -> AioquicStream:
+        """See ``qmux.quic.engine.Connection.open_stream``."""
+        if self.is_closed:
+            raise ConnectionLost(CloseReason(CloseKind.LOCAL))
+        stream_id = self.quic.get_next_available_stream_id()
+        if stream_id // 4 >= self.quic.peer_max_streams:
+            raise StreamLimit
+        stream = self._streams[stream_id] = AioquicStream(self, stream_id)
+        self.quic.send_stream_data(stream_id, b"")
+        return stream
+
+    def write_stream(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+        """Queue bytes and FIN; nothing where the stream or the connection is gone (its owner hears of that)."""
+        if self.is_closed:
+            return
+        try:
+            self.quic.send_stream_data(stream_id, data, fin)
+        except (ValueError, RuntimeError):
+            return  # stopped by the peer in this very turn: StopSendingReceived is in the event queue
+        self.wake()
+
+    def abort_stream(self, stream_id: int, code: int) -> None:
+        """RESET_STREAM and STOP_SENDING: a reset alone leaves the other direction open for ever."""
+        if self.is_closed:
+            return
+        try:
+            self.quic.reset_stream(stream_id, code)
+            self.quic.stop_stream(stream_id, code)
+        except ValueError:
+            pass  # both directions had ended, the state is gone
+        self.quic.drop_send_buffer(stream_id)
+        self.forget_stream(stream_id)
+        self.wake()
+
+    def forget_stream(self, stream_id: int) -> None:
+        """Nothing above cares for this stream any more."""
+        self._streams.pop(stream_id, None)
+        self._watches.pop(stream_id, None)
+        self.quic.forget_stream(stream_id)
+
+    def consumed(self, stream_id: int, size_bytes: int) -> None:
+        """Bytes of a stream left our hands."""
+        if not self.is_closed and self.quic.consume(stream_id, size_bytes):
+            self.wake()
+
+    def buffered_bytes(self, stream_id: int) -> int:
+        """Written and not yet acknowledged."""
+        return 0 if self.is_closed else self.quic.buffered_bytes(stream_id)
+
+    def is_delivered(self, stream_id: int) -> bool:
+        """Whether everything up to FIN was acknowledged."""
+        return self.quic.is_sent(stream_id)
+
+    def watch(self, stream_id: int, check: Callable[[], bool]) -> None:
+        """Call ``check`` after each flush until it returns True."""
+        self._watches.setdefault(stream_id, []).append(check)
+        self.wake()
+
+    def _run_watches(self) -> None:
+        for stream_id, checks in list(self._watches.items()):
+            left = [check for check in checks if not check()]
+            if stream_id not in self._watches:
+                continue
+            if left:
+                self._watches[stream_id] = left
+            else:
+                del self._watches[stream_id]
+
+    # --- the rest of the seam ---
+
+    @property
+    def peer_address(self) -> tuple[str, int]:
+        """Where the peer's packets come from now."""
+        if not self.is_closed:
+            self._address = self.quic.get_peer_address() or self._address
+        return self._address[0], self._address[1]
+
+    @property
+    def peer_slot(self) -> int | None:
+        """See ``qmux.quic.engine.Connection.peer_slot``."""
+        return steering.issued_slot(self.quic.peer_connection_id)
+
+    @property
+    def last_received_at(self) -> float:
+        """See ``qmux.quic.engine.Connection.last_received_at``."""
+        return self.quic.last_received_at
+
+    @property
+    def ack_eliciting_outstanding(self) -> bool:
+        """See ``qmux.quic.engine.Connection.ack_eliciting_outstanding``."""
+        return self.quic.outstanding
+
+    @property
+    def max_datagram_size(self) -> int:
+        """See ``qmux.quic.engine.Connection.max_datagram_size``."""
+        if not self.quic.peer_max_datagram_frame_bytes:
+            return 0
+        return self.quic.configuration.max_datagram_size - DATAGRAM_OVERHEAD_BYTES
+
+    def send_datagram(self, data: bytes) -> bool:
+        """See ``qmux.quic.engine.Connection.send_datagram``. An oversized one would block aioquic's queue for ever."""
+        if self.is_closed or len(data) > self.max_datagram_size:
+            return False
+        if self.quic.queued_datagrams >= MAX_QUEUED_DATAGRAMS:
+            return False
+        self.quic.send_datagram_frame(data)
+        self.wake()
+        return True
+
+    def ping(self) -> None:
+        """See ``qmux.quic.engine.Connection.ping``."""
+        if not self.is_closed:
+            self.quic.send_ping(0)
+            self.wake()
+
+    def raise_limits(self, max_streams: int, stream_window_bytes: int) -> None:
+        """See ``qmux.quic.engine.Connection.raise_limits``."""
+        if not self.is_closed:
+            self.quic.raise_limits(max_streams, min(stream_window_bytes, UNLIMITED_BYTES))
+            self.wake()
+
+    def close(self, code: int, reason: str) -> None:
+        """See ``qmux.quic.engine.Connection.close``. The state goes at once: later packets get a stateless reset."""
+        if not self.is_closed:
+            self.quic.close(error_code=code, reason_phrase=reason)
+            self._transmit()
+            self._dispose(CloseReason(CloseKind.LOCAL, code, reason))
+
+    def stats(self) -> ConnectionStats:
+        """See ``qmux.quic.engine.Connection.stats``."""
+        return ConnectionStats(
+            rtt_s=self.quic.rtt_s,
+            pto_s=self.quic.pto_s,
+            sent_bytes=self._sent_bytes,
+            received_bytes=self.quic.received_bytes,
+            sent_packets=self.quic.sent_packets,
+            lost_packets=self.quic.lost_packets,
+            mtu_bytes=self.quic.configuration.max_datagram_size,
+            cwnd_bytes=self.quic.congestion_window_bytes,
+        )
+
+    # --- the end ---
+
+    def _handshake_timed_out(self) -> None:
+        if not self.is_connected:
+            self._dispose(CloseReason(CloseKind.TIMEOUT, 0, "the handshake was not completed in time"))
+
+    def _reason_of(self, event: events.ConnectionTerminated) -> CloseReason:
+        code, message = event.error_code, event.reason_phrase
+        if self.certificate_error:
+            return CloseReason(CloseKind.CERTIFICATE, code, self.certificate_error)
+        if not self.quic.closed_by_peer and event.reason_phrase == "Idle timeout":
+            return CloseReason(CloseKind.IDLE if self.is_connected else CloseKind.TIMEOUT)
+        if event.frame_type is None:
+            return CloseReason(CloseKind.APPLICATION, code, message)
+        if 0x100 <= code <= 0x1FF:  # CRYPTO_ERROR, RFC 9000 §20.1
+            return CloseReason(CloseKind.TLS, code - 0x100, message)
+        return CloseReason(CloseKind.TRANSPORT, code, message)
+
+    def _dispose(self, reason: CloseReason) -> None:
+        if self.is_closed:
+            return
+        self._address = self.quic.get_peer_address() or self._address
+        self.is_closed = True
+        for timer in (self._timer, self._handshake_timer, self._sweep_timer, self._wake_handle):
+            if timer is not None:
+                timer.cancel()
+        lost = ConnectionLost(reason)
+        for stream in list(self._streams.values()):
+            stream.connection_lost(lost)
+        for relay in list(self.relays):
+            relay.connection_lost()
+        self._streams.clear()
+        self._watches.clear()
+        self._on_disposed(self)
+        if self._handler is not None:
+            self._handler.closed(reason)

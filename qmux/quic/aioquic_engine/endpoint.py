@@ -1,0 +1,303 @@
+"""A server's side of one slot: datagrams from its sockets to connections, and what is answered without one.
+
+What has no connection is answered statelessly or dropped, always counted: an Initial opens a connection, or gets a
+Retry while many handshakes are half open, or CONNECTION_REFUSED while we stop; a short header that nobody here knows
+gets a stateless reset, unless its ID belongs to another live slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+
+from aioquic.buffer import Buffer
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+
+from qmux import steering
+from qmux.messages import Material
+from qmux.pki.identity import Identity
+from qmux.quic.aioquic_engine import udp
+from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
+from qmux.quic.aioquic_engine.credentials import Credentials
+from qmux.quic.aioquic_engine.overrides import TunnelConnection, reset_token
+from qmux.quic.aioquic_engine.refusal import refuse_initial
+from qmux.quic.aioquic_engine.tokens import RetryTokens
+from qmux.quic.engine import Acceptor, EndpointConfig, EndpointStats
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+"""Datagrams taken from a socket in one turn: then the connections send, and the loop's other callbacks run."""
+
+MIN_RESET_TRIGGER_BYTES = 43
+"""Shorter packets get no stateless reset: ours must be shorter than its cause, or two endpoints could reset each other
+for ever, and long enough to look like a packet (RFC 9000 §10.3, §10.3.3)."""
+
+RESETS_PER_S = 200
+"""Stateless resets are for the clients of a dead worker, at most a few thousand; a flood of garbage is not answered."""
+
+HALF_OPEN_CAP_FACTOR = 10
+"""Even validated addresses may have at most this many times ``retry_threshold`` handshakes half open."""
+
+
+class AioquicEndpoint:
+    """Implements ``qmux.quic.engine.Endpoint``."""
+
+    def __init__(self, config: EndpointConfig, acceptor: Acceptor, loop: asyncio.AbstractEventLoop) -> None:
+        self._config = config
+        self._acceptor = acceptor
+        self._loop = loop
+        self._sockets: list[socket.socket] = []
+        self._by_id: dict[bytes, AioquicConnection] = {}
+        self._ids: dict[AioquicConnection, set[bytes]] = {}
+        self._tokens = RetryTokens(config.keys.retry)
+        self._live_slots: frozenset[int] = frozenset({config.slot})
+        self._refuse = False
+        self._stats = EndpointStats()
+        self._resets = _Rate(RESETS_PER_S)
+        self._paths: dict[AioquicConnection, tuple[socket.socket, udp.LocalAddress | None]] = {}
+        self.set_material(config.material)
+
+    # --- the seam ---
+
+    def add_socket(self, sock: socket.socket) -> None:
+        """See ``qmux.quic.engine.Endpoint.add_socket``."""
+        sock.setblocking(False)
+        self._sockets.append(sock)
+        self._loop.add_reader(sock.fileno(), self._on_readable, sock)
+
+    def set_material(self, material: Material) -> None:
+        """See ``qmux.quic.engine.Endpoint.set_material``."""
+        credentials = Credentials(material)
+        self._quic_config = credentials.configuration(
+            is_client=False,
+            idle_timeout_s=self._config.idle_timeout_s,
+            window_bytes=self._config.unregistered_window_bytes,
+        )
+        self._credentials = credentials
+
+    def set_live_slots(self, slots: Sequence[int]) -> None:
+        """See ``qmux.quic.engine.Endpoint.set_live_slots``."""
+        self._live_slots = frozenset({*slots, self._config.slot})
+
+    def refuse_new(self, refuse: bool) -> None:
+        """See ``qmux.quic.engine.Endpoint.refuse_new``."""
+        self._refuse = refuse
+
+    def stats(self) -> EndpointStats:
+        """See ``qmux.quic.engine.Endpoint.stats``."""
+        self._stats.connections = len(self._ids)
+        return self._stats
+
+    def close(self, code: int, reason: str) -> None:
+        """See ``qmux.quic.engine.Endpoint.close``."""
+        for connection in list(self._ids):
+            connection.close(code, reason)
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+
+    # --- datagrams ---
+
+    def _on_readable(self, sock: socket.socket) -> None:
+        now = time.monotonic()
+        touched: dict[AioquicConnection, None] = {}
+        for _ in range(BATCH):
+            try:
+                data, address, local = udp.receive(sock)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:  # a pending ICMP error of an earlier answer; the next read goes on
+                log.debug("UDP receive failed", extra={"reason": error})
+                continue
+            self._stats.datagrams_received += 1
+            if (connection := self._route(sock, data, address, local)) is not None:
+                connection.receive(data, address, now)
+                touched[connection] = None
+        for connection in touched:
+            connection.flush()
+
+    def _route(
+        self, sock: socket.socket, data: bytes, address: Address, local: udp.LocalAddress | None
+    ) -> AioquicConnection | None:
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=steering.CONNECTION_ID_BYTES)
+        except ValueError:
+            self._stats.datagrams_invalid += 1
+            return None
+        connection = self._by_id.get(header.destination_cid)
+        if connection is None:
+            connection = self._without_connection(sock, data, header, address, local)
+        if connection is not None:
+            self._paths[connection] = (sock, local)
+        return connection
+
+    def _without_connection(
+        self,
+        sock: socket.socket,
+        data: bytes,
+        header: QuicHeader,
+        address: Address,
+        local: udp.LocalAddress | None,
+    ) -> AioquicConnection | None:
+        issuer = steering.issued_slot(header.destination_cid)
+        if issuer is not None and issuer != self._config.slot and issuer in self._live_slots:
+            self._stats.foreign_packets += 1
+            return None
+        answer: bytes | None = None
+        if header.packet_type == QuicPacketType.ONE_RTT:
+            answer = self._stateless_reset(data, header)
+        elif header.version is not None and header.version not in self._quic_config.supported_versions:
+            answer = self._version_negotiation(data, header)
+        elif header.packet_type == QuicPacketType.INITIAL and len(data) >= SMALLEST_MAX_DATAGRAM_SIZE:
+            opened = self._initial(header, address)
+            if isinstance(opened, AioquicConnection):
+                return opened
+            answer = opened
+        else:
+            self._stats.unknown_connection += 1
+        if answer is not None:
+            self._stats.datagrams_sent += udp.send(sock, answer, address, local)
+        return None
+
+    def _stateless_reset(self, data: bytes, header: QuicHeader) -> bytes | None:
+        self._stats.unknown_connection += 1
+        if len(data) < MIN_RESET_TRIGGER_BYTES or not self._resets.take():
+            return None
+        self._stats.stateless_resets_sent += 1
+        token = reset_token(self._config.keys.stateless_reset, header.destination_cid)
+        noise = bytearray(os.urandom(MIN_RESET_TRIGGER_BYTES - 1 - len(token)))
+        noise[0] = 0x40 | (noise[0] & 0x3F)  # a short header (RFC 9000 §17.3.1)
+        return bytes(noise) + token
+
+    def _version_negotiation(self, data: bytes, header: QuicHeader) -> bytes | None:
+        # Version 0 is itself a Version Negotiation: answering it would bounce for ever (RFC 9000 §6.1).
+        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
+            self._stats.datagrams_invalid += 1
+            return None
+        return encode_quic_version_negotiation(
+            source_cid=header.destination_cid,
+            destination_cid=header.source_cid,
+            supported_versions=self._quic_config.supported_versions,
+        )
+
+    # --- new connections ---
+
+    def _initial(self, header: QuicHeader, address: Address) -> AioquicConnection | bytes | None:
+        if not steering.has_initial_form(header.destination_cid):
+            self._stats.unknown_connection += 1
+            return None
+        if self._refuse or len(self._ids) >= self._config.max_connections:
+            self._stats.initials_refused += 1
+            return refuse_initial(header)
+        original_id = self._tokens.open(header.token, address[:2]) if header.token else None
+        half_open = self._stats.half_open
+        if original_id is None and half_open >= self._config.retry_threshold:
+            return self._retry(header, address)
+        if half_open >= self._config.retry_threshold * HALF_OPEN_CAP_FACTOR:
+            self._stats.initials_refused += 1
+            return None
+        return self._accept(header, original_id)
+
+    def _retry(self, header: QuicHeader, address: Address) -> bytes:
+        self._stats.retries_sent += 1
+        # Initial form: any active worker may get what follows, and the key is shared.
+        source_id = steering.initial_id(self._config.slot)
+        assert header.version is not None, "an Initial has a long header"
+        return encode_quic_retry(
+            version=header.version,
+            source_cid=source_id,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=self._tokens.issue(address[:2], header.destination_cid),
+        )
+
+    def _accept(self, header: QuicHeader, original_id: bytes | None) -> AioquicConnection:
+        identities: list[Identity] = []
+        quic = TunnelConnection(
+            configuration=self._quic_config,
+            verifier=self._credentials.client_verifier(identities.append),
+            slot=self._config.slot,
+            stateless_reset_key=self._config.keys.stateless_reset,
+            original_destination_connection_id=original_id or header.destination_cid,
+            retry_source_connection_id=header.destination_cid if original_id else None,
+            connection_window_bytes=self._config.unregistered_window_bytes,
+        )
+        connection = AioquicConnection(
+            quic,
+            self._loop,
+            send=lambda data, to: self._send(connection, data, to),
+            on_disposed=self._disposed,
+            keep_alive_s=self._config.keep_alive_s,
+            handshake_timeout_s=self._config.handshake_timeout_s,
+        )
+
+        def on_connected() -> None:
+            connection.identity = identities[-1]
+            self._stats.half_open -= 1
+            self._stats.handshakes_completed += 1
+
+        connection.on_connected = on_connected
+        connection.on_id_issued = lambda issued: self._add_id(connection, issued)
+        connection.on_id_retired = lambda retired: self._remove_id(connection, retired)
+        self._stats.half_open += 1
+        self._ids[connection] = set()
+        self._add_id(connection, header.destination_cid)
+        self._add_id(connection, quic.host_cid)
+        connection.set_handler(self._acceptor(connection))
+        return connection
+
+    def _add_id(self, connection: AioquicConnection, connection_id: bytes) -> None:
+        self._by_id[connection_id] = connection
+        self._ids[connection].add(connection_id)
+
+    def _remove_id(self, connection: AioquicConnection, connection_id: bytes) -> None:
+        self._by_id.pop(connection_id, None)
+        self._ids[connection].discard(connection_id)
+
+    def _disposed(self, connection: AioquicConnection) -> None:
+        for connection_id in self._ids.pop(connection, ()):
+            self._by_id.pop(connection_id, None)
+        self._paths.pop(connection, None)
+        if not connection.is_connected:
+            self._stats.half_open -= 1
+            self._stats.handshakes_failed += 1
+
+    def _send(self, connection: AioquicConnection, data: bytes, address: Address) -> None:
+        sock, local = self._paths[connection]
+        if sock.fileno() < 0:
+            return  # the endpoint is closed
+        if udp.send(sock, data, address, local):
+            self._stats.datagrams_sent += 1
+        else:
+            self._stats.send_blocked += 1
+
+
+class _Rate:
+    """A token bucket of one second's worth."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._left = per_s
+        self._at = time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._left = min(self._per_s, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

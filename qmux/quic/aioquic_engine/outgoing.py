@@ -1,0 +1,136 @@
+"""A client's connections: a UDP socket for each, so that the kernel can merge and tell apart what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+
+from qmux import steering
+from qmux.quic.aioquic_engine import udp
+from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
+from qmux.quic.aioquic_engine.credentials import Credentials
+from qmux.quic.aioquic_engine.overrides import RESET_TOKEN_BYTES, UNLIMITED_BYTES, TunnelConnection
+from qmux.quic.engine import CloseKind, CloseReason, ConnectConfig, ConnectionHandler
+
+BATCH = 64
+SOCKET_BUFFER_BYTES = 4 << 20
+"""Asked for; the kernel gives what ``rmem_max`` and ``wmem_max`` allow."""
+
+
+def connect(
+    address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler, loop: asyncio.AbstractEventLoop
+) -> AioquicConnection:
+    """See ``qmux.quic.engine.Engine.connect``."""
+    sock = _open_socket(address)
+    try:
+        return _Outgoing(sock, address, config, handler, loop).connection
+    except BaseException:
+        sock.close()
+        raise
+
+
+class _Outgoing:
+    """Ties a connected socket and an AioquicConnection together."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: tuple[str, int],
+        config: ConnectConfig,
+        handler: ConnectionHandler,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._socket = sock
+        self._loop = loop
+        self._peer: Address = sock.getpeername()
+        credentials = Credentials(config.material)
+        quic = TunnelConnection(
+            configuration=credentials.configuration(
+                is_client=True, idle_timeout_s=config.idle_timeout_s, window_bytes=config.stream_window_bytes
+            ),
+            verifier=credentials.server_verifier(config.server_name, self._rejected),
+            initial_destination_id=steering.initial_id(config.lane),
+            max_streams=config.max_streams,
+            connection_window_bytes=UNLIMITED_BYTES,
+        )
+        self.connection = AioquicConnection(
+            quic,
+            loop,
+            send=self._send,
+            on_disposed=lambda _: loop.call_soon(self._close),
+            keep_alive_s=config.keep_alive_s,
+            handshake_timeout_s=config.handshake_timeout_s,
+        )
+        self.connection.set_handler(handler)
+        loop.add_reader(sock.fileno(), self._on_readable)
+        quic.connect(self._peer, time.monotonic())
+        self.connection.wake()
+
+    def _rejected(self, reason: str) -> None:
+        self.connection.certificate_error = reason
+
+    def _on_readable(self) -> None:
+        now = time.monotonic()
+        for _ in range(BATCH):
+            try:
+                data = self._socket.recv(udp.MAX_DATAGRAM_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._network_failed(error)
+                break
+            if self._is_stateless_reset(data):
+                self.connection.reset_received()
+                return
+            self.connection.receive(data, self._peer, now)
+        if not self.connection.is_closed:
+            self.connection.flush()
+
+    def _is_stateless_reset(self, data: bytes) -> bool:
+        """RFC 9000 §10.3.1; ours carry a random ID, so only an ID that we did not issue needs the comparison."""
+        if len(data) < 5 + RESET_TOKEN_BYTES or data[0] & 0x80:
+            return False
+        quic = self.connection.quic
+        if quic.issued(data[1 : 1 + steering.CONNECTION_ID_BYTES]):
+            return False
+        return quic.knows_reset_token(data[-RESET_TOKEN_BYTES:])
+
+    def _send(self, data: bytes, _: Address) -> None:
+        try:
+            self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            pass  # a lost datagram: QUIC sends it again
+        except OSError as error:
+            self._network_failed(error)
+
+    def _network_failed(self, error: OSError) -> None:
+        # Before the handshake an ICMP answer is all there is; later it can be forged (RFC 9000 §9 ignores it too).
+        if self.connection.is_connected or self.connection.is_closed:
+            return
+        if error.errno == errno.ECONNREFUSED:
+            reason = CloseReason(CloseKind.REFUSED, 0, "nothing listens on that UDP port")
+        elif error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EPERM, errno.EACCES):
+            reason = CloseReason(CloseKind.UNREACHABLE, 0, error.strerror or str(error))
+        else:
+            return
+        self._loop.call_soon(self.connection.fail, reason)
+
+    def _close(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+
+
+def _open_socket(address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,302 @@
+"""What we override inside aioquic 1.7.2, each with its reason. ``tests/quic/test_overrides.py`` has a canary for each.
+
+- connection IDs: every one we issue steers to our slot (``qmux.steering``); aioquic draws them from ``os.urandom``;
+- stateless-reset tokens: an HMAC of the ID under a shared key, so that a successor can end a dead worker's connections;
+- flow control: windows follow what was consumed; stock aioquic doubles them on receipt, whoever reads, so that one
+  peer can make a process hold 1 GiB with 11 packets;
+- unregistered peers: 64 KiB and one stream until ``raise_limits``;
+- CRYPTO: at most 16 KiB may be pending, where aioquic takes 512 KiB for each half-open connection;
+- streams: a packet looks only at streams that have something to say, not at every open one;
+- a reset stream gives its send buffer back at once instead of on acknowledgement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Any
+
+from aioquic.quic import connection as aioquic_connection
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.stream import QuicStream
+
+from qmux import steering
+from qmux.quic.aioquic_engine.verification import PeerVerifier, VerifyingContext
+
+MAX_PENDING_CRYPTO_BYTES = 16_384
+"""A mutual handshake with a chain of 4 certificates needs less than 8 KiB in each direction."""
+
+UNLIMITED_BYTES = 1 << 60
+"""A connection window that never blocks: each stream is bounded by its own (a few stalled streams must not stop all)."""
+
+CONTROL_WINDOW_BYTES = 65_536
+"""Receive window of a stream that a client opens: the control stream, whose largest frame it holds."""
+
+RESET_TOKEN_BYTES = 16  # RFC 9000 §10.3
+
+aioquic_connection.MAX_PENDING_CRYPTO = MAX_PENDING_CRYPTO_BYTES
+
+
+def reset_token(key: bytes, connection_id: bytes) -> bytes:
+    """The stateless-reset token of an ID (RFC 9000 §10.3.2): the same in every worker and after a restart."""
+    return hmac.digest(key, connection_id, hashlib.sha256)[:RESET_TOKEN_BYTES]
+
+
+class _Streams(dict[int, QuicStream]):
+    """aioquic's stream table; iterating it while a packet is written yields only streams with a window to announce."""
+
+    announcing: list[QuicStream] | None = None
+
+    def values(self) -> Any:
+        """All streams, or those of ``announcing`` while ``_write_application`` runs."""
+        return super().values() if self.announcing is None else self.announcing
+
+
+class TunnelConnection(QuicConnection):
+    """aioquic's sans-I/O connection with our rules. See the module."""
+
+    def __init__(
+        self,
+        *,
+        configuration: QuicConfiguration,
+        verifier: PeerVerifier,
+        slot: int = 0,
+        initial_destination_id: bytes | None = None,
+        stateless_reset_key: bytes | None = None,
+        max_streams: int = 1,
+        connection_window_bytes: int = CONTROL_WINDOW_BYTES,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(configuration=configuration, **kwargs)
+        self.last_received_at = 0.0
+        self.lost_packets = 0
+        self.received_bytes = 0
+        self._verifier = verifier
+        self._slot = slot
+        self._stateless_reset_key = stateless_reset_key
+        self._consumed: dict[int, int] = {}
+        self._streams = _Streams()
+        self._steer(initial_destination_id)
+        self._bound(max_streams, connection_window_bytes)
+        self._count_losses()
+
+    # --- set-up ---
+
+    def _steer(self, initial_destination_id: bytes | None) -> None:
+        first = self._host_cids[0]
+        first.cid = steering.issued_id(self._slot)
+        if self._stateless_reset_key is not None:
+            first.stateless_reset_token = reset_token(self._stateless_reset_key, first.cid)
+        self.host_cid = first.cid
+        self._local_initial_source_connection_id = first.cid
+        if initial_destination_id is not None:
+            self._peer_cid.cid = initial_destination_id
+            self._original_destination_connection_id = initial_destination_id
+
+    def _bound(self, max_streams: int, connection_window_bytes: int) -> None:
+        self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = max_streams
+        # Nobody opens unidirectional streams in this version of the protocol.
+        self._local_max_streams_uni.value = self._local_max_streams_uni.sent = 0
+        self._local_max_data.value = self._local_max_data.sent = connection_window_bytes
+        if not self._is_client:
+            self._local_max_stream_data_bidi_remote = CONTROL_WINDOW_BYTES
+
+    def _count_losses(self) -> None:
+        on_packets_lost = self._loss._on_packets_lost
+
+        def counted(*, packets: Any, **kwargs: Any) -> None:
+            lost = list(packets)
+            self.lost_packets += len(lost) if kwargs.get("congestion_event", True) else 0
+            on_packets_lost(packets=lost, **kwargs)
+
+        self._loss._on_packets_lost = counted  # type: ignore[method-assign]
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.tls.__class__ = VerifyingContext
+        self.tls.verify_peer = self._verifier  # type: ignore[attr-defined]
+        self.tls._request_client_certificate = not self._is_client
+
+    def _replenish_connection_ids(self) -> None:
+        known = len(self._host_cids)
+        super()._replenish_connection_ids()
+        for issued in self._host_cids[known:]:
+            issued.cid = steering.issued_id(self._slot)
+            if self._stateless_reset_key is not None:
+                issued.stateless_reset_token = reset_token(self._stateless_reset_key, issued.cid)
+
+    # --- limits ---
+
+    def raise_limits(self, max_streams: int, stream_window_bytes: int) -> None:
+        """The peer is registered: let it open ``max_streams``, and let only each stream's own window bound it."""
+        self._local_max_data.value = UNLIMITED_BYTES
+        limit = self._local_max_streams_bidi
+        limit.value = max(limit.value, max_streams)
+        if self._is_client:
+            self._local_max_stream_data_bidi_remote = stream_window_bytes
+        else:
+            self._local_max_stream_data_bidi_local = stream_window_bytes
+
+    def consume(self, stream_id: int, size_bytes: int) -> bool:
+        """Bytes left our hands: move the window by them. True when there is a MAX_STREAM_DATA to send."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.receiver.is_finished:
+            self._consumed.pop(stream_id, None)
+            return False
+        consumed = self._consumed.get(stream_id, 0) + size_bytes
+        self._consumed[stream_id] = consumed
+        window = self._window_of(stream_id)
+        if consumed + window - stream.max_stream_data_local < window // 2:
+            return False
+        stream.max_stream_data_local = consumed + window
+        return True
+
+    def _window_of(self, stream_id: int) -> int:
+        ours = (stream_id % 2 == 0) == self._is_client  # RFC 9000 §2.1: bit 0 tells the initiator
+        return self._local_max_stream_data_bidi_local if ours else self._local_max_stream_data_bidi_remote
+
+    def _write_stream_limits(self, builder: QuicPacketBuilder, space: Any, stream: QuicStream) -> None:
+        # The parent doubles the window when more than half of it was received; what was received is hidden from it.
+        highest, stream.receiver.highest_offset = stream.receiver.highest_offset, 0
+        try:
+            super()._write_stream_limits(builder=builder, space=space, stream=stream)
+        finally:
+            stream.receiver.highest_offset = highest
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: Any) -> None:
+        used, self._local_max_data.used = self._local_max_data.used, 0
+        try:
+            super()._write_connection_limits(builder=builder, space=space)
+        finally:
+            self._local_max_data.used = used
+
+    # --- streams ---
+
+    def _write_application(self, builder: QuicPacketBuilder, network_path: Any, now: float) -> None:
+        quiet: list[QuicStream] = []
+        speaking: list[QuicStream] = []
+        for stream in self._streams_queue:
+            (speaking if _has_to_send(stream) else quiet).append(stream)
+        # The control stream has top priority: it is the first that the client opens.
+        speaking.sort(key=_is_data_stream)
+        streams = self._streams
+        assert isinstance(streams, _Streams)
+        streams.announcing = [
+            s for s in dict.values(streams) if s.max_stream_data_local_sent != s.max_stream_data_local
+        ]
+        self._streams_queue = speaking
+        try:
+            super()._write_application(builder, network_path, now)
+        finally:
+            streams.announcing = None
+            self._streams_queue = quiet + self._streams_queue
+
+    def drop_send_buffer(self, stream_id: int) -> None:
+        """After ``reset_stream``: what was buffered is never sent again, so it need not be kept."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.sender._reset_error_code is not None:
+            stream.sender._buffer = bytearray()
+            stream.sender._pending = type(stream.sender._pending)()
+
+    def buffered_bytes(self, stream_id: int) -> int:
+        """Bytes written to a stream and not yet acknowledged."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else len(stream.sender._buffer)
+
+    def is_sent(self, stream_id: int) -> bool:
+        """Whether the peer acknowledged everything up to FIN or the reset."""
+        stream = self._streams.get(stream_id)
+        return stream is None or stream.sender.is_finished
+
+    @property
+    def queued_datagrams(self) -> int:
+        """DATAGRAM frames that wait to be sent."""
+        return len(self._datagrams_pending)
+
+    def forget_stream(self, stream_id: int) -> None:
+        """The layer above is done with this stream."""
+        self._consumed.pop(stream_id, None)
+
+    # --- facts ---
+
+    def _payload_received(self, context: Any, plain: bytes, crypto_frame_required: bool = False) -> tuple[bool, bool]:
+        self.last_received_at = context.time
+        return super()._payload_received(context, plain, crypto_frame_required=crypto_frame_required)
+
+    @property
+    def peer_connection_id(self) -> bytes:
+        """The destination ID in use: on a client its first two bytes name the server's worker."""
+        return self._peer_cid.cid
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether an ack-eliciting packet waits for its acknowledgement."""
+        return any(space.ack_eliciting_in_flight for space in self._loss.spaces)
+
+    @property
+    def pto_s(self) -> float:
+        """Probe timeout without backoff (RFC 9002 §6.2.1)."""
+        return self._loss.get_probe_timeout()
+
+    @property
+    def rtt_s(self) -> float:
+        """Smoothed round-trip time; 0 before the first sample."""
+        return self._loss._rtt_smoothed
+
+    @property
+    def handshake_confirmed(self) -> bool:
+        """RFC 9001 §4.1.2."""
+        return self._handshake_confirmed
+
+    @property
+    def congestion_window_bytes(self) -> int:
+        """The congestion controller's window."""
+        return self._loss.congestion_window
+
+    @property
+    def sent_packets(self) -> int:
+        """Packets sent so far (packet numbers count all spaces)."""
+        return self._packet_number
+
+    @property
+    def peer_max_streams(self) -> int:
+        """How many bidirectional streams the peer lets us open in all."""
+        return self._remote_max_streams_bidi
+
+    @property
+    def peer_max_datagram_frame_bytes(self) -> int:
+        """Largest DATAGRAM frame that the peer takes; 0: none (RFC 9221 §3)."""
+        return self._remote_max_datagram_frame_size or 0
+
+    @property
+    def termination(self) -> events.ConnectionTerminated | None:
+        """Set as soon as either side decided to close, before the closing period is over (RFC 9000 §10.2)."""
+        return self._close_event
+
+    @property
+    def closed_by_peer(self) -> bool:
+        """Whether the CONNECTION_CLOSE came from the peer."""
+        return self._state is QuicConnectionState.DRAINING
+
+    def issued(self, connection_id: bytes) -> bool:
+        """Whether this is one of the IDs that we issued."""
+        return any(issued.cid == connection_id for issued in self._host_cids)
+
+    def knows_reset_token(self, token: bytes) -> bool:
+        """Whether the peer told us this stateless-reset token; compared in constant time (RFC 9000 §10.3.1)."""
+        known = [self._peer_cid, *self._peer_cid_available]
+        return any([hmac.compare_digest(c.stateless_reset_token or b"", token) for c in known])
+
+
+def _has_to_send(stream: QuicStream) -> bool:
+    sender = stream.sender
+    return (
+        not sender.buffer_is_empty or sender.reset_pending or stream.receiver.stop_pending or stream.is_finished
+    )
+
+
+def _is_data_stream(stream: QuicStream) -> bool:
+    return stream.stream_id != 0

@@ -1,0 +1,232 @@
+"""The relay of the aioquic engine: one stream, one socket, bytes in both directions with backpressure.
+
+Socket → stream stops reading when ``SEND_BUFFER_BYTES`` wait for acknowledgement; stream → socket moves the stream's
+window only by what the socket took. FIN, RST and their QUIC counterparts are mapped as docs/architecture.md says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from qmux.protocol.frames import AppCode
+from qmux.quic.engine import ConnectionLost, RelayEnd, RelayLimits, StreamError
+
+if TYPE_CHECKING:
+    from qmux.quic.aioquic_engine.connection import AioquicConnection
+
+READ_BYTES = 65_536
+"""Read from a socket in one turn of the loop: what one relay may take before the others have theirs."""
+
+_RESUME_BELOW_BYTES = 512 * 1024
+_PAUSE_ABOVE_BYTES = 1 << 20
+_LINGER_RST = struct.pack("ii", 1, 0)  # socket(7): close() then sends RST
+_TCP_CLOSE = 7  # tcp_states.h: the connection is gone, for instance by RST
+
+
+class Pump:
+    """Implements ``qmux.quic.engine.Relay``."""
+
+    def __init__(
+        self, connection: AioquicConnection, stream_id: int, sock: socket.socket, limits: RelayLimits
+    ) -> None:
+        self.done: asyncio.Future[RelayEnd] = connection.loop.create_future()
+        self.bytes_to_socket = 0
+        self.bytes_to_stream = 0
+        self._connection = connection
+        self._loop = connection.loop
+        self._stream_id = stream_id
+        self._socket = sock
+        self._limits = limits
+        self._pending: deque[memoryview] = deque()
+        self._stream_ended = False  # FIN received
+        self._socket_shut = False  # ... and passed on
+        self._socket_ended = False  # EOF read, FIN queued on the stream
+        self._reading = False
+        self._writing = False
+        self._closed = False
+        self._active_at = time.monotonic()
+
+    def start(self, chunks: list[bytes], end: bool, error: StreamError | ConnectionLost | None) -> None:
+        """Begin, with what the stream had already received."""
+        if isinstance(error, ConnectionLost):
+            self.connection_lost()
+        elif error is not None:
+            self.stream_reset()
+        else:
+            self._read_again()
+            for chunk in chunks:
+                self.feed(chunk, False)
+            if end:
+                self.feed(b"", True)
+
+    def abort(self) -> None:
+        """See ``qmux.quic.engine.Relay.abort``."""
+        self._abort(AppCode.CANCELLED, RelayEnd.ABORTED)
+
+    # --- stream → socket ---
+
+    def feed(self, data: bytes, end: bool) -> None:
+        """In-order bytes from the stream, and whether FIN follows."""
+        if self._closed:
+            return
+        self._active_at = time.monotonic()
+        self._stream_ended = self._stream_ended or end
+        if data:
+            self._pending.append(memoryview(data))
+        if not self._writing:
+            self._write()
+
+    def _write(self) -> None:
+        taken = 0
+        try:
+            while self._pending:
+                chunk = self._pending[0]
+                sent = self._socket.send(chunk)
+                taken += sent
+                if sent < len(chunk):
+                    self._pending[0] = chunk[sent:]
+                else:
+                    self._pending.popleft()
+        except (BlockingIOError, InterruptedError):
+            pass  # the writer callback goes on
+        except OSError:
+            self._abort(AppCode.SOCKET_RESET, RelayEnd.SOCKET_RESET)
+            return
+        self._took(taken)
+        self._watch_writable(bool(self._pending))
+        if not self._pending and self._stream_ended and not self._socket_shut:
+            self._shut()
+
+    def _took(self, size_bytes: int) -> None:
+        if size_bytes:
+            self.bytes_to_socket += size_bytes
+            self._active_at = time.monotonic()
+            self._connection.consumed(self._stream_id, size_bytes)
+
+    def _shut(self) -> None:
+        self._socket_shut = True
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:  # the other end reset it in the meantime
+            self._abort(AppCode.SOCKET_RESET, RelayEnd.SOCKET_RESET)
+            return
+        self._finish_when_both_ended()
+
+    # --- socket → stream ---
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._abort(AppCode.SOCKET_RESET, RelayEnd.SOCKET_RESET)
+            return
+        self._active_at = time.monotonic()
+        if not data:
+            self._socket_ended = True
+            self._stop_reading()
+            self._connection.write_stream(self._stream_id, b"", fin=True)
+            self._finish_when_both_ended()
+            return
+        self.bytes_to_stream += len(data)
+        self._connection.write_stream(self._stream_id, data)
+        if self._connection.buffered_bytes(self._stream_id) >= _PAUSE_ABOVE_BYTES:
+            self._stop_reading()
+            self._connection.watch(self._stream_id, self._room_again)
+
+    def _room_again(self) -> bool:
+        if self._closed:
+            return True
+        if self._connection.buffered_bytes(self._stream_id) > _RESUME_BELOW_BYTES:
+            return False
+        self._read_again()
+        return True
+
+    # --- ends ---
+
+    def stream_reset(self) -> None:
+        """The peer reset or stopped the stream: RST to the socket."""
+        self._abort(AppCode.CANCELLED, RelayEnd.STREAM_RESET)
+
+    def connection_lost(self) -> None:
+        """The connection is gone: RST to the socket."""
+        self._release(reset=True)
+        self._resolve(RelayEnd.CONNECTION_LOST)
+
+    def sweep(self, now: float) -> None:
+        """Called about four times a second: timeouts, and a reset of a socket that is not being read."""
+        if self._closed:
+            return
+        idle_s = now - self._active_at
+        limits = self._limits
+        if limits.idle_timeout_s is not None and idle_s >= limits.idle_timeout_s:
+            self._abort(AppCode.TIMED_OUT, RelayEnd.IDLE_TIMEOUT)
+        elif (self._socket_ended or self._socket_shut) and idle_s >= limits.half_closed_timeout_s:
+            self._abort(AppCode.TIMED_OUT, RelayEnd.HALF_CLOSED_TIMEOUT)
+        elif not self._reading and self._is_reset():
+            self._abort(AppCode.SOCKET_RESET, RelayEnd.SOCKET_RESET)
+
+    def _is_reset(self) -> bool:
+        if self._socket.family == socket.AF_UNIX:
+            return False
+        return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+
+    def _finish_when_both_ended(self) -> None:
+        if self._socket_ended and self._socket_shut and not self._closed:
+            self._release(reset=False)
+            # Done only when the peer has it all: a connection that closes earlier would lose the tail.
+            self._connection.watch(self._stream_id, self._delivered)
+
+    def _delivered(self) -> bool:
+        if not self._connection.is_delivered(self._stream_id):
+            return False
+        self._resolve(RelayEnd.FINISHED)
+        return True
+
+    def _abort(self, code: AppCode, end: RelayEnd) -> None:
+        if not self.done.done():
+            self._connection.abort_stream(self._stream_id, code)
+            self._release(reset=True)
+            self._resolve(end)
+
+    def _resolve(self, end: RelayEnd) -> None:
+        if not self.done.done():
+            self.done.set_result(end)
+        self._connection.relays.discard(self)
+        self._connection.forget_stream(self._stream_id)
+
+    def _release(self, reset: bool) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._stop_reading()
+        self._watch_writable(False)
+        self._pending.clear()
+        if reset and self._socket.family != socket.AF_UNIX:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RST)
+        self._socket.close()
+
+    # --- the loop's callbacks ---
+
+    def _read_again(self) -> None:
+        if not self._closed and not self._reading and not self._socket_ended:
+            self._reading = True
+            self._loop.add_reader(self._socket.fileno(), self._on_readable)
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket.fileno())
+
+    def _watch_writable(self, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._loop.add_writer(self._socket.fileno(), self._write)
+        elif self._writing and not wanted:
+            self._loop.remove_writer(self._socket.fileno())
+        self._writing = wanted

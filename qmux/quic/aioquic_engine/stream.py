@@ -1,0 +1,146 @@
+"""A stream before its relay: what QMux itself reads and writes at its head."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+from qmux.quic.aioquic_engine.pump import Pump
+from qmux.quic.engine import ConnectionLost, RelayLimits, StreamError
+
+if TYPE_CHECKING:
+    from qmux.quic.aioquic_engine.connection import AioquicConnection
+
+SEND_BUFFER_BYTES = 1 << 20
+"""Written and not yet acknowledged, at most: enough for 80 Mbit/s at 100 ms, and a bound on what a stalled reader holds
+(with the peer's receive window and the kernel's buffers it stays under 4 MiB end to end)."""
+
+
+class AioquicStream:
+    """Implements ``qmux.quic.engine.Stream``."""
+
+    def __init__(self, connection: AioquicConnection, stream_id: int) -> None:
+        self._connection = connection
+        self._stream_id = stream_id
+        self._chunks: deque[bytes] = deque()
+        self._end = False
+        self._error: StreamError | ConnectionLost | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._pump: Pump | None = None
+        self._fin_sent = False
+
+    @property
+    def stream_id(self) -> int:
+        """The QUIC stream ID (RFC 9000 §2.1)."""
+        return self._stream_id
+
+    @property
+    def connection(self) -> AioquicConnection:
+        """The connection it belongs to."""
+        return self._connection
+
+    # --- what the layer above calls ---
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """See ``qmux.quic.engine.Stream.read``."""
+        while not self._chunks and not self._end:
+            if self._error is not None:
+                raise self._error
+            self._reader = self._connection.loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        if not self._chunks:
+            return b""
+        chunk = self._chunks.popleft()
+        if len(chunk) > limit_bytes:
+            self._chunks.appendleft(chunk[limit_bytes:])
+            chunk = chunk[:limit_bytes]
+        self._connection.consumed(self._stream_id, len(chunk))
+        return chunk
+
+    async def write(self, data: bytes) -> None:
+        """See ``qmux.quic.engine.Stream.write``."""
+        if self._error is not None:
+            raise self._error
+        self._connection.write_stream(self._stream_id, data)
+        while self._connection.buffered_bytes(self._stream_id) >= SEND_BUFFER_BYTES:
+            self._writer = self._connection.loop.create_future()
+            self._connection.watch(self._stream_id, self._room_again)
+            try:
+                await self._writer
+            finally:
+                self._writer = None
+            if self._error is not None:
+                raise self._error
+
+    def finish(self) -> None:
+        """See ``qmux.quic.engine.Stream.finish``."""
+        if self._error is None and not self._fin_sent:
+            self._fin_sent = True
+            self._connection.write_stream(self._stream_id, b"", fin=True)
+
+    def abort(self, code: int) -> None:
+        """See ``qmux.quic.engine.Stream.abort``."""
+        self._connection.abort_stream(self._stream_id, code)
+        self._chunks.clear()
+        self._fail(StreamError(code))
+
+    def set_priority(self, priority: int) -> None:
+        """No effect: this engine always serves stream 0, the control stream, first, and the others in turn."""
+
+    def relay(self, sock: socket.socket, limits: RelayLimits) -> Pump:
+        """See ``qmux.quic.engine.Stream.relay``."""
+        self._pump = Pump(self._connection, self._stream_id, sock, limits)
+        self._connection.relays.add(self._pump)
+        self._pump.start(list(self._chunks), self._end, self._error)
+        self._chunks.clear()
+        return self._pump
+
+    # --- what the connection tells ---
+
+    def data_received(self, data: bytes, end: bool) -> None:
+        """In-order bytes, and whether FIN follows them."""
+        if self._pump is not None:
+            self._pump.feed(data, end)
+            return
+        if data:
+            self._chunks.append(data)
+        self._end = self._end or end
+        self._wake(self._reader)
+
+    def reset_received(self, code: int) -> None:
+        """RESET_STREAM or STOP_SENDING: with QMux one always goes with the other."""
+        if self._pump is not None:
+            self._pump.stream_reset()
+            return
+        self._chunks.clear()
+        self._end = False
+        self._fail(StreamError(code))
+
+    def connection_lost(self, error: ConnectionLost) -> None:
+        """The connection is gone."""
+        if self._pump is not None:
+            self._pump.connection_lost()
+        else:
+            self._fail(error)
+
+    def _fail(self, error: StreamError | ConnectionLost) -> None:
+        self._error = self._error or error
+        self._wake(self._reader)
+        self._wake(self._writer)
+
+    def _room_again(self) -> bool:
+        if self._connection.buffered_bytes(self._stream_id) > SEND_BUFFER_BYTES // 2:
+            return False
+        self._wake(self._writer)
+        return True
+
+    @staticmethod
+    def _wake(waiter: asyncio.Future[None] | None) -> None:
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

@@ -1,0 +1,44 @@
+"""UDP sockets as a server needs them: an answer leaves from the address that was asked (``IP_PKTINFO``, ip(7))."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from typing import Any
+
+MAX_DATAGRAM_BYTES = 65_535
+"""A peer on the native engine may use jumbo datagrams: receive whatever UDP can carry."""
+
+IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", 50)
+IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
+_ANCILLARY_BYTES = socket.CMSG_SPACE(20)
+_LOST_ERRORS = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.EPERM, errno.EMSGSIZE, errno.EINTR})
+"""A datagram that the kernel does not take now is a lost datagram: QUIC sends it again."""
+
+Address = tuple[Any, ...]
+LocalAddress = tuple[int, int, bytes]
+"""cmsg level, type and the pktinfo to send with."""
+
+
+def receive(sock: socket.socket) -> tuple[bytes, Address, LocalAddress | None]:
+    """One datagram, who sent it, and the local address it came to. Raises BlockingIOError, OSError."""
+    data, ancillary, _, address = sock.recvmsg(MAX_DATAGRAM_BYTES, _ANCILLARY_BYTES)
+    for level, kind, value in ancillary:
+        if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
+            # struct in_pktinfo { ifindex; spec_dst; addr }: answer from the address in the header, interface free.
+            return data, address, (level, kind, struct.pack("=I4s4s", 0, value[8:12], b"\0" * 4))
+        if level == socket.IPPROTO_IPV6 and kind == IPV6_PKTINFO:
+            return data, address, (level, kind, value)
+    return data, address, None
+
+
+def send(sock: socket.socket, data: bytes, address: Address, local: LocalAddress | None) -> bool:
+    """Send from ``local`` (None: the kernel chooses). False where the datagram was lost here."""
+    try:
+        sock.sendmsg([data], [local] if local is not None else [], 0, address)
+    except OSError as error:
+        if error.errno in _LOST_ERRORS or error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED):
+            return False
+        raise
+    return True

@@ -1,0 +1,50 @@
+"""Certificate checks inside aioquic's TLS state machine.
+
+aioquic verifies a server's certificate with another library than ours and a client's not at all, and tells the
+application that a handshake is complete before it could object. So both checks run where the Certificate message is
+handled: a peer that fails gets a TLS alert before anything else is done for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aioquic import tls
+from aioquic.buffer import Buffer
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from qmux.pki.verify import CertificateRejected
+
+PeerVerifier = Callable[[Sequence[bytes]], None]
+"""Gets the peer's chain (DER, leaf first; empty: it sent none). Raises CertificateRejected."""
+
+
+class _PeerRejected(tls.Alert):
+    """A TLS alert with a description of our choice (RFC 8446 §6.2)."""
+
+    def __init__(self, description: int, reason: str) -> None:
+        super().__init__(reason)
+        self.description = tls.AlertDescription(description)
+
+
+class VerifyingContext(tls.Context):
+    """aioquic's TLS state machine with ``verify_peer`` called on the peer's Certificate message."""
+
+    verify_peer: PeerVerifier
+
+    def _server_handle_certificate(self, input_buf: Buffer) -> None:
+        super()._server_handle_certificate(input_buf)
+        self._check()
+
+    def _client_handle_certificate(self, input_buf: Buffer) -> None:
+        super()._client_handle_certificate(input_buf)
+        self._check()
+
+    def _check(self) -> None:
+        leaf: Any = self._peer_certificate
+        chain = [] if leaf is None else [leaf, *self._peer_certificate_chain]
+        try:
+            self.verify_peer([certificate.public_bytes(Encoding.DER) for certificate in chain])
+        except CertificateRejected as error:
+            raise _PeerRejected(error.alert, str(error)) from error
