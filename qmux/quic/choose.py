@@ -12,7 +12,8 @@ from qmux.quic.engine import Engine
 
 def load_engine(name: EngineName) -> Engine:
     """The engine by this name; "auto" takes native where it is installed. Raises StartError."""
-    has_native = importlib.util.find_spec("qmux_native") is not None
+    # The adapter comes with the native engine; a release without it must not stumble over an installed qmux_native.
+    has_native = all(importlib.util.find_spec(module) for module in ("qmux_native", "qmux.quic.native_engine"))
     if name == "native" or (name == "auto" and has_native):
         if not has_native:
             raise StartError('engine = "native": qmux_native is not installed; install it, or use engine = "auto"')

@@ -12,7 +12,7 @@ from cryptography import x509
 
 from qmux import steering
 from qmux.messages import Material
-from qmux.pki.bundle import parse_material
+from qmux.pki.bundle import parse
 from qmux.pki.identity import Identity
 from qmux.pki.verify import CertificateRejected, identity, verify_server
 from qmux.quic.engine import ALPN
@@ -31,7 +31,7 @@ class Credentials:
     """Our certificate and the CAs that we trust. Raises CertificateError where the material cannot be used."""
 
     def __init__(self, material: Material) -> None:
-        bundle = parse_material(material)
+        bundle = parse(material.chain, material.key, material.ca)
         self._chain: list[x509.Certificate] = list(bundle.chain)
         self._key = bundle.key
         self._cas: list[x509.Certificate] = list(bundle.ca)

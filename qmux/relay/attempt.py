@@ -1,0 +1,98 @@
+"""One attempt to reach a service through one client connection: open a stream, ask, wait for the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+
+import msgspec
+
+from qmux.errors import PeerError
+from qmux.protocol.attempt import AttemptClock
+from qmux.protocol.codec import FrameDecoder, encode, encode_stream_type
+from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, NewConn, StreamType
+from qmux.quic.engine import Connection, ConnectionLost, Stream, StreamError, StreamLimit
+from qmux.relay.frames import read_frame
+
+
+class Outcome(enum.Enum):
+    """How an attempt ended."""
+
+    READY = "ready"
+    REFUSED = "refused"  # the client said no: nothing was delivered, another one may be tried
+    SILENT = "silent"  # the connection does not answer: suspect
+    LOST = "lost"  # the connection or the stream ended without an answer
+    FULL = "full"  # no stream left on that connection
+    LATE = "late"  # the caller's deadline passed
+
+
+class AttemptResult(msgspec.Struct, frozen=True):
+    """``stream`` where READY, else a reason for the log."""
+
+    outcome: Outcome
+    reason: str = ""
+    stream: Stream | None = None
+
+
+async def attempt(connection: Connection, request: NewConn, early: bytes, deadline: float) -> AttemptResult:
+    """Ask the client for a connection to its service; ``early``: user bytes to send with the request.
+
+    ``deadline``: ``time.monotonic()`` when the user has waited long enough. A slow dial must not look dead: while
+    nothing is answered, PINGs tell a busy client from a dead one (docs/architecture.md, "The path of a connection").
+    """
+    try:
+        stream = connection.open_stream()
+    except StreamLimit:
+        return AttemptResult(Outcome.FULL, "the client allows no more streams on this connection")
+    except ConnectionLost as error:
+        return AttemptResult(Outcome.LOST, str(error))
+    asking = asyncio.ensure_future(_ask(stream, request, early))
+    try:
+        outcome = await _wait(asking, connection, deadline)
+    finally:
+        if not asking.done():
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+    if outcome is not None:
+        stream.abort(AppCode.CANCELLED)
+        return outcome
+    return asking.result()
+
+
+async def _wait(asking: asyncio.Future[AttemptResult], connection: Connection, deadline: float) -> AttemptResult | None:
+    """None when ``asking`` has the answer."""
+    clock = AttemptClock(time.monotonic())
+    while not asking.done():
+        now = time.monotonic()
+        pto_s = connection.stats().pto_s
+        clock.heard(connection.last_received_at)
+        if clock.is_dead(now, pto_s):
+            return AttemptResult(Outcome.SILENT, "the client's connection does not answer")
+        if now >= deadline:
+            return AttemptResult(Outcome.LATE, "setup_timeout")
+        if now >= clock.next_ping(pto_s):
+            connection.ping()
+            clock.ping_sent(now)
+        wait_s = min(deadline, clock.next_ping(pto_s)) - now
+        await asyncio.wait([asking], timeout=max(0.001, wait_s))
+    return None
+
+
+async def _ask(stream: Stream, request: NewConn, early: bytes) -> AttemptResult:
+    decoder = FrameDecoder({ConnReady, ConnRefused})
+    try:
+        await stream.write(encode_stream_type(StreamType.TCP) + encode(request) + early)
+        answer = await read_frame(stream, decoder)
+    except StreamError as error:
+        return AttemptResult(Outcome.LOST, str(error))
+    except ConnectionLost as error:
+        return AttemptResult(Outcome.LOST, str(error))
+    except PeerError as error:
+        stream.abort(AppCode.PROTOCOL_ERROR)
+        return AttemptResult(Outcome.LOST, str(error))
+    if isinstance(answer, ConnReady):
+        return AttemptResult(Outcome.READY, stream=stream)
+    stream.abort(AppCode.NONE)
+    assert isinstance(answer, ConnRefused), "the decoder allows nothing else"
+    return AttemptResult(Outcome.REFUSED, f"{answer.code}: {answer.reason}" if answer.reason else answer.code)

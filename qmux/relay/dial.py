@@ -1,0 +1,80 @@
+"""The client's side of a user connection: resolve the target, dial it, say how that went."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+
+import aiohappyeyeballs
+
+from qmux.config.schema import Target
+from qmux.protocol.frames import RefuseCode
+from qmux.relay import sockets
+
+SECOND_FAMILY_AFTER_S = 0.25
+"""When an address has not answered, the next one is tried beside it (RFC 8305 §5: 250 ms)."""
+
+_OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+
+class DialFailed(Exception):
+    """The target was not reached: ``code`` for the server, ``reason`` for people."""
+
+    def __init__(self, code: RefuseCode, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+async def dial(target: Target, timeout_s: float) -> socket.socket:
+    """A connected socket to ``target``, resolved anew, all its addresses tried. Raises DialFailed."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            sock = await (_dial_unix(target.path) if target.path else _dial_tcp(target.host, target.port))
+    except TimeoutError:
+        raise DialFailed(RefuseCode.TIMEOUT, f"{target} did not answer within {timeout_s:g} s") from None
+    except socket.gaierror as error:
+        raise DialFailed(RefuseCode.NAME, f"{target}: {error.strerror}") from None
+    except OSError as error:
+        raise DialFailed(_code_of(error), f"{target}: {error.strerror or error}") from None
+    sockets.prepare(sock)
+    return sock
+
+
+async def _dial_tcp(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    addresses = literal_address(host, port) or await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await aiohappyeyeballs.start_connection(
+        addresses, happy_eyeballs_delay=SECOND_FAMILY_AFTER_S, interleave=1, loop=loop
+    )
+
+
+async def _dial_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def literal_address(host: str, port: int) -> list[aiohappyeyeballs.AddrInfoType]:
+    """The address info of an IP literal, without asking a resolver thread; empty for a name."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        address = (host, port) if family == socket.AF_INET else (host, port, 0, 0)
+        return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)]
+    return []
+
+
+def _code_of(error: OSError) -> RefuseCode:
+    if error.errno == errno.ECONNREFUSED:
+        return RefuseCode.REFUSED
+    if error.errno in _OVERLOADED:
+        return RefuseCode.OVERLOADED
+    return RefuseCode.TIMEOUT if error.errno == errno.ETIMEDOUT else RefuseCode.UNREACHABLE

@@ -1,0 +1,91 @@
+"""Handing an accepted user to the worker whose client was chosen: SCM_RIGHTS over a socket pair for each two workers."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 4096
+BATCH = 32
+MAX_HOPS = 2
+"""A user that was handed on this often stays where it is: views that disagree must not play ball with it."""
+
+
+class HandedUser(msgspec.Struct, frozen=True):
+    """What goes with the descriptor. ``waited_ms``: how long the user has waited so far."""
+
+    service: str
+    source: str
+    dest: str
+    conn_id: int
+    principal: str
+    session: bytes
+    hops: int
+    waited_ms: int
+    tried: tuple[tuple[str, bytes], ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(HandedUser)
+OnHanded = Callable[[socket.socket, HandedUser], None]
+
+
+class HandoffLink:
+    """Our end of the pair with one other worker."""
+
+    def __init__(self, sock: socket.socket, on_handed: OnHanded) -> None:
+        self._socket = sock
+        self._on_handed = on_handed
+        self._loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self._loop.add_reader(sock.fileno(), self._on_readable)
+
+    def send(self, user: socket.socket, about: HandedUser) -> bool:
+        """Give ``user`` away and close our descriptor. False (and nothing changed) where the other does not take it."""
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [user.fileno()]))
+        try:
+            self._socket.sendmsg([_encoder.encode(about)], [rights])
+        except OSError:
+            return False  # its queue is full, or it has just died: the caller chooses again
+        user.close()
+        return True
+
+    def close(self) -> None:
+        """The other worker is gone; what it had not read yet is closed with the pair."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+
+    def _on_readable(self) -> None:
+        for _ in range(BATCH):
+            try:
+                data, fds, flags, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self.close()
+                return
+            users = [socket.socket(fileno=fd) for fd in fds]
+            if not data:
+                self.close()
+                return
+            self._received(data, users, flags)
+
+    def _received(self, data: bytes, users: list[socket.socket], flags: int) -> None:
+        try:
+            about = _decoder.decode(data)
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(users) != 1:
+                raise msgspec.DecodeError("truncated, or without its descriptor")
+        except msgspec.DecodeError as error:
+            log.error("a handed-over user could not be taken", extra={"reason": error})
+            for user in users:
+                user.close()
+            return
+        self._on_handed(users[0], about)

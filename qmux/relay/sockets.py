@@ -1,0 +1,42 @@
+"""Options and words for the TCP sockets of users and services."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+KEEPALIVE_IDLE_S = 60
+KEEPALIVE_INTERVAL_S = 15
+KEEPALIVE_PROBES = 4
+"""A peer that vanished without FIN is noticed after two minutes (tcp(7)), long before a NAT forgets the rest."""
+
+_LINGER_RST = struct.pack("ii", 1, 0)
+
+
+def prepare(sock: socket.socket) -> None:
+    """Non-blocking, no Nagle delay, keep-alive. Unix sockets have none of the TCP options."""
+    sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST: the other end sees a refusal, not an empty answer."""
+    if sock.fileno() < 0:
+        return
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RST)
+    sock.close()
+
+
+def endpoint_text(address: object) -> str:
+    """``host:port`` of a socket address, IPv6 in brackets; "" for a Unix socket without a name."""
+    if not isinstance(address, tuple):
+        return str(address)
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
