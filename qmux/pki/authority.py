@@ -71,9 +71,7 @@ def issue_client(directory: Path, name: str, services: Sequence[str]) -> Path:
     return _issue(directory, name, sans, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
-def _issue(
-    directory: Path, name: str, sans: Sequence[x509.GeneralName], usage: x509.ObjectIdentifier
-) -> Path:
+def _issue(directory: Path, name: str, sans: Sequence[x509.GeneralName], usage: x509.ObjectIdentifier) -> Path:
     ca, ca_key = _load_ca(directory)
     path = directory / f"{name}.pem"
     _refuse_foreign(path, ca, name)
@@ -117,7 +115,9 @@ def _load_ca(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivate
     except (ValueError, TypeError) as error:
         raise CertificateError(f"{directory}: the CA cannot be read: {error}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise CertificateError(f"{directory / 'ca.key'}: not an elliptic-curve key; this CA was not made by qmux pki init")
+        raise CertificateError(
+            f"{directory / 'ca.key'}: not an elliptic-curve key; this CA was not made by qmux pki init"
+        )
     return certificate, key
 
 

@@ -83,9 +83,7 @@ def _pem(certificates: list[x509.Certificate]) -> bytes:
 
 
 def _public(key: PrivateKeyTypes | CertificateIssuerPrivateKeyTypes) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _public_of(certificate: x509.Certificate) -> bytes:

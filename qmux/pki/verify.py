@@ -48,9 +48,7 @@ def identity(chain: Sequence[bytes], cas: Sequence[x509.Certificate], now: datet
     return _identity_of(leaf)
 
 
-def verify_server(
-    chain: Sequence[bytes], cas: Sequence[x509.Certificate], name: str, now: datetime.datetime
-) -> None:
+def verify_server(chain: Sequence[bytes], cas: Sequence[x509.Certificate], name: str, now: datetime.datetime) -> None:
     """Accept the server with this chain as ``name`` (DNS name or IP address). Raises CertificateRejected."""
     leaf, intermediates = _parse(chain)
     subject = _subject(name)
@@ -83,7 +81,9 @@ def _parse(chain: Sequence[bytes]) -> tuple[x509.Certificate, list[x509.Certific
     if not chain:
         raise CertificateRejected(CERTIFICATE_REQUIRED, "no certificate was presented")
     if len(chain) > MAX_CHAIN:
-        raise CertificateRejected(BAD_CERTIFICATE, f"a chain of {len(chain)} certificates; at most {MAX_CHAIN} are read")
+        raise CertificateRejected(
+            BAD_CERTIFICATE, f"a chain of {len(chain)} certificates; at most {MAX_CHAIN} are read"
+        )
     try:
         leaf, *intermediates = [x509.load_der_x509_certificate(der) for der in chain]
         _ = leaf.extensions  # parsed on first use, and may be malformed
@@ -133,7 +133,10 @@ def _diagnose(
         return CertificateRejected(
             BAD_CERTIFICATE, f'the certificate is not for "{name}" but for {", ".join(known) or "no name at all"}'
         )
-    for extension, words in ((x509.AuthorityKeyIdentifier, "authority key identifier"), (x509.SubjectAlternativeName, "name (SAN)")):
+    for extension, words in (
+        (x509.AuthorityKeyIdentifier, "authority key identifier"),
+        (x509.SubjectAlternativeName, "name (SAN)"),
+    ):
         if not _has(leaf, extension):
             return CertificateRejected(BAD_CERTIFICATE, f"the certificate has no {words}")
     return CertificateRejected(BAD_CERTIFICATE, "the certificate's chain does not verify against our CA")

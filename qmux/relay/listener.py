@@ -24,9 +24,7 @@ OnAccept = Callable[[socket.socket, object], None]
 class Listener:
     """One listening socket. Nothing is accepted before ``start``; ``may_accept`` is asked before each connection."""
 
-    def __init__(
-        self, sock: socket.socket, service: str, on_accept: OnAccept, may_accept: Callable[[], bool]
-    ) -> None:
+    def __init__(self, sock: socket.socket, service: str, on_accept: OnAccept, may_accept: Callable[[], bool]) -> None:
         self.service = service
         self.address = sock.getsockname()
         self._socket = sock

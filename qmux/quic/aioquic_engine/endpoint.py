@@ -206,7 +206,7 @@ class AioquicEndpoint:
         half_open = self._stats.half_open
         if original_id is None and half_open >= self._config.retry_threshold:
             return self._retry(header, address)
-        if half_open >= self._config.retry_threshold * HALF_OPEN_CAP_FACTOR:
+        if half_open >= max(1, self._config.retry_threshold) * HALF_OPEN_CAP_FACTOR:
             self._stats.initials_refused += 1
             return None
         return self._accept(header, original_id)

@@ -293,9 +293,7 @@ class TunnelConnection(QuicConnection):
 
 def _has_to_send(stream: QuicStream) -> bool:
     sender = stream.sender
-    return (
-        not sender.buffer_is_empty or sender.reset_pending or stream.receiver.stop_pending or stream.is_finished
-    )
+    return not sender.buffer_is_empty or sender.reset_pending or stream.receiver.stop_pending or stream.is_finished
 
 
 def _is_data_stream(stream: QuicStream) -> bool:

@@ -31,9 +31,7 @@ _TCP_CLOSE = 7  # tcp_states.h: the connection is gone, for instance by RST
 class Pump:
     """Implements ``qmux.quic.engine.Relay``."""
 
-    def __init__(
-        self, connection: AioquicConnection, stream_id: int, sock: socket.socket, limits: RelayLimits
-    ) -> None:
+    def __init__(self, connection: AioquicConnection, stream_id: int, sock: socket.socket, limits: RelayLimits) -> None:
         self.done: asyncio.Future[RelayEnd] = connection.loop.create_future()
         self.bytes_to_socket = 0
         self.bytes_to_stream = 0
