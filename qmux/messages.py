@@ -1,7 +1,7 @@
 """What the supervisor and its children say to each other on a control channel (``qmux.channel`` carries it).
 
-Down: Configure, AddBind, RemoveBind, Accept, StopAccepting, Drain, Stop, Peers, Table, Reply.
-Up: Ready, Configured, Heartbeat, Failed, Request. A child that gets no more (EOF) closes and exits within 2 s.
+Down: Configure, AddBind, RemoveBind, Accept, StopAccepting, Drain, Stop, Peers, LogTo, Table, Reply.
+Up: Ready, Configured, Heartbeat, Failed, Done, Request. A child that gets no more (EOF) closes and exits within 2 s.
 """
 
 from __future__ import annotations
@@ -72,9 +72,12 @@ class AddBind(Message):
 
 
 class RemoveBind(Message):
-    """Accept until the queue is empty, ``shutdown()``, close. For a service's traffic only."""
+    """Accept until the queue is empty, ``shutdown()``, close. For a service's traffic only. Without ``shutdown`` the
+    bind only passes to another worker: close this copy and leave the queue to it.
+    """
 
     key: str
+    shutdown: bool = True
 
 
 class Accept(Message):
@@ -139,6 +142,10 @@ class Table(Message):
     facts: dict[str, Any]
 
 
+class LogTo(Message):
+    """The log file was opened anew: write to the one descriptor that comes with this from now on."""
+
+
 class Reply(Message):
     """The answer to a Request: ``ok``, the lines for the user, and the exit code."""
 
@@ -190,5 +197,5 @@ class Request(Message):
     full: bool = False
 
 
-Down = Configure | AddBind | RemoveBind | Accept | StopAccepting | Drain | Stop | Peers | Table | Reply
+Down = Configure | AddBind | RemoveBind | Accept | StopAccepting | Drain | Stop | Peers | LogTo | Table | Reply
 Up = Ready | Configured | Heartbeat | Failed | Done | Request
