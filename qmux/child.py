@@ -1,0 +1,151 @@
+"""What every child process of the supervisor does alike: the control channel, heartbeats, logging, and a sure end.
+
+A child ignores terminal signals and obeys only its channel. When that ends, the supervisor is dead: the child closes and
+exits within ``ORPHAN_EXIT_S``, whatever its event loop is doing, since a thread watches too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from qmux import log as qmux_log
+from qmux.channel import Channel, child_end
+from qmux.errors import QmuxError
+from qmux.messages import Down, Failed, Heartbeat, LogTo, Up
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+ORPHAN_EXIT_S = 1.8
+"""After the supervisor's death: below the two seconds in which its ports must be free again."""
+
+LOOP_EXIT_S = 1.2
+"""How long an orphan's event loop may take to close what it has before the thread ends the process."""
+
+
+class Role(Protocol):
+    """What a kind of child makes of its messages. Methods return at once; long work goes into tasks of its own."""
+
+    def received(self, message: Down, fds: list[int]) -> None:
+        """A message; ``fds`` are ours to close. Raises QmuxError where the child cannot go on."""
+        ...
+
+    def active(self) -> int:
+        """What the heartbeat reports: user connections under way."""
+        ...
+
+    async def close(self) -> None:
+        """End everything within a second."""
+        ...
+
+
+class Child:
+    """The process as its role sees it: send to the supervisor, and end."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._channel: Channel[Up, Down] | None = None
+
+    def send(self, message: Up) -> None:
+        """Tell the supervisor."""
+        if self._channel is not None:
+            self._channel.send(message)
+
+    def exit(self, code: int) -> None:
+        """End this process: ``Role.close`` runs first."""
+        if not self._exit_code.done():
+            self._exit_code.set_result(code)
+
+    def fail(self, error: QmuxError, fatal: bool = False) -> None:
+        """Tell the supervisor why, and end."""
+        self.send(Failed(str(error), error.exit_code, fatal))
+        self.exit(error.exit_code)
+
+    async def run(self, sock: socket.socket, role: Role) -> int:
+        """Serve the channel until ``exit``, or until the supervisor is gone."""
+
+        def on_message(message: Down, fds: list[int]) -> None:
+            if isinstance(message, LogTo):
+                _log_to(fds)
+                return
+            try:
+                role.received(message, fds)
+            except QmuxError as error:
+                self.fail(error)
+
+        def on_closed() -> None:
+            if not self._exit_code.done():
+                log.warning("the supervisor is gone: closing")
+            self.exit(1)
+
+        self._channel = child_end(sock, on_message, on_closed)
+        beating = asyncio.get_running_loop().create_task(self._beat(role), name="heartbeat")
+        try:
+            code = await self._exit_code
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+        await role.close()
+        self._channel.close()
+        return code
+
+    async def _beat(self, role: Role) -> None:
+        while True:
+            self.send(Heartbeat(role.active()))
+            await asyncio.sleep(HEARTBEAT_S)
+
+
+def run_child(fd: int, name: str, make_role: Callable[[Child], Role]) -> int:
+    """The whole life of a child with the control channel at descriptor ``fd``. Returns its exit code."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
+    faulthandler.enable()  # SIGABRT from the watchdog then shows where the loop was stuck
+    qmux_log.configure("info", "human", name)
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    threading.Thread(target=_watch_supervisor, args=(os.dup(fd),), name="orphan-watch", daemon=True).start()
+
+    async def main() -> int:
+        child = Child(name)
+        return await child.run(sock, make_role(child))
+
+    return _run(main)
+
+
+def _run(main: Callable[[], object]) -> int:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(main())  # type: ignore[arg-type]
+    assert isinstance(code, int)
+    return code
+
+
+def _watch_supervisor(fd: int) -> None:
+    """End the process when the other end of the channel is gone and the event loop did not: it may be stuck."""
+    poller = select.poll()
+    poller.register(fd, select.POLLRDHUP)
+    while True:
+        events = poller.poll()
+        if any(event & (select.POLLHUP | select.POLLERR | select.POLLRDHUP) for _, event in events):
+            break
+    time.sleep(ORPHAN_EXIT_S)
+    os._exit(1)
+
+
+def _log_to(fds: list[int]) -> None:
+    for fd in fds:
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        os.close(fd)
