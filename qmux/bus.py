@@ -111,7 +111,7 @@ class Subscriber:
         self._socket.connect(endpoint)
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
-        self._fd = self._socket.getsockopt(zmq.FD)
+        self._fd = int(self._socket.getsockopt(zmq.FD))
         self._scheduled: asyncio.Handle | None = None
         self.invalid = 0
         self._loop.add_reader(self._fd, self._drain)

@@ -1,8 +1,8 @@
 """The control channel between the supervisor and one child: typed messages and descriptors over SOCK_SEQPACKET.
 
-Both ends run it on their event loop. Sending never blocks: what the kernel does not take is queued, up to a cap; a child
-that does not read for that long is stuck, and the supervisor treats it so. A message above ``INLINE_BYTES`` travels in a
-sealed memfd (memfd_create(2)), since a SEQPACKET message must fit into the socket buffer whole.
+Both ends run it on their event loop. Sending never blocks: what the kernel does not take is queued, up to a cap; a
+child that does not read for that long is stuck, and the supervisor treats it so. A message above ``INLINE_BYTES``
+travels in a sealed memfd (memfd_create(2)), since a SEQPACKET message must fit into the socket buffer whole.
 """
 
 from __future__ import annotations

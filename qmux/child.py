@@ -1,7 +1,7 @@
 """What every child process of the supervisor does alike: the control channel, heartbeats, logging, and a sure end.
 
-A child ignores terminal signals and obeys only its channel. When that ends, the supervisor is dead: the child closes and
-exits within ``ORPHAN_EXIT_S``, whatever its event loop is doing, since a thread watches too.
+A child ignores terminal signals and obeys only its channel. When that ends, the supervisor is dead: the child closes
+and exits within ``ORPHAN_EXIT_S``, whatever its event loop is doing, since a thread watches too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from qmux import log as qmux_log
 from qmux.channel import Channel, child_end
@@ -123,13 +123,11 @@ def run_child(fd: int, name: str, make_role: Callable[[Child], Role]) -> int:
     return _run(main)
 
 
-def _run(main: Callable[[], object]) -> int:
+def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(main())  # type: ignore[arg-type]
-    assert isinstance(code, int)
-    return code
+        return runner.run(main())
 
 
 def _watch_supervisor(fd: int) -> None:

@@ -56,6 +56,7 @@ class HumanFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line, and the traceback where there is one."""
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         head = f"{clock}.{int(record.msecs):03d}Z {record.levelname.lower():7} {self._process:11} "
         text = record.getMessage() + _repeat_note(record)
@@ -74,6 +75,7 @@ class JsonFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
+        """One object on one line."""
         entry: dict[str, Any] = {
             "ts": round(record.created, 3),
             "level": record.levelname.lower(),
@@ -100,6 +102,7 @@ class RepeatFilter(logging.Filter):
         self._seen: dict[tuple[Any, ...], list[float]] = {}  # key → [window start, written, held back]
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether ``record`` is written; sets its ``repeated``."""
         extra = tuple(str(getattr(record, name, "")) for name in ("service", "client", "reason"))
         key = (record.name, record.levelno, record.msg, extra)
         entry = self._seen.get(key)

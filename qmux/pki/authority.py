@@ -37,9 +37,9 @@ def init(directory: Path) -> Path:
             raise CertificateError(f"{directory / name}: exists already; a CA is made once, so it was left alone")
     directory.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"QMux CA {os.urandom(4).hex()}")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"QMux CA {os.urandom(4).hex()}")])
     certificate = (
-        _builder(name, name, key.public_key(), CA_DAYS)
+        _builder(subject, subject, key.public_key(), CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .sign(key, hashes.SHA256())

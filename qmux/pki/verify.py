@@ -1,7 +1,7 @@
 """The one check of a peer's certificate, for both engines: ``identity`` of a client, ``verify_server`` of a server.
 
-The decision is cryptography's verifier (RFC 5280 paths, Web PKI profile: AKI, SAN and EKU required). It does not say why
-it refuses, so ``_diagnose`` looks for the reason afterwards: it explains, it never accepts.
+The decision is cryptography's verifier (RFC 5280 paths, Web PKI profile: AKI, SAN and EKU required). It does not say
+why it refuses, so ``_diagnose`` looks for the reason afterwards: it explains, it never accepts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CertificateRejected(CertificateError):
 def identity(chain: Sequence[bytes], cas: Sequence[x509.Certificate], now: datetime.datetime) -> Identity:
     """Who the client with this chain (DER, leaf first) is. Raises CertificateRejected."""
     leaf, intermediates = _parse(chain)
-    verifier = PolicyBuilder().store(Store(cas)).time(now).max_chain_depth(MAX_CHAIN - 1).build_client_verifier()
+    verifier = PolicyBuilder().store(Store(list(cas))).time(now).max_chain_depth(MAX_CHAIN - 1).build_client_verifier()
     try:
         verifier.verify(leaf, intermediates)
     except VerificationError:
@@ -52,7 +52,7 @@ def verify_server(chain: Sequence[bytes], cas: Sequence[x509.Certificate], name:
     """Accept the server with this chain as ``name`` (DNS name or IP address). Raises CertificateRejected."""
     leaf, intermediates = _parse(chain)
     subject = _subject(name)
-    builder = PolicyBuilder().store(Store(cas)).time(now).max_chain_depth(MAX_CHAIN - 1)
+    builder = PolicyBuilder().store(Store(list(cas))).time(now).max_chain_depth(MAX_CHAIN - 1)
     try:
         builder.build_server_verifier(subject).verify(leaf, intermediates)
     except VerificationError:

@@ -26,8 +26,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
     ``key`` is unique in its worker and grows. ``session`` and ``principal`` together name the client process.
     ``opened``: user connections begun on this connection since it began, ended ones included; ``opened_by_you`` and
-    ``active_total`` are the client's newest Heartbeat (``active_at_ms``: when it came, wall clock, so that the newest of
-    a session's connections is known). ``connected_at_ms``: wall clock.
+    ``active_total`` are the client's newest Heartbeat (``active_at_ms``: when it came, wall clock, so that the newest
+    of a session's connections is known). ``connected_at_ms``: wall clock.
     """
 
     key: int

@@ -1,7 +1,7 @@
 """When an unanswered attempt is dead, and what may be retried. Pure rules; the caller has the clock and the PINGs.
 
-A slow dial must not look dead, and a dead client must not look slow: while an attempt is unanswered the server PINGs the
-connection every max(PTO, 200 ms); the attempt fails when nothing at all arrives for max(3 PTO, 500 ms) after a PING.
+A slow dial must not look dead, and a dead client must not look slow: while an attempt is unanswered the server PINGs
+the connection every max(PTO, 200 ms); the attempt fails when nothing at all arrives for max(3 PTO, 500 ms) after one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Frames to bytes and back. The decoder says how many bytes it wants, so that nothing behind a frame is taken with it."""
+"""Frames to bytes and back. The decoder says how many bytes it wants, so that nothing behind a frame is taken."""
 
 from __future__ import annotations
 

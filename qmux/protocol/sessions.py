@@ -38,7 +38,7 @@ class ControlStream:
         return self._decoder.want()
 
     def receive(self, data: bytes) -> Frame | None:
-        """At most ``want()`` bytes; a frame when one is complete, already checked against the state. Raises PeerError."""
+        """At most ``want()`` bytes; a frame when one is complete, checked against the state. Raises PeerError."""
         frame = self._decoder.feed(data)
         if frame is None or isinstance(frame, UnknownFrame):
             return None

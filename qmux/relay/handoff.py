@@ -1,4 +1,4 @@
-"""Handing an accepted user to the worker whose client was chosen: SCM_RIGHTS over a socket pair for each two workers."""
+"""Handing an accepted user to the worker whose client was chosen: SCM_RIGHTS over one socket pair for two workers."""
 
 from __future__ import annotations
 
