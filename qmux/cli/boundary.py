@@ -1,0 +1,69 @@
+"""The one place where an error becomes lines on stderr and an exit code.
+
+Commands raise ``qmux.errors``; nothing that a user can cause ends in a traceback. What is left is a defect and shows one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from qmux.errors import QmuxError, UsageError
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+FAILED = 1
+"""A failure of the system (a full disk, a missing permission) that no QmuxError describes better."""
+
+
+def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run ``command`` as the program ``name`` and return the exit code."""
+    try:
+        result = command.main(args=arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code if isinstance(error, click.UsageError) else UsageError.exit_code
+    except QmuxError as error:
+        report(name, error)
+        return error.exit_code
+    except BrokenPipeError:
+        _discard_output()
+        return FAILED
+    except OSError as error:
+        click.echo(f"{name}: {describe(error)}", err=True)
+        return FAILED
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+
+
+def report(name: str, error: QmuxError) -> None:
+    """Print an error. A line that starts with a file's name stands for itself; others say which program speaks."""
+    text = str(error)
+    click.echo(text if _is_located(text) else f"{name}: {text}", err=True)
+
+
+def describe(error: OSError) -> str:
+    """A failed system call in a user's words."""
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename is not None else what
+
+
+def _is_located(text: str) -> bool:
+    """Whether the line says where, as ``FILE:LINE: …`` or ``PATH: …`` does."""
+    place = text.split(": ", 1)[0]
+    return "/" in place or ".toml" in place or ".pem" in place
+
+
+def _discard_output() -> None:
+    """The reader of stdout is gone: what Python would still flush at its exit must not fail a second time."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a stream without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,111 @@
+"""What ``qmuxd`` and ``qmuxc`` share: their options, the default file, and the way into the supervisor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from qmux.errors import StartError, UsageError
+
+if TYPE_CHECKING:
+    from qmux.config.loaded import Loaded
+
+SYSTEM_DIR = Path("/etc/qmux")
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Workers(click.ParamType):
+    """``auto`` or a number of worker processes."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """``"auto"``, or the number."""
+        if value == "auto" or isinstance(value, int):
+            return value  # type: ignore[no-any-return]
+        if not str(value).isdigit() or not 1 <= int(value) <= 1024:
+            self.fail(f'"{value}" is neither auto nor a number of processes (1 to 1024)', param, ctx)
+        return int(value)
+
+
+def options(command: Decorated) -> Decorated:
+    """The options that both daemons have."""
+    for option in (
+        click.option("--log-format", type=click.Choice(["human", "json"]), help="Instead of [log] format."),
+        click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Instead of [log] level."),
+        click.option("--check", is_flag=True, help="Only check the configuration, as `qmux check` does."),
+        click.option(
+            "--engine", type=click.Choice(["auto", "aioquic", "native"]), help="The QUIC engine, instead of engine."
+        ),
+        click.option("--workers", type=Workers(), help="Worker processes, instead of workers."),
+    ):
+        command = option(command)
+    return command
+
+
+def config_path(given: Path | None, role: Literal["server", "client"]) -> Path:
+    """The file or directory to use. Raises UsageError where none is given and none is at the default places."""
+    if given is not None:
+        return given
+    places = (Path(f"{role}.toml"), SYSTEM_DIR / f"{role}.toml")
+    for path in places:
+        if path.exists():
+            click.echo(f"using {path.absolute()}", err=True)
+            return path
+    raise UsageError(
+        f"no configuration: neither ./{places[0]} nor {places[1]} exists; write one with `qmux init {role}`, "
+        "or name one with -c FILE"
+    )
+
+
+def start(load: Callable[[], Loaded], *, check_only: bool) -> int:
+    """Check the configuration, or run the supervisor with it until it ends. Returns the exit code."""
+    if check_only:
+        loaded = load()
+        for warning in loaded.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(f"{loaded.config.source}: ok")
+        return 0
+    if not sys.platform.startswith("linux"):
+        raise StartError(f"QMux's daemons run on Linux only, this is {sys.platform}; use a container or a Linux machine")
+    return supervisor_run()(load)
+
+
+def supervisor_run() -> Callable[[Callable[[], Loaded]], int]:
+    """``supervisor.run.run`` of QMux. Raises StartError where another package has that name."""
+    import supervisor
+
+    if not getattr(supervisor, "IS_QMUX", False):
+        raise StartError(
+            f"another package named supervisor is installed ({supervisor.__file__}) and hides QMux's own; "
+            "install QMux in an environment of its own: pipx install qmux"
+        )
+    from supervisor.run import run
+
+    return run
+
+
+def overridden(
+    loaded: Loaded,
+    workers: int | str | None,
+    engine: str | None,
+    log_level: str | None,
+    log_format: str | None,
+) -> Loaded:
+    """``loaded`` with what the command line says instead."""
+    from qmux.config.override import with_overrides
+
+    return with_overrides(
+        loaded,
+        workers=workers,  # type: ignore[arg-type]
+        engine=engine,  # type: ignore[arg-type]
+        log_level=log_level,  # type: ignore[arg-type]
+        log_format=log_format,  # type: ignore[arg-type]
+    )
