@@ -1,8 +1,8 @@
 """The seam between QMux and a QUIC implementation. Nothing above this module knows which engine runs.
 
-The seam sits at the relay: ``Stream.relay`` takes a socket, and from then on the users' bytes are the engine's business,
-so that they need never become Python objects. What crosses here as bytes is only what QMux itself says: frames on the
-control stream and at the head of a stream.
+The seam sits at the relay: ``Stream.relay`` takes a socket, and from then on the users' bytes are the engine's
+business, so that they need never become Python objects. What crosses here as bytes is only what QMux itself says:
+frames on the control stream and at the head of a stream.
 
 Everything runs on one event loop and is not thread-safe. Handler methods return at once.
 """
@@ -115,10 +115,14 @@ class Stream(Protocol):
     """A bidirectional stream (RFC 9000 §2) up to the moment when ``relay`` takes it."""
 
     @property
-    def stream_id(self) -> int: ...
+    def stream_id(self) -> int:
+        """The QUIC stream ID (RFC 9000 §2.1)."""
+        ...
 
     @property
-    def connection(self) -> Connection: ...
+    def connection(self) -> Connection:
+        """The connection that it belongs to."""
+        ...
 
     async def read(self, limit_bytes: int) -> bytes:
         """At least 1 and at most ``limit_bytes`` bytes, in order; ``b""`` at FIN. Never takes more than asked: what
@@ -202,7 +206,9 @@ class Connection(Protocol):
         ...
 
     @property
-    def peer_address(self) -> tuple[str, int]: ...
+    def peer_address(self) -> tuple[str, int]:
+        """Where the peer's packets come from now."""
+        ...
 
     @property
     def peer_slot(self) -> int | None:
@@ -210,7 +216,9 @@ class Connection(Protocol):
         ...
 
     @property
-    def is_closed(self) -> bool: ...
+    def is_closed(self) -> bool:
+        """Whether it has ended; ``closed`` was called or is about to be."""
+        ...
 
     @property
     def last_received_at(self) -> float:
@@ -247,7 +255,9 @@ class Connection(Protocol):
         """CONNECTION_CLOSE with an application code; ``closed`` follows with kind LOCAL. Idempotent."""
         ...
 
-    def stats(self) -> ConnectionStats: ...
+    def stats(self) -> ConnectionStats:
+        """Its figures now."""
+        ...
 
 
 Acceptor = Callable[[Connection], ConnectionHandler]
@@ -322,7 +332,9 @@ class Endpoint(Protocol):
         """Answer Initials with CONNECTION_REFUSED (while stopping)."""
         ...
 
-    def stats(self) -> EndpointStats: ...
+    def stats(self) -> EndpointStats:
+        """The counters since the start."""
+        ...
 
     def close(self, code: int, reason: str) -> None:
         """CONNECTION_CLOSE on every connection, then close the sockets."""

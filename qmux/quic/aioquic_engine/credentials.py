@@ -50,7 +50,7 @@ class Credentials:
         )
         configuration.certificate = self._chain[0]
         configuration.certificate_chain = self._chain[1:]
-        configuration.private_key = self._key  # type: ignore[assignment]
+        configuration.private_key = self._key
         return configuration
 
     def client_verifier(self, accepted: Callable[[Identity], None]) -> Callable[[Sequence[bytes]], None]:

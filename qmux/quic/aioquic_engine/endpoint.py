@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.packet import (
     QuicHeader,

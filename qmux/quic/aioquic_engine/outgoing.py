@@ -59,7 +59,7 @@ class _Outgoing:
             quic,
             loop,
             send=self._send,
-            on_disposed=lambda _: loop.call_soon(self._close),
+            on_disposed=self._disposed,
             keep_alive_s=config.keep_alive_s,
             handshake_timeout_s=config.handshake_timeout_s,
         )
@@ -116,6 +116,9 @@ class _Outgoing:
         else:
             return
         self._loop.call_soon(self.connection.fail, reason)
+
+    def _disposed(self, _: AioquicConnection) -> None:
+        self._loop.call_soon(self._close)  # the socket may be in use further up the call stack
 
     def _close(self) -> None:
         if self._socket.fileno() >= 0:

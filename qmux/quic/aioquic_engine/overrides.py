@@ -30,7 +30,7 @@ MAX_PENDING_CRYPTO_BYTES = 16_384
 """A mutual handshake with a chain of 4 certificates needs less than 8 KiB in each direction."""
 
 UNLIMITED_BYTES = 1 << 60
-"""A connection window that never blocks: each stream is bounded by its own (a few stalled streams must not stop all)."""
+"""A connection window that never blocks: each stream has its own bound, and a few stalled ones must not stop all."""
 
 CONTROL_WINDOW_BYTES = 65_536
 """Receive window of a stream that a client opens: the control stream, whose largest frame it holds."""

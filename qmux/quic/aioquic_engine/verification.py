@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aioquic import tls
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from qmux.pki.verify import CertificateRejected
