@@ -1,6 +1,7 @@
 """The one place where an error becomes lines on stderr and an exit code.
 
-Commands raise ``qmux.errors``; nothing that a user can cause ends in a traceback. What is left is a defect and shows one.
+Commands raise ``qmux.errors``; nothing that a user can cause ends in a traceback. What is left is a defect, and shows
+one.
 """
 
 from __future__ import annotations

@@ -18,21 +18,20 @@ SYSTEM_DIR = Path("/etc/qmux")
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+MAX_WORKERS = 1024
+"""More processes than CPUs of the largest machines gain nothing."""
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-class Workers(click.ParamType):
-    """``auto`` or a number of worker processes."""
-
-    name = "auto|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """``"auto"``, or the number."""
-        if value == "auto" or isinstance(value, int):
-            return value  # type: ignore[no-any-return]
-        if not str(value).isdigit() or not 1 <= int(value) <= 1024:
-            self.fail(f'"{value}" is neither auto nor a number of processes (1 to 1024)', param, ctx)
-        return int(value)
+def parse_workers(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    """``"auto"``, a number of processes, or None where the option is not given."""
+    if value is None or value == "auto":
+        return value
+    if not value.isdecimal() or not 1 <= int(value) <= MAX_WORKERS:
+        problem = f'"{value}" is neither auto nor a number of processes (1 to {MAX_WORKERS})'
+        raise click.BadParameter(problem, ctx, param)
+    return int(value)
 
 
 def options(command: Decorated) -> Decorated:
@@ -44,7 +43,9 @@ def options(command: Decorated) -> Decorated:
         click.option(
             "--engine", type=click.Choice(["auto", "aioquic", "native"]), help="The QUIC engine, instead of engine."
         ),
-        click.option("--workers", type=Workers(), help="Worker processes, instead of workers."),
+        click.option(
+            "--workers", callback=parse_workers, metavar="auto|N", help="Worker processes, instead of workers."
+        ),
     ):
         command = option(command)
     return command
@@ -74,7 +75,9 @@ def start(load: Callable[[], Loaded], *, check_only: bool) -> int:
         click.echo(f"{loaded.config.source}: ok")
         return 0
     if not sys.platform.startswith("linux"):
-        raise StartError(f"QMux's daemons run on Linux only, this is {sys.platform}; use a container or a Linux machine")
+        raise StartError(
+            f"QMux's daemons run on Linux only, this is {sys.platform}; use a container or a Linux machine"
+        )
     return supervisor_run()(load)
 
 

@@ -1,0 +1,50 @@
+"""What users ask of the supervisor through the admin process, and the answers that are still awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+
+from qmux.errors import QmuxError, UnreachableError
+from qmux.messages import Reply, Request
+
+ANSWER_TIMEOUT_S = 60.0
+"""A reload of a large configuration waits for every worker; beyond this the supervisor is stuck."""
+
+MAX_WAITING = 16
+"""Reloads are rare and run one after the other: more at a time are a mistake, or mischief."""
+
+
+class Requests:
+    """Sends with ``send``, and pairs each Reply with the Request that it answers."""
+
+    def __init__(self, send: Callable[[Request], None]) -> None:
+        self._send = send
+        self._numbers = count(1)
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+
+    async def reload(self, *, dry_run: bool, full: bool) -> Reply:
+        """Ask for a reload and wait for what came of it; a failure is an answer too."""
+        number = next(self._numbers)
+        if len(self._waiting) >= MAX_WAITING:
+            return _refused(number, QmuxError(f"{MAX_WAITING} reloads are waiting already; try again later"))
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._send(Request(number, "reload", dry_run=dry_run, full=full))
+            return await asyncio.wait_for(answer, ANSWER_TIMEOUT_S)
+        except TimeoutError:
+            problem = f"the supervisor did not answer within {ANSWER_TIMEOUT_S:.0f} s; its log may say why"
+            return _refused(number, UnreachableError(problem))
+        finally:
+            del self._waiting[number]
+
+    def answered(self, reply: Reply) -> None:
+        """The supervisor answered; nothing where nobody waits any more."""
+        answer = self._waiting.get(reply.request_id)
+        if answer is not None and not answer.done():
+            answer.set_result(reply)
+
+
+def _refused(number: int, error: QmuxError) -> Reply:
+    return Reply(number, ok=False, lines=[str(error)], exit_code=error.exit_code)

@@ -1,0 +1,181 @@
+"""The daemon as ``qmux status`` shows it: built from the process table, the pool and the workers' reports.
+
+Only reads and sums; ``status`` gives the JSON object of ``qmux status --json``.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from qmux.admin.totals import Totals
+from qmux.config.schema import ClientConfig, ServerConfig
+from qmux.messages import Configure, ProcessRow, Table
+from qmux.pool.candidates import Candidate
+from qmux.pool.pool import Pool
+from qmux.pool.rows import BusMessage, WorkerReport
+
+_STATES = ("ready", "suspect", "draining")
+"""By the rank of a session (``Candidate.rank``)."""
+
+
+class View:
+    """What is known of the daemon. ``configure`` comes first; the rest in any order."""
+
+    def __init__(self) -> None:
+        self._pool = Pool(slot=-1, epoch=0)
+        self._totals = Totals()
+        self._processes: list[ProcessRow] = []
+        self._facts: dict[str, Any] = {}
+        self._live: dict[int, int] = {}  # slot → epoch of its process
+        self._config: ServerConfig | ClientConfig | None = None
+        self._generation = 0
+
+    # --- what comes in ---
+
+    def configure(self, message: Configure) -> ServerConfig | ClientConfig:
+        """The configuration, or a changed one. Raises msgspec.MsgspecError where it does not decode."""
+        config: ServerConfig | ClientConfig
+        if message.role == "server":
+            config = msgspec.msgpack.decode(message.config, type=ServerConfig)
+        else:
+            config = msgspec.msgpack.decode(message.config, type=ClientConfig)
+        self._config = config
+        self._generation = message.generation
+        return config
+
+    def table(self, message: Table) -> None:
+        """The processes. One that is there no more has no rows, whatever it last said on the bus."""
+        self._processes = message.processes
+        self._facts = message.facts
+        live = {row.slot: row.epoch for row in message.processes if row.slot >= 0 and row.pid}
+        for slot, epoch in self._live.items():
+            if live.get(slot) != epoch:
+                self._pool.forget(slot, epoch)
+                self._totals.forget(slot, epoch)
+        self._live = live
+
+    def bus(self, message: BusMessage, now: float) -> None:
+        """A message of a worker; ``now`` is monotonic."""
+        if isinstance(message, WorkerReport):
+            self._totals.receive(message, now)
+        else:
+            self._pool.receive(message, now)
+
+    # --- what goes out ---
+
+    def is_healthy(self) -> bool:
+        """Whether a worker serves and the daemon is not stopping."""
+        return any(row.slot >= 0 and row.state == "ready" for row in self._processes)
+
+    def status(self, now: float) -> dict[str, Any]:
+        """The whole picture; ``now`` is monotonic."""
+        if isinstance(self._config, ServerConfig):
+            return self._server_status(self._config, now)
+        if isinstance(self._config, ClientConfig):
+            return self._client_status(self._config, now)
+        return {}
+
+    def _server_status(self, config: ServerConfig, now: float) -> dict[str, Any]:
+        return {
+            "server": self._daemon("server", config.source),
+            "workers": self._workers(),
+            "services": [self._server_service(config, name, now) for name in config.services],
+            "clients": self._clients(),
+            "generations": self._generations(),
+        }
+
+    def _client_status(self, config: ClientConfig, now: float) -> dict[str, Any]:
+        return {
+            "client": {**self._daemon("client", config.source), "instance": config.instance},
+            "workers": self._workers(),
+            "servers": [
+                {
+                    "server": link.server,
+                    "address": link.address,
+                    "state": link.state,
+                    "connections": link.connections,
+                    "rtt_ms": link.rtt_ms,
+                    "since": link.since_ms / 1000,
+                }
+                for link in self._totals.links()
+            ],
+            "services": [
+                {"name": name, "target": str(service.target), **self._counts(name, now)}
+                for name, service in config.services.items()
+            ],
+        }
+
+    def _daemon(self, role: str, source: str) -> dict[str, Any]:
+        known = {"role": role, "source": source, "generation": self._generation, "engine": self._totals.engine()}
+        known["workers"] = sum(row.slot >= 0 for row in self._processes)
+        facts = {name: value for name, value in self._facts.items() if value not in (None, "")}
+        return {**known, **facts}
+
+    def _workers(self) -> list[dict[str, Any]]:
+        return [msgspec.to_builtins(row) for row in self._processes]
+
+    def _server_service(self, config: ServerConfig, name: str, now: float) -> dict[str, Any]:
+        service = config.services[name]
+        sessions = self._pool.sessions(name)
+        return {
+            "name": name,
+            "binds": [str(bind) for bind in service.bind],
+            "protocol": service.protocol,
+            "clients_ready": sum(session.rank() == 0 for session in sessions),
+            "clients": len(sessions),
+            **self._counts(name, now),
+        }
+
+    def _counts(self, name: str, now: float) -> dict[str, Any]:
+        totals = self._totals.service(name, now)
+        counters = totals.counters
+        return {
+            "connections": counters.active,
+            "total": counters.total,
+            "bytes_in": counters.bytes_in,
+            "bytes_out": counters.bytes_out,
+            "rate_in_bit_s": round(totals.rate_in_bit_s),
+            "rate_out_bit_s": round(totals.rate_out_bit_s),
+            "retried": counters.retried,
+            "handed_off": counters.handed_off,
+            "refused": dict(counters.refused),
+        }
+
+    def _clients(self) -> list[dict[str, Any]]:
+        keys = dict.fromkeys((row.principal, row.session) for _, row in self._pool.rows())
+        sessions = (self._pool.session(key) for key in keys)
+        return [_client(session) for session in sessions if session is not None]
+
+    def _generations(self) -> list[dict[str, Any]]:
+        """One, until a reload can start a second."""
+        started = self._facts.get("started_at", time.time())
+        active = sum(report_active(report) for report in self._totals.newest())
+        workers = sum(row.slot >= 0 for row in self._processes)
+        return [{"number": self._generation, "since": started, "workers": workers, "connections": active}]
+
+
+def report_active(report: WorkerReport) -> int:
+    """User connections that a worker holds."""
+    return sum(counters.active for counters in report.services.values())
+
+
+def _client(session: Candidate) -> dict[str, Any]:
+    rows = list(session.connections.values())
+    rtts = [row.rtt_ms for row in rows if row.rtt_ms > 0]
+    first = min(rows, key=lambda row: row.connected_at_ms)
+    return {
+        "client": first.principal,
+        "instance": first.instance,
+        "session": first.session.hex(),
+        "services": sorted(session.offers),
+        "from": first.address,
+        "state": _STATES[session.rank()],
+        "connections": len(rows),
+        "active": session.load,
+        "rtt_ms": round(min(rtts), 3) if rtts else None,
+        "since": first.connected_at_ms / 1000,
+        "not_after": first.not_after,
+    }

@@ -1,0 +1,120 @@
+"""Which daemon a command is about: the one of ``-c FILE``, of ``--socket PATH``, or the only one that runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from qmux.errors import QmuxError, UnreachableError, UsageError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+ADMIN_SOCKET = "admin.sock"
+
+
+class Daemon(NamedTuple):
+    """A daemon that runs, by its runtime directory."""
+
+    directory: Path
+    role: str
+    pid: int
+    source: str
+    socket: Path
+
+
+def options(command: Decorated) -> Decorated:
+    """The options that name a daemon."""
+    for option in (
+        click.option("--socket", type=click.Path(path_type=Path), metavar="PATH", help="The daemon's admin.sock."),
+        click.option(
+            "-c", "--config", type=click.Path(path_type=Path), metavar="FILE|DIR", help="The daemon's configuration."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def admin_socket(config: Path | None, socket: Path | None) -> Path:
+    """The socket of the daemon that is meant. Raises UsageError where that is not clear, UnreachableError where it
+    does not run.
+    """
+    if config is not None and socket is not None:
+        raise UsageError("-c FILE and --socket PATH exclude each other: one of them names the daemon")
+    if socket is not None:
+        return socket
+    if config is not None:
+        return _of_config(config)
+    daemons = running()
+    if not daemons:
+        raise UnreachableError(
+            "no daemon of this user runs; start one (qmuxd -c FILE, qmuxc -c FILE), or name it with -c FILE or "
+            "--socket PATH; one of another user, root for instance, is seen by that user: sudo qmux …"
+        )
+    if len(daemons) > 1:
+        listed = "\n".join(f"  {daemon.role:6}  pid {daemon.pid:<8} {daemon.source}" for daemon in daemons)
+        raise UsageError(f"{len(daemons)} daemons run; name one with -c FILE or --socket PATH:\n{listed}")
+    return daemons[0].socket
+
+
+def running() -> list[Daemon]:
+    """The daemons of this user that run now, by source."""
+    from qmux.config.directories import running_dirs
+
+    found = [_describe(directory) for directory in running_dirs() if is_running(directory)]
+    return sorted((daemon for daemon in found if daemon is not None), key=lambda daemon: daemon.source)
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a supervisor, or a child that it left, holds the lock of this runtime directory."""
+    try:
+        with (directory / "lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+    except OSError:  # no such file, or not ours to open: no daemon that this user could talk to
+        return False
+
+
+def _describe(directory: Path) -> Daemon | None:
+    """The daemon of a directory; None while it starts or stops and has not said who it is."""
+    try:
+        facts = json.loads((directory / "daemon.json").read_text())
+        socket = Path(facts.get("admin_socket") or directory / ADMIN_SOCKET)
+        return Daemon(directory, str(facts["role"]), int(facts["pid"]), str(facts["source"]), socket)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _of_config(path: Path) -> Path:
+    """By the source that a running daemon names, so that a file which got an error since still finds it; else by what
+    the file says, since its ``runtime_dir`` may be anywhere.
+    """
+    for daemon in running():
+        if daemon.source == str(path.absolute()):
+            return daemon.socket
+    directory = _directory_of(path)
+    if not is_running(directory):
+        raise UnreachableError(
+            f"{path}: no daemon runs with this configuration ({directory} has no live one); start it"
+        )
+    daemon = _describe(directory)
+    return daemon.socket if daemon is not None else directory / ADMIN_SOCKET
+
+
+def _directory_of(path: Path) -> Path:
+    from qmux.config.directories import runtime_dir
+    from qmux.config.load import load
+
+    try:
+        return runtime_dir(load(path).config)
+    except QmuxError:
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or directory") from None
+        raise

@@ -1,0 +1,39 @@
+"""``qmux reload``: apply a changed configuration to the running daemon, or say what that would do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from qmux.cli import api, find
+from qmux.errors import QmuxError, UsageError
+
+EXAMPLE = """\b
+Example:
+  qmux reload --dry-run
+  qmux reload -c server.toml
+"""
+
+
+@click.command(epilog=EXAMPLE)
+@find.options
+@click.option("--dry-run", is_flag=True, help="Only say what changes, and how each change is applied.")
+@click.option("--full", is_flag=True, help="Start new processes for it; not available in this version.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as a JSON object.")
+def command(config: Path | None, socket: Path | None, dry_run: bool, full: bool, as_json: bool) -> int:
+    """Apply the daemon's changed configuration without closing a connection.
+
+    A file with an error changes nothing: the errors are printed and the daemon goes on as it was.
+    """
+    if full:
+        raise UsageError("--full is not available in this version; what needs new processes needs a restart")
+    answer = api.reload(find.admin_socket(config, socket), dry_run=dry_run, full=full)
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        for line in answer.get("lines", []):
+            click.echo(line, err=not answer.get("ok"))
+    code = int(answer.get("exit_code", 0))
+    return code or (0 if answer.get("ok") else QmuxError.exit_code)
