@@ -1,0 +1,31 @@
+"""Running asyncio code in tests: the loop that the workers use, a deadline, and waiting for a state by polling."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+
+def run(coroutine: Coroutine[Any, Any, Any], timeout_s: float = 60.0) -> Any:
+    """Run a test's coroutine on a fresh uvloop, in debug-free mode as in production."""
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(timeout_s):
+            return await coroutine
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(bounded())
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 5.0, what: str = "") -> Any:
+    """Wait for ``condition`` to become true, and return what it returned."""
+    deadline = time.monotonic() + timeout_s
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+        await asyncio.sleep(0.005)
+    return result
