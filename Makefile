@@ -1,0 +1,60 @@
+# make demo    environment, install, then `qmux demo` until Ctrl-C
+# make test    environment, lint and the whole test suite (as root on Debian also the programs that the tests run)
+# make lint    ruff and mypy
+# make bench   loadtest/ with its defaults
+# make clean   remove the environment and every cache
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+PYTHONS := python3.13 python3.12 python3.11 python3
+PYTHON ?= $(shell for name in $(PYTHONS); do \
+	"$$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; \
+	done)
+
+.PHONY: help demo test lint bench clean tools
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: $(VENV)/.installed
+	@$(BIN)/python scripts/foreground.py $(BIN)/qmux demo
+
+test: tools lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m loadtest
+
+tools:
+	@scripts/test-tools
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis loadtest/out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are what makes a second run quick; a changed pyproject.toml installs again. The install is editable: an
+# edited module needs none.
+$(VENV)/.installed: pyproject.toml | $(VENV)/.made
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
+	$(PIP) --editable '.[test,lint]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.made:
+	@[ -n "$(PYTHON)" ] || { \
+		echo "QMux needs Python 3.11 or newer with its venv module; looked for: $(PYTHONS)." >&2; \
+		echo "Debian, Ubuntu: apt-get install python3 python3-venv. Fedora: dnf install python3. Or: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
