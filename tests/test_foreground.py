@@ -69,7 +69,7 @@ def test_a_signal_to_the_process_is_passed_on_once(makefile: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "scripts" / "foreground.py"), sys.executable, "command.py"]
     with subprocess.Popen(command, cwd=makefile, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
-        read_until(process.stdout.fileno(), b"up")
+        read_until(process.stdout.fileno(), b"up\n")
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=DEADLINE_S)
     assert output == b"stopped 1\n"
