@@ -104,8 +104,8 @@ def _of_config(path: Path) -> Path:
         raise UnreachableError(
             f"{path}: no daemon runs with this configuration ({directory} has no live one); start it"
         )
-    daemon = _describe(directory)
-    return daemon.socket if daemon is not None else directory / ADMIN_SOCKET
+    described = _describe(directory)
+    return described.socket if described is not None else directory / ADMIN_SOCKET
 
 
 def _directory_of(path: Path) -> Path:

@@ -1,0 +1,22 @@
+"""``qmux demo``: everything on this machine, from certificates to an answer through the tunnel."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+EXAMPLE = """\b
+Example:
+  qmux demo
+  qmux demo --once                 exit after the first answer
+"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.option("--once", is_flag=True, help="Exit after the first answer, instead of on Ctrl-C.")
+def command(once: bool) -> int:
+    """Try QMux: a server, two clients and a sample web service, all here and in a temporary folder."""
+    from qmux.cli.demo_run import run
+
+    return asyncio.run(run(once=once))

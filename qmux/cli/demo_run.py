@@ -1,0 +1,239 @@
+"""What ``qmux demo`` starts, asks and stops again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import click
+from aiohttp import web
+
+from qmux.errors import QmuxError
+from qmux.pki import authority
+
+CLIENTS = ("client-1", "client-2")
+
+ANSWER_TIMEOUT_S = 30.0
+"""From the start to the first answer; about 2 s on two idle cores."""
+
+STOP_TIMEOUT_S = 10.0
+"""A daemon without a user stops within a second; one that does not is killed."""
+
+RETRY_S = 0.1
+LOG_LINES_SHOWN = 20
+
+SERVER_TOML = """\
+[server]
+bundle = "server.pem"
+runtime_dir = "run/server"
+state_dir = "state/server"
+stop_after = "2s"
+
+[quic]
+bind = "127.0.0.1:{quic_port}"
+
+[services.web]
+bind = "127.0.0.1:{web_port}"
+balance = "round-robin"
+"""
+CLIENT_TOML = """\
+[client]
+servers = ["127.0.0.1:{quic_port}"]
+bundle = "{name}.pem"
+instance = "{name}"
+runtime_dir = "run/{name}"
+state_dir = "state/{name}"
+stop_after = "2s"
+
+[services.web]
+target = "127.0.0.1:{target_port}"
+"""
+
+
+class Ports(NamedTuple):
+    """Where users and clients come in."""
+
+    web: int
+    quic: int
+
+
+class Part(NamedTuple):
+    """A daemon of the demo."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    log: Path
+
+
+class DemoError(QmuxError):
+    """A part of the demo did not work; the message has the last lines of its log."""
+
+
+async def run(*, once: bool) -> int:
+    """The whole demo. Raises DemoError where a part fails."""
+    started_at = time.monotonic()
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stopped.set)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmux-demo-")))
+        parts = await _start(stack, folder)
+        working = asyncio.ensure_future(_first_answer(parts.url, parts.all))
+        await _either(working, stopped)
+        if working.done():
+            _show_answer(parts.url, folder, started_at, *working.result())
+            if not once:
+                await _until_stopped(parts.all, stopped)
+        click.echo("stopping")
+    return 0
+
+
+class _Parts(NamedTuple):
+    url: str
+    all: list[Part]
+
+
+async def _start(stack: AsyncExitStack, folder: Path) -> _Parts:
+    ports = _free_ports()
+    click.echo(f"QMux demo in {folder} (removed at the end)")
+    authority.init(folder)
+    authority.issue_server(folder, ["server", "127.0.0.1", "localhost"])
+    (folder / "server.toml").write_text(SERVER_TOML.format(quic_port=ports.quic, web_port=ports.web))
+    parts = [await _daemon(stack, folder, "server", "qmux.cli.qmuxd", "--workers", "auto")]
+    click.echo(f"  server    qmuxd: users at 127.0.0.1:{ports.web} (TCP), clients at 127.0.0.1:{ports.quic} (UDP)")
+    for name in CLIENTS:
+        authority.issue_client(folder, name, ["web"])
+        target = await _sample_service(stack, name)
+        text = CLIENT_TOML.format(name=name, quic_port=ports.quic, target_port=target)
+        (folder / f"{name}.toml").write_text(text)
+        parts.append(await _daemon(stack, folder, name, "qmux.cli.qmuxc"))
+        click.echo(f'  {name}  qmuxc: serves "web" from 127.0.0.1:{target}')
+    return _Parts(f"http://127.0.0.1:{ports.web}/", parts)
+
+
+def _free_ports() -> Ports:
+    """Two ports that nobody listens on now: the kernel picks them, and picks others for the next one who asks."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+    ):
+        tcp.bind(("127.0.0.1", 0))
+        udp.bind(("127.0.0.1", 0))
+        return Ports(tcp.getsockname()[1], udp.getsockname()[1])
+
+
+async def _sample_service(stack: AsyncExitStack, client: str) -> int:
+    """A web service that says behind which client it is. Returns its port."""
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(text=f"Hello from the service behind {client}: you asked for {request.path}\n")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", hello)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port: int = runner.addresses[0][1]
+    return port
+
+
+async def _daemon(stack: AsyncExitStack, folder: Path, name: str, module: str, *options: str) -> Part:
+    """Start a daemon with its log in a file, in a session of its own: a terminal's Ctrl-C is for the demo alone."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", module, "-c", str(folder / f"{name}.toml"), *options),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    part = Part(name, process, log)
+    stack.push_async_callback(_stop, part)
+    return part
+
+
+async def _stop(part: Part) -> None:
+    if part.process.returncode is None:
+        part.process.terminate()
+    try:
+        await asyncio.wait_for(part.process.wait(), STOP_TIMEOUT_S)
+    except TimeoutError:
+        click.echo(f"{part.name} did not stop within {STOP_TIMEOUT_S:.0f} s and was killed", err=True)
+        part.process.kill()
+        await part.process.wait()
+
+
+async def _first_answer(url: str, parts: Sequence[Part]) -> tuple[str, float]:
+    """Ask until the tunnel answers: the text, and how long that request took in seconds."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    problem: object = None
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
+        while time.monotonic() < deadline:
+            _raise_if_ended(parts)
+            asked_at = time.monotonic()
+            try:
+                async with session.get(url) as response:
+                    text = await response.text()
+                    return text, time.monotonic() - asked_at
+            except (aiohttp.ClientError, TimeoutError) as error:
+                problem = error or type(error).__name__
+                await asyncio.sleep(RETRY_S)
+    raise DemoError(f"no answer from {url} within {ANSWER_TIMEOUT_S:.0f} s ({problem})\n{_last_lines(parts)}")
+
+
+def _show_answer(url: str, folder: Path, started_at: float, text: str, took_s: float) -> None:
+    click.echo(f"  GET {url} through the tunnel, {took_s * 1000:.0f} ms: {text.strip()}")
+    click.echo(f"The first answer came {time.monotonic() - started_at:.1f} s after the start.")
+    click.echo(f"Point a browser or curl at:  {url}")
+    click.echo(f"See who serves it with:      qmux status -c {folder / 'server.toml'}")
+    click.echo("Stop it with Ctrl-C.")
+
+
+async def _until_stopped(parts: Sequence[Part], stopped: asyncio.Event) -> None:
+    """Until the user has seen enough. Raises DemoError where a daemon ends first."""
+    ends = [asyncio.ensure_future(part.process.wait()) for part in parts]
+    try:
+        await _either(asyncio.ensure_future(asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)), stopped)
+        if not stopped.is_set():
+            _raise_if_ended(parts)
+    finally:
+        for end in ends:
+            end.cancel()
+
+
+async def _either(work: asyncio.Future[Any], stopped: asyncio.Event) -> None:
+    """Wait for the work, or for a signal, which cancels it."""
+    waiting = asyncio.ensure_future(stopped.wait())
+    await asyncio.wait([work, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not work.done():
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+def _raise_if_ended(parts: Sequence[Part]) -> None:
+    for part in parts:
+        if part.process.returncode is not None:
+            code = part.process.returncode
+            raise DemoError(f"{part.name} ended with exit code {code}; its log:\n{_last_lines([part])}")
+
+
+def _last_lines(parts: Sequence[Part]) -> str:
+    shown = []
+    for part in parts:
+        lines = part.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        shown += [f"  {part.name}: {line}" for line in lines]
+    return "\n".join(shown)
