@@ -124,7 +124,7 @@ class View:
             "name": name,
             "binds": [str(bind) for bind in service.bind],
             "protocol": service.protocol,
-            "clients_ready": sum(session.rank() == 0 for session in sessions),
+            "clients_ready": sum(session.rank == 0 for session in sessions),
             "clients": len(sessions),
             **self._counts(name, now),
         }
@@ -172,7 +172,7 @@ def _client(session: Candidate) -> dict[str, Any]:
         "session": first.session.hex(),
         "services": sorted(session.offers),
         "from": first.address,
-        "state": _STATES[session.rank()],
+        "state": _STATES[session.rank],
         "connections": len(rows),
         "active": session.load,
         "rtt_ms": round(min(rtts), 3) if rtts else None,
