@@ -1,0 +1,301 @@
+"""A user's connection at a server: admit, wait, select a client, hand over or open, retry, relay, or say why not."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from typing import Protocol
+
+from qmux.config.schema import ServiceConfig
+from qmux.pool.candidates import SessionKey
+from qmux.pool.pool import Pool
+from qmux.pool.selection import Choice, Selector
+from qmux.protocol.attempt import may_retry
+from qmux.protocol.frames import NewConn
+from qmux.quic.engine import Connection, RelayEnd, RelayLimits
+from qmux.relay import sockets
+from qmux.relay.access import AccessList
+from qmux.relay.attempt import AttemptResult, Outcome, attempt
+from qmux.relay.counters import Counters
+from qmux.relay.handoff import MAX_HOPS, HandedUser
+
+log = logging.getLogger(__name__)
+
+EARLY_DATA_BYTES = 65_536
+"""With ``early_data``: sent with the request at most (docs/architecture.md, "Protocol")."""
+
+_FAULTY = (Outcome.SILENT, Outcome.LOST)
+
+
+class ServiceRuntime:
+    """A service at this worker: its configuration and what goes with it; replaced on reload."""
+
+    def __init__(self, config: ServiceConfig, slot: int) -> None:
+        self.config = config
+        self.access = AccessList(config.allow, config.deny)
+        self.selector = Selector(config.name, config.balance, slot)
+        self.limits = RelayLimits(config.idle_timeout_s, config.half_closed_timeout_s)
+
+
+class Opener(Protocol):
+    """A client's connection of this worker, as a user's connection needs it."""
+
+    active: int
+
+    @property
+    def connection(self) -> Connection:
+        """The QUIC connection."""
+        ...
+
+    def opened(self) -> None:
+        """A user connection begins on it."""
+        ...
+
+    def suspect(self) -> None:
+        """It did not answer."""
+        ...
+
+
+class Surroundings(Protocol):
+    """What the worker offers to its users' connections."""
+
+    slot: int
+    pool: Pool
+    counters: Counters
+
+    def service(self, name: str) -> ServiceRuntime | None:
+        """The service by this name, as configured now."""
+        ...
+
+    def opener(self, key: int) -> Opener | None:
+        """The connection of one of our rows."""
+        ...
+
+    def admit(self, service: str) -> bool:
+        """Count one more user of ``service``, or False where ``maxconn`` is reached."""
+        ...
+
+    def release(self, service: str) -> None:
+        """An admitted user is gone."""
+        ...
+
+    def hand_over(self, slot: int, user: socket.socket, about: HandedUser) -> bool:
+        """Give a user to another worker; False where it does not take it."""
+        ...
+
+    def takes_users(self, slot: int) -> bool:
+        """Whether that worker may be handed users."""
+        ...
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait for a change of the pool."""
+        ...
+
+
+class Failed(Exception):
+    """The user cannot be served; the reason goes into the log and the counter ``code``."""
+
+    def __init__(self, code: str, reason: str = "") -> None:
+        super().__init__(reason or code)
+        self.code = code
+
+
+class UserConnection:
+    """One user, until it is relayed to its end, handed over, or reset."""
+
+    def __init__(self, around: Surroundings, sock: socket.socket, about: HandedUser, now: float) -> None:
+        self._around = around
+        self._socket = sock
+        self._about = about
+        self._started_at = now - about.waited_ms / 1000
+        self._exclude: set[SessionKey] = set(about.tried)
+        self._faulty: set[SessionKey] = set()
+        self._unusable: set[int] = set()
+        self._attempts = len(about.tried)
+        self._last_failure: Failed | None = None
+
+    async def serve(self) -> None:
+        """Everything. The socket is closed, relayed or handed over when this returns."""
+        service = self._about.service
+        admitted = False
+        try:
+            runtime = self._runtime()
+            await self._admission(runtime)
+            admitted = True
+            await self._serve(runtime)
+        except Failed as error:
+            self._failed(error)
+        finally:
+            if admitted:
+                self._around.release(service)
+            sockets.reset(self._socket)  # nothing where it was detached
+
+    # --- waiting ---
+
+    async def _admission(self, runtime: ServiceRuntime) -> None:
+        while not self._around.admit(runtime.config.name):
+            await self._wait(runtime, Failed("maxconn", f"maxconn = {runtime.config.maxconn} is reached"))
+            runtime = self._runtime()
+
+    async def _wait(self, runtime: ServiceRuntime, otherwise: Failed) -> None:
+        left_s = self._started_at + runtime.config.queue_timeout_s - time.monotonic()
+        if left_s <= 0:
+            raise otherwise
+        await self._around.changed(left_s)
+
+    def _runtime(self) -> ServiceRuntime:
+        runtime = self._around.service(self._about.service)
+        if runtime is None:
+            raise Failed("unknown_service", "the service was removed by a reload")
+        return runtime
+
+    # --- selecting ---
+
+    async def _serve(self, runtime: ServiceRuntime) -> None:
+        preferred: SessionKey | None = (self._about.principal, self._about.session) if self._about.hops else None
+        setup_by: float | None = None
+        while True:
+            choice = self._preferred(preferred) or self._choose(runtime)
+            preferred = None
+            if choice is None:
+                await self._no_choice(runtime)
+                runtime = self._runtime()
+            elif choice.slot != self._around.slot:
+                if self._hand_over(choice):
+                    return
+            else:
+                setup_by = setup_by or time.monotonic() + runtime.config.setup_timeout_s
+                if await self._attempt(runtime, choice, setup_by):
+                    return
+
+    def _preferred(self, session: SessionKey | None) -> Choice | None:
+        """The session that another worker chose, where it is still connected here."""
+        candidate = self._around.pool.session(session) if session is not None else None
+        key = candidate.at(self._around.slot) if candidate is not None else None
+        return None if candidate is None or key is None else Choice(candidate.key, self._around.slot, key)
+
+    def _choose(self, runtime: ServiceRuntime) -> Choice | None:
+        sessions = self._around.pool.sessions(runtime.config.name)
+        return runtime.selector.choose(sessions, self._about.source, self._exclude, self._usable)
+
+    def _usable(self, slot: int) -> bool:
+        return self._about.hops < MAX_HOPS and slot not in self._unusable and self._around.takes_users(slot)
+
+    async def _no_choice(self, runtime: ServiceRuntime) -> None:
+        if self._last_failure is not None and not self._faulty:
+            raise self._last_failure  # every client said no: waiting would change nothing
+        await self._wait(runtime, self._last_failure or Failed("queue_timeout", "no client serves it"))
+        self._exclude -= self._faulty  # a client that was lost may be connected again
+        self._unusable.clear()
+
+    def _hand_over(self, choice: Choice) -> bool:
+        about = self._about
+        principal, session = choice.session
+        handed = HandedUser(
+            service=about.service,
+            source=about.source,
+            dest=about.dest,
+            conn_id=about.conn_id,
+            principal=principal,
+            session=session,
+            hops=about.hops + 1,
+            waited_ms=round((time.monotonic() - self._started_at) * 1000),
+            tried=tuple(self._exclude)[:16],
+        )
+        if self._around.hand_over(choice.slot, self._socket, handed):
+            self._around.counters[about.service].handed_off += 1
+            self._around.pool.expect(choice.slot, choice.key, time.monotonic())
+            return True
+        self._unusable.add(choice.slot)
+        return False
+
+    # --- one attempt ---
+
+    async def _attempt(self, runtime: ServiceRuntime, choice: Choice, setup_by: float) -> bool:
+        """True when the user was served to the end; False when another client may be tried. Raises Failed."""
+        opener = self._around.opener(choice.key)
+        if opener is None:
+            self._exclude.add(choice.session)
+            self._faulty.add(choice.session)
+            return False
+        early = self._early_data() if runtime.config.early_data else b""
+        opener.opened()
+        opener.active += 1
+        try:
+            about = self._about
+            request = NewConn(about.conn_id, about.service, about.source, about.dest)
+            result = await attempt(opener.connection, request, early, setup_by)
+            if result.outcome is Outcome.READY:
+                await self._relay(runtime, result, early)
+                return True
+        finally:
+            opener.active -= 1
+        self._judge(runtime, choice, opener, result, bool(early))
+        return False
+
+    def _early_data(self) -> bytes:
+        """What the user has sent so far; it stays in the socket until an attempt has delivered it."""
+        try:
+            return self._socket.recv(EARLY_DATA_BYTES, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return b""
+        except OSError as error:
+            raise Failed("user_reset", error.strerror or str(error)) from None
+
+    def _judge(
+        self, runtime: ServiceRuntime, choice: Choice, opener: Opener, result: AttemptResult, early_data_sent: bool
+    ) -> None:
+        self._attempts += 1
+        failure = Failed(_code_of(result), f"{choice.session[0]}: {result.reason}")
+        if result.outcome is Outcome.LATE:
+            raise failure
+        if result.outcome is Outcome.SILENT:
+            opener.suspect()
+        # FULL means that nothing was sent at all, like a refusal.
+        answered = result.outcome not in _FAULTY
+        if not may_retry(answered=answered, early_data_sent=early_data_sent):
+            raise failure
+        if self._attempts > runtime.config.retries:
+            raise failure
+        self._last_failure = failure
+        self._exclude.add(choice.session)
+        if result.outcome in _FAULTY:
+            self._faulty.add(choice.session)
+        self._around.counters[runtime.config.name].retried += 1
+
+    async def _relay(self, runtime: ServiceRuntime, result: AttemptResult, early: bytes) -> None:
+        assert result.stream is not None, "READY has a stream"
+        name = runtime.config.name
+        counters = self._around.counters
+        if early:
+            self._socket.recv(len(early))  # delivered with the request
+        relay = result.stream.relay(self._socket, runtime.limits)
+        counters[name].total += 1
+        counters.relay_started(name, relay)
+        try:
+            end = await relay.done
+        except BaseException:
+            relay.abort()  # the worker stops
+            raise
+        finally:
+            counters.relay_ended(name, relay)
+        level = logging.DEBUG if end is RelayEnd.FINISHED else logging.INFO
+        if end in (RelayEnd.FINISHED, RelayEnd.SOCKET_RESET, RelayEnd.STREAM_RESET):
+            level = logging.DEBUG
+        log.log(level, "user connection ended", extra={**self._fields(), "reason": end.value})
+
+    def _failed(self, error: Failed) -> None:
+        self._around.counters.refused(self._about.service, error.code)
+        log.warning("user connection refused", extra={**self._fields(), "reason": f"{error.code}: {error}"})
+
+    def _fields(self) -> dict[str, object]:
+        return {"service": self._about.service, "source": self._about.source, "conn": f"{self._about.conn_id:x}"}
+
+
+def _code_of(result: AttemptResult) -> str:
+    if result.outcome is Outcome.LATE:
+        return "setup_timeout"
+    if result.outcome is Outcome.REFUSED:
+        return "service_" + result.reason.partition(":")[0]
+    return f"client_{result.outcome.value}"

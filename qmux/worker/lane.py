@@ -1,0 +1,204 @@
+"""One connection of a client to one worker of a server: registration, heartbeats, and the users that come on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from qmux.errors import PeerError
+from qmux.protocol.codec import encode_stream_type
+from qmux.protocol.frames import AppCode, Drain, Frame, Lanes, Register, RegisterAck, RegisterReject, StreamType
+from qmux.protocol.sessions import ClientSession
+from qmux.quic.engine import CloseReason, Connection, ConnectionLost, Stream, StreamError
+from qmux.tasks import TaskSet
+from qmux.worker.failures import Failure, closed, rejected
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+"""How often a heartbeat's answer is looked for: the silence that counts is at least two seconds."""
+
+
+class Users(Protocol):
+    """Who serves the users that come on a connection."""
+
+    active: int
+    max_streams: int
+    stream_window_bytes: int
+
+    def serve(self, lane: LaneConnection, stream: Stream) -> None:
+        """A stream that the server opened."""
+        ...
+
+
+class LaneConnection:
+    """Implements ``qmux.quic.engine.ConnectionHandler``.
+
+    ``registered`` resolves to the RegisterAck, or to the Failure. ``ended`` resolves when the connection is gone.
+    ``wants_replacement`` resolves when the server asked for one, or has been silent for too long.
+    """
+
+    def __init__(self, register: Register, users: Users, address: str, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.registered: asyncio.Future[RegisterAck | Failure] = loop.create_future()
+        self.ended: asyncio.Future[CloseReason] = loop.create_future()
+        self.wants_replacement: asyncio.Future[str] = loop.create_future()
+        self.ack: RegisterAck | None = None
+        self.active = 0
+        self.on_lanes: Callable[[Lanes], None] = lambda _: None
+        self._opened = 0
+        self._register = register
+        self._users = users
+        self._address = address
+        self._timeout_s = timeout_s
+        self._connection: Connection | None = None
+        self._control: Stream | None = None
+        self._session = ClientSession()
+        self._tasks = TaskSet()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    def attach(self, connection: Connection) -> None:
+        """The connection that this is the handler of."""
+        self._connection = connection
+
+    @property
+    def connection(self) -> Connection:
+        """The QUIC connection."""
+        assert self._connection is not None, "attached when it was made"
+        return self._connection
+
+    @property
+    def is_usable(self) -> bool:
+        """Registered and not ended."""
+        return self.ack is not None and not self.ended.done()
+
+    async def until_ended_or_replaced(self) -> None:
+        """Until the connection is gone, or another shall take its place."""
+        either: list[asyncio.Future[Any]] = [self.ended, self.wants_replacement]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+
+    # --- what the engine tells ---
+
+    def connected(self) -> None:
+        """See ``ConnectionHandler``."""
+        self._tasks.start(self._run(), f"control of connection {self.connection.number}")
+
+    def stream_opened(self, stream: Stream) -> None:
+        """See ``ConnectionHandler``: every stream counts, since the server counts every one that it opens."""
+        self._opened += 1
+        self._users.serve(self, stream)
+        self.load_changed()
+
+    def datagram_received(self, data: bytes) -> None:
+        """See ``ConnectionHandler``: this version asked for none."""
+        log.debug("a datagram that nobody asked for", extra={"address": self._address})
+
+    def closed(self, reason: CloseReason) -> None:
+        """See ``ConnectionHandler``."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.registered.done():
+            self.registered.set_result(closed(reason, self._address, self._timeout_s))
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    # --- the control stream ---
+
+    async def _run(self) -> None:
+        try:
+            stream = self._control = self.connection.open_stream()
+            stream.set_priority(1)
+            await stream.write(encode_stream_type(StreamType.CONTROL) + self._session.register(self._register))
+            while data := await stream.read(self._session.want()):
+                frame = self._session.receive(data)
+                if frame is not None:
+                    self._received(frame)
+                self._arm()
+            # FIN: the server said its last word (a reject); the connection's end follows.
+        except PeerError as error:
+            self.connection.close(AppCode.PROTOCOL_ERROR, str(error)[:200])
+        except (StreamError, ConnectionLost):
+            pass  # ``closed`` tells why
+
+    def _received(self, frame: Frame) -> None:
+        if isinstance(frame, RegisterAck):
+            self.ack = frame
+            streams = min(frame.limits.max_streams, self._users.max_streams)
+            self.connection.raise_limits(streams, self._users.stream_window_bytes)
+            if not self.registered.done():
+                self.registered.set_result(frame)
+        elif isinstance(frame, RegisterReject):
+            if not self.registered.done():
+                self.registered.set_result(rejected(frame))
+            self.connection.close(AppCode.NONE, "rejected")
+        elif isinstance(frame, Lanes):
+            self.on_lanes(frame)
+        elif isinstance(frame, Drain) and frame.replace:
+            self._ask_replacement("the server asks for a new connection")
+
+    def load_changed(self) -> None:
+        """A user came or went somewhere in this process."""
+        self._session.load_changed(self._users.active, self._opened)
+        self._arm()
+
+    def drain(self, deadline_s: float) -> None:
+        """Tell the server that we are about to stop."""
+        if self._session.is_registered and self._control is not None and not self.ended.done():
+            self._send(self._session.drain(round(deadline_s * 1000)))
+
+    def ping(self) -> None:
+        """Provoke an answer: from a worker that took the place of a dead one it is a stateless reset."""
+        self.connection.ping()
+
+    def close(self, code: AppCode, reason: str) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.close(code, reason)
+
+    async def close_tasks(self) -> None:
+        """End what runs for this connection."""
+        await self._tasks.close()
+
+    # --- heartbeats ---
+
+    def _arm(self) -> None:
+        """Wake when a heartbeat is due, and regularly while one is unanswered."""
+        if not self._session.is_registered or self.ended.done():
+            return
+        now = time.monotonic()
+        at = min(max(self._session.next_heartbeat(), now), now + LOOK_S)
+        if self._timer is not None and self._timer_at <= at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(at - now, self._beat)
+
+    def _beat(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        if self.ended.done():
+            return
+        if data := self._session.poll(now):
+            self._send(data)
+        if self._session.is_silent(now, self.connection.last_received_at, self.connection.stats().pto_s):
+            self._ask_replacement("the server does not answer on this connection")
+        self._arm()
+
+    def _ask_replacement(self, why: str) -> None:
+        if not self.wants_replacement.done():
+            self.wants_replacement.set_result(why)
+
+    def _send(self, data: bytes) -> None:
+        assert self._control is not None, "registered on it"
+        self._tasks.start(self._write(self._control, data), f"control frame to {self._address}")
+
+    async def _write(self, stream: Stream, data: bytes) -> None:
+        try:
+            await stream.write(data)
+        except (StreamError, ConnectionLost):
+            pass  # ``closed`` tells why

@@ -1,0 +1,45 @@
+"""The traffic binds of one worker, by key."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from qmux.relay.listener import Listener
+
+OnAccepted = Callable[[str, socket.socket, object, object], None]
+"""Gets the service, the user's socket, its address, and the bind's address."""
+
+
+class Listeners:
+    """Owns the Listeners of a worker."""
+
+    def __init__(self, on_accepted: OnAccepted, may_accept: Callable[[], bool]) -> None:
+        self._on_accepted = on_accepted
+        self._may_accept = may_accept
+        self._by_key: dict[str, Listener] = {}
+
+    def add(self, key: str, service: str, sock: socket.socket) -> None:
+        """One more bind of ``service``; nothing is accepted before ``start``."""
+
+        def on_accept(user: socket.socket, address: object) -> None:
+            self._on_accepted(service, user, address, listener.address)
+
+        listener = Listener(sock, service, on_accept, self._may_accept)
+        self.remove(key, shutdown=False)
+        self._by_key[key] = listener
+
+    def start(self) -> None:
+        """Accept on every bind."""
+        for listener in self._by_key.values():
+            listener.start()
+
+    def remove(self, key: str, shutdown: bool) -> None:
+        """Close the bind ``key``; with ``shutdown`` for everybody, else only this worker's copy."""
+        if (listener := self._by_key.pop(key, None)) is not None:
+            listener.close(shutdown)
+
+    def close(self, shutdown: bool) -> None:
+        """Close every bind."""
+        for key in list(self._by_key):
+            self.remove(key, shutdown)

@@ -1,0 +1,160 @@
+"""The users that come to a client: read the request, dial the service, answer, relay."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from qmux.config.schema import ClientServiceConfig
+from qmux.errors import PeerError
+from qmux.protocol.codec import FrameDecoder, encode
+from qmux.protocol.frames import (
+    AppCode,
+    ConnReady,
+    ConnRefused,
+    NewConn,
+    RefuseCode,
+    RegisterAck,
+    StreamType,
+)
+from qmux.quic.engine import ConnectionLost, Relay, RelayEnd, RelayLimits, Stream, StreamError
+from qmux.relay import sockets
+from qmux.relay.counters import Counters
+from qmux.relay.dial import DialFailed, dial
+from qmux.relay.frames import read_frame
+from qmux.relay.heads import read_stream_type
+from qmux.tasks import TaskSet
+from qmux.worker.lane import LaneConnection
+
+log = logging.getLogger(__name__)
+
+HEAD_S = 10.0
+"""A stream whose request is not there by then is given up: the server writes it at once."""
+
+REFUSAL_S = 5.0
+"""How long a refusal may take to be read."""
+
+MAX_STREAMS = 65_536
+"""User connections on one connection at most, whatever the server asks for."""
+
+
+class Offers:
+    """Implements ``qmux.worker.lane.Users``. ``on_change`` is called when a user came or went."""
+
+    def __init__(self, services: dict[str, ClientServiceConfig], stream_window_bytes: int) -> None:
+        self.active = 0
+        self.max_streams = MAX_STREAMS
+        self.stream_window_bytes = stream_window_bytes
+        self.services = services
+        self.counters = Counters()
+        self.draining = False
+        self.on_change: Callable[[], None] = lambda: None
+        self._tasks = TaskSet()
+
+    def serve(self, lane: LaneConnection, stream: Stream) -> None:
+        """See ``Users.serve``."""
+        self.active += 1
+        lane.active += 1
+        task = self._tasks.start(self._serve(lane, stream), "user connection")
+        task.add_done_callback(lambda _: self._ended(lane))
+
+    async def close(self) -> None:
+        """End every user connection."""
+        await self._tasks.close()
+
+    def _ended(self, lane: LaneConnection) -> None:
+        self.active -= 1
+        lane.active -= 1
+        self.on_change()
+
+    async def _serve(self, lane: LaneConnection, stream: Stream) -> None:
+        try:
+            async with asyncio.timeout(HEAD_S):
+                request = await self._request(stream)
+            if request is not None:
+                await self._connect(lane, stream, request)
+        except TimeoutError:
+            stream.abort(AppCode.TIMED_OUT)
+        except PeerError as error:
+            log.warning("server broke the protocol", extra={"reason": error})
+            stream.abort(AppCode.PROTOCOL_ERROR)
+        except (StreamError, ConnectionLost):
+            stream.abort(AppCode.CANCELLED)  # the server gave this attempt up
+        except asyncio.CancelledError:
+            stream.abort(AppCode.GOING_AWAY)
+            raise
+
+    async def _request(self, stream: Stream) -> NewConn | None:
+        if await read_stream_type(stream) != StreamType.TCP:
+            stream.abort(AppCode.UNKNOWN_STREAM_TYPE)
+            return None
+        frame = await read_frame(stream, FrameDecoder({NewConn}))
+        assert isinstance(frame, NewConn), "the decoder allows nothing else"
+        return frame
+
+    async def _connect(self, lane: LaneConnection, stream: Stream, request: NewConn) -> None:
+        service = self.services.get(request.service)
+        try:
+            if service is None:
+                raise DialFailed(RefuseCode.UNKNOWN_SERVICE, request.service)
+            if self.draining:
+                raise DialFailed(RefuseCode.DRAINING, "")
+            sock = await dial(service.target, service.connect_timeout_s)
+        except DialFailed as error:
+            self._refused(request, error)
+            await self._refuse(stream, error)
+            return
+        try:
+            await stream.write(encode(ConnReady()))
+        except BaseException:
+            sockets.reset(sock)
+            raise
+        relay = stream.relay(sock, _limits(lane.ack, request.service))
+        await self._relay(request, relay)
+
+    async def _relay(self, request: NewConn, relay: Relay) -> None:
+        counters = self.counters[request.service]
+        counters.total += 1
+        counters.active += 1
+        self.counters.relay_started(request.service, relay)
+        try:
+            end = await relay.done
+        except BaseException:
+            relay.abort()
+            raise
+        finally:
+            counters.active -= 1
+            self.counters.relay_ended(request.service, relay)
+        log.debug("user connection ended", extra={**_fields(request), "reason": end.value})
+        if end in (RelayEnd.IDLE_TIMEOUT, RelayEnd.HALF_CLOSED_TIMEOUT):
+            log.info("user connection timed out", extra={**_fields(request), "reason": end.value})
+
+    def _refused(self, request: NewConn, error: DialFailed) -> None:
+        self.counters.refused(request.service, str(error.code))
+        log.warning("cannot reach the service", extra={**_fields(request), "reason": error.reason or str(error.code)})
+
+    async def _refuse(self, stream: Stream, error: DialFailed) -> None:
+        await stream.write(encode(ConnRefused(error.code, error.reason[:500])))
+        stream.finish()
+        try:
+            # The server resets the stream once it has read the refusal; an abort before that would overtake it.
+            async with asyncio.timeout(REFUSAL_S):
+                while await stream.read(4096):
+                    pass
+        except TimeoutError:
+            pass
+        stream.abort(AppCode.REFUSED)
+
+
+def _limits(ack: RegisterAck | None, service: str) -> RelayLimits:
+    """What the server said when this connection was registered."""
+    for settings in ack.services if ack is not None else ():
+        if settings.name == service:
+            idle_s = settings.idle_timeout_ms / 1000 or None
+            return RelayLimits(idle_s, settings.half_closed_timeout_ms / 1000)
+    return RelayLimits()
+
+
+def _fields(request: NewConn) -> dict[str, object]:
+    return {"service": request.service, "source": request.source, "conn": f"{request.conn_id:x}"}

@@ -1,0 +1,199 @@
+"""The server's side of a worker: one endpoint, its share of the traffic binds, and what ties them together."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import socket
+
+import msgspec
+from msgspec.structs import asdict
+
+from qmux.child import Child
+from qmux.config.schema import ServerConfig
+from qmux.messages import (
+    Accept,
+    AddBind,
+    Configure,
+    Done,
+    Down,
+    Drain,
+    Peers,
+    Ready,
+    RemoveBind,
+    Stop,
+    StopAccepting,
+)
+from qmux.pool.pool import Pool
+from qmux.pool.rows import WorkerReport
+from qmux.protocol.frames import AppCode
+from qmux.quic.choose import load_engine
+from qmux.quic.engine import Acceptor, EndpointConfig
+from qmux.relay.handoff import HandoffLink
+from qmux.tasks import TaskSet
+from qmux.worker.listeners import Listeners
+from qmux.worker.publishing import Publishing, worker_report
+from qmux.worker.roster import Roster
+from qmux.worker.signal import ChangeSignal
+from qmux.worker.users import Users
+
+log = logging.getLogger(__name__)
+
+RESERVED_FDS = 64
+"""Descriptors kept for what is not a user: the control channel, the bus, binds, hand-off pairs, a file to read."""
+
+
+class ServerWorker:
+    """Implements ``qmux.worker.role.Worker``. Raises QmuxError where it cannot start."""
+
+    def __init__(self, child: Child, message: Configure) -> None:
+        self._child = child
+        self._config = _config_of(message)
+        self._slot = message.slot
+        self._epoch = message.epoch
+        self._is_ready = False
+        self._quic_sockets: list[socket.socket] = []
+        self._links: dict[int, HandoffLink] = {}
+        self._peer_epochs: dict[int, int] = {}
+        self._tasks = TaskSet()
+        self._signal = ChangeSignal()
+        self._engine = load_engine(self._config.process.engine)
+        self._pool = Pool(message.slot, message.epoch)
+        self._roster = Roster(
+            self._config, self._pool, message.slot, message.server_id, self._rows_changed, self._tasks
+        )
+        acceptor: Acceptor = self._roster.accept
+        self._endpoint = self._engine.serve(_endpoint_config(self._config, message), acceptor)
+        self._users = Users(
+            self._config,
+            self._pool,
+            self._roster,
+            self._links,
+            self._signal,
+            self._rows_changed,
+            self._tasks,
+            _users_limit(),
+        )
+        self._listeners = Listeners(self._users.accepted, self._users.may_accept)
+        self._publishing = Publishing(message.bus_publish, message.bus_subscribe, self._pool, self._report)
+        self._pool.on_change = self._rows_changed
+
+    # --- qmux.worker.role.Worker ---
+
+    def configure(self, message: Configure) -> None:
+        """See ``Worker.configure``."""
+        config = _config_of(message)
+        self._endpoint.set_material(message.material)
+        self._config = config
+        self._roster.reconfigure(config)
+        self._users.reconfigure(config)
+
+    def received(self, message: Down, fds: list[int]) -> None:
+        """See ``Worker.received``."""
+        if isinstance(message, AddBind):
+            self._add_bind(message, fds)
+        elif isinstance(message, RemoveBind):
+            self._listeners.remove(message.key, message.shutdown)
+        elif isinstance(message, Peers):
+            self._peers(message, fds)
+        elif isinstance(message, Accept):
+            self._accept()
+        elif isinstance(message, StopAccepting):
+            self._listeners.close(shutdown=True)
+        elif isinstance(message, Drain):
+            self._tasks.start(self._drain(message), "drain")
+        elif isinstance(message, Stop):
+            self._child.exit(0)
+
+    def active(self) -> int:
+        """See ``Worker.active``."""
+        return self._users.count
+
+    async def close(self) -> None:
+        """See ``Worker.close``."""
+        self._listeners.close(shutdown=False)
+        self._roster.close()
+        self._endpoint.close(AppCode.GOING_AWAY, "the server stops")
+        for link in self._links.values():
+            link.close()
+        await self._tasks.close()
+        self._publishing.close()
+
+    # --- messages ---
+
+    def _add_bind(self, message: AddBind, fds: list[int]) -> None:
+        sock = socket.socket(fileno=fds[0])
+        if message.kind == "quic":
+            self._quic_sockets.append(sock)
+        else:
+            self._listeners.add(message.key, message.service, sock)
+
+    def _accept(self) -> None:
+        for sock in self._quic_sockets:
+            self._endpoint.add_socket(sock)
+        self._quic_sockets.clear()
+        self._listeners.start()
+
+    def _peers(self, message: Peers, fds: list[int]) -> None:
+        live = {peer.slot: peer for peer in message.slots}
+        for slot in [*message.died, *(slot for slot in self._links if slot not in live)]:
+            if (link := self._links.pop(slot, None)) is not None:
+                link.close()
+        for slot, fd in zip(message.links, fds, strict=True):
+            if (link := self._links.pop(slot, None)) is not None:
+                link.close()
+            self._links[slot] = HandoffLink(socket.socket(fileno=fd), self._users.handed)
+        for slot in message.died:
+            self._pool.forget(slot, self._peer_epochs.get(slot, -1))
+        self._peer_epochs = {slot: peer.epoch for slot, peer in live.items()}
+        self._endpoint.set_live_slots(tuple(live))
+        active = tuple(slot for slot, peer in live.items() if peer.active)
+        died = tuple(slot for slot in message.died if slot != self._slot)
+        self._roster.set_active_slots(active, died)
+        if not self._is_ready:
+            self._is_ready = True
+            self._child.send(Ready({"engine": self._engine.name}))
+
+    async def _drain(self, message: Drain) -> None:
+        self._endpoint.refuse_new(True)
+        self._roster.drain(message.deadline_s, message.replace)
+        await self._signal.wait_until(lambda: not self._users.count, message.deadline_s)
+        self._child.send(Done())
+        self._child.exit(0)
+
+    # --- what others tell ---
+
+    def _rows_changed(self) -> None:
+        self._publishing.changed()
+        self._signal.fire()
+
+    def _report(self) -> WorkerReport:
+        endpoint = {name: int(value) for name, value in asdict(self._endpoint.stats()).items()}
+        endpoint["bus_dropped"] = self._publishing.dropped
+        endpoint["bus_invalid"] = self._publishing.invalid
+        endpoint["rejected"] = self._roster.rejected
+        endpoint["protocol_errors"] = self._roster.protocol_errors
+        return worker_report(self._slot, self._epoch, self._engine.name, self._users.counters.snapshot(), endpoint)
+
+
+def _config_of(message: Configure) -> ServerConfig:
+    return msgspec.msgpack.decode(message.config, type=ServerConfig)
+
+
+def _endpoint_config(config: ServerConfig, message: Configure) -> EndpointConfig:
+    return EndpointConfig(
+        slot=message.slot,
+        material=message.material,
+        keys=message.keys,
+        idle_timeout_s=config.quic.idle_timeout_s,
+        keep_alive_s=config.quic.keep_alive_s,
+        handshake_timeout_s=config.quic.handshake_timeout_s,
+        retry_threshold=max(1, config.quic.retry_threshold // max(1, message.workers)),
+        # A session may be connected twice for a moment, and a handshake that will be rejected needs a place too.
+        max_connections=2 * config.max_clients + 64,
+    )
+
+
+def _users_limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, soft - RESERVED_FDS)

@@ -1,0 +1,289 @@
+"""A client's link to one server address: a first contact, then one connection for each lane that the server names."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from qmux.config.schema import ServerAddress
+from qmux.pool.rows import ServerLink as LinkRow
+from qmux.protocol.frames import AppCode, Lanes, RegisterAck
+from qmux.quic.engine import CloseKind, CloseReason
+from qmux.tasks import TaskSet
+from qmux.worker.backoff import Backoff
+from qmux.worker.failures import Failure
+from qmux.worker.lane import LaneConnection
+from qmux.worker.signal import ChangeSignal
+
+log = logging.getLogger(__name__)
+
+
+class Dialer(Protocol):
+    """What a link needs of its client process."""
+
+    reconnect_max_s: float
+    signal: ChangeSignal
+
+    def connect(self, link: ServerLink, lane: int | None) -> LaneConnection | Failure:
+        """Start one connection."""
+        ...
+
+    def claim(self, server_id: bytes, link: ServerLink) -> ServerLink:
+        """Who serves this server: ``link``, or another that reached it first through another address."""
+        ...
+
+    def release(self, link: ServerLink) -> None:
+        """``link`` has no connection any more."""
+        ...
+
+    async def released(self, timeout_s: float) -> None:
+        """Wait until some link gave its server up, or for ``timeout_s``."""
+        ...
+
+    def failed(self, link: ServerLink, failure: Failure) -> None:
+        """A first contact failed (``qmuxc --once`` ends then)."""
+        ...
+
+    def lost(self, link: ServerLink) -> None:
+        """Every connection to this server is gone."""
+        ...
+
+
+SURPLUS_LIFE_S = 3600.0
+"""Users on a connection that is not wanted any more may stay on it for this long."""
+
+DUPLICATE_LOOK_S = 30.0
+"""A second way to the same server is tried again this often: it may have become another server's."""
+
+
+class ServerLink:
+    """Keeps one server connected, independent of all others."""
+
+    def __init__(self, server: ServerAddress, address: tuple[str, int], dialer: Dialer) -> None:
+        self.server = server
+        self.address = address
+        self._dialer = dialer
+        self._lanes: dict[int, LaneConnection] = {}
+        self._wanted: tuple[int, ...] = ()
+        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._retired: set[LaneConnection] = set()
+        self._tasks = TaskSet()
+        self._state = "connecting"
+        self._since_ms = _wall_ms()
+        self._all_lost = asyncio.Event()
+        self._task = self._tasks.start(self._run(), f"link to {self}")
+
+    def __str__(self) -> str:
+        host, port = self.address
+        text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return text if host == self.server.host else f"{self.server} ({text})"
+
+    @property
+    def text(self) -> str:
+        """The numeric address."""
+        host, port = self.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    # --- what the client process tells ---
+
+    def connections(self) -> list[LaneConnection]:
+        """Every connection that may carry users."""
+        return [*self._lanes.values(), *self._retired]
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether at least one connection is registered."""
+        return any(lane.is_usable for lane in self._lanes.values())
+
+    def replace_all(self) -> None:
+        """What we offer changed: register again on new connections, then give the old ones up."""
+        for lane in list(self._lanes.values()):
+            if not lane.wants_replacement.done():
+                lane.wants_replacement.set_result("the services changed")
+
+    def row(self) -> LinkRow:
+        """For status."""
+        usable = [lane for lane in self._lanes.values() if lane.is_usable]
+        rtts_ms = [lane.connection.stats().rtt_s * 1000 for lane in usable]
+        rtt_ms = round(min(rtts_ms), 2) if rtts_ms else 0.0
+        return LinkRow(str(self.server), self.text, self._state, len(usable), rtt_ms, self._since_ms)
+
+    async def close(self, code: AppCode, reason: str) -> None:
+        """Close every connection and stop."""
+        for lane in self.connections():
+            lane.close(code, reason)
+        await self._tasks.close()
+
+    # --- the life of a link ---
+
+    async def _run(self) -> None:
+        backoff = Backoff(self._dialer.reconnect_max_s)
+        while True:
+            first = await self._first_contact(backoff)
+            assert first.ack is not None, "registered"
+            backoff.reset()
+            self._now("registered")
+            log.info(
+                "registered at server",
+                extra={"server": self, "lanes": len(first.ack.lanes), "version": first.ack.version},
+            )
+            self._all_lost.clear()
+            self._hold(first.ack.lane, first)
+            self._want(first.ack.lanes)
+            await self._all_lost.wait()
+            self._dialer.release(self)
+            self._now("connecting")
+            self._dialer.lost(self)
+
+    async def _first_contact(self, backoff: Backoff) -> LaneConnection:
+        while True:
+            await asyncio.sleep(backoff.next_s())
+            lane, outcome = await self._connect(None)
+            if isinstance(outcome, Failure):
+                self._report(outcome)
+                self._dialer.failed(self, outcome)
+                continue
+            assert lane is not None, "only a Failure comes without"
+            holder = self._dialer.claim(outcome.server_id, self)
+            if holder is self:
+                return lane
+            lane.close(AppCode.SURPLUS, "this server is reached through another address already")
+            if self._now(f"same server as {holder.text}"):
+                log.info("one server through two addresses: the first is kept", extra={"server": self, "kept": holder})
+            await self._dialer.released(DUPLICATE_LOOK_S)
+            backoff.reset()
+
+    async def _connect(self, lane_number: int | None) -> tuple[LaneConnection | None, RegisterAck | Failure]:
+        lane = self._dialer.connect(self, lane_number)
+        if isinstance(lane, Failure):
+            return None, lane
+        try:
+            outcome = await lane.registered
+        except BaseException:
+            lane.close(AppCode.GOING_AWAY, "no longer wanted")
+            raise
+        lane.on_lanes = lambda lanes: self._lanes_told(lane, lanes)
+        return lane, outcome
+
+    def _report(self, failure: Failure) -> None:
+        """One line for each change of state; the same failure again is not news."""
+        if self._now(failure.kind):
+            log.warning("cannot connect to server; trying again", extra={"server": self, "reason": failure.text})
+
+    def _now(self, state: str) -> bool:
+        if state == self._state:
+            return False
+        self._state, self._since_ms = state, _wall_ms()
+        return True
+
+    # --- lanes ---
+
+    def _lanes_told(self, lane: LaneConnection, lanes: Lanes) -> None:
+        for number in lanes.suspect:
+            if (suspect := self._lanes.get(number)) is not None and suspect is not lane:
+                suspect.ping()
+        self._want(lanes.lanes)
+
+    def _want(self, lanes: tuple[int, ...]) -> None:
+        self._wanted = lanes
+        for number in lanes:
+            if number not in self._keepers:
+                self._keepers[number] = self._tasks.start(self._keep(number), f"lane {number} of {self}")
+        for number in [number for number in self._keepers if number not in lanes]:
+            self._keepers.pop(number).cancel()
+            self._tasks.start(self._give_up(number), f"end of lane {number} of {self}")
+
+    async def _give_up(self, number: int) -> None:
+        """A lane that is not wanted any more: closed once another stands and its last user is gone."""
+        lane = self._lanes.get(number)
+        if lane is None:
+            return
+        self._retire(number, lane)
+        await self._dialer.signal.wait_until(
+            lambda: lane.ended.done() or (lane.active == 0 and self.is_registered), SURPLUS_LIFE_S
+        )
+        lane.close(AppCode.SURPLUS, "not one of the lanes")
+
+    async def _keep(self, number: int) -> None:
+        """Keep lane ``number`` connected for as long as it is wanted and the server is there at all."""
+        backoff = Backoff(self._dialer.reconnect_max_s)
+        while True:
+            held = self._lanes.get(number)
+            if held is None or not held.is_usable:
+                held = await self._reach(number, backoff)
+                if held is None:
+                    continue
+            await held.until_ended_or_replaced()
+            if not held.ended.done():
+                log.info(
+                    "replacing a connection",
+                    extra={"server": self, "lane": number, "reason": held.wants_replacement.result()},
+                )
+                self._retire(number, held)
+            backoff.reset()
+
+    async def _reach(self, number: int, backoff: Backoff) -> LaneConnection | None:
+        await asyncio.sleep(backoff.next_s())
+        lane, outcome = await self._connect(number)
+        if isinstance(outcome, Failure):
+            log.debug("lane not connected", extra={"server": self, "lane": number, "reason": outcome.text})
+            return None
+        assert lane is not None, "only a Failure comes without"
+        if not self._is_same_server(outcome.server_id):
+            lane.close(AppCode.SURPLUS, "another server answers at this address")
+            return None
+        existing = self._lanes.get(outcome.lane)
+        if existing is not None and existing.is_usable and outcome.lane != number:
+            lane.close(AppCode.SURPLUS, "another worker answered for this lane")
+            return None
+        self._hold(outcome.lane, lane)
+        self._want(outcome.lanes)
+        return lane if outcome.lane == number else None
+
+    def _is_same_server(self, server_id: bytes) -> bool:
+        """Whether a further connection reached the server of the others. One that was restarted has another ID: its
+        old connections are asked whether they still live, and are soon gone if not.
+        """
+        others = [lane for lane in self.connections() if lane.ack is not None and lane.ack.server_id != server_id]
+        for lane in others:
+            if lane.is_usable:
+                lane.ping()
+        return not any(lane.is_usable for lane in others)
+
+    def _hold(self, number: int, lane: LaneConnection) -> None:
+        if (previous := self._lanes.get(number)) is not None:
+            self._retired.add(previous)
+        self._lanes[number] = lane
+        self._dialer.signal.fire()
+        self._tasks.start(self._until_ended(number, lane), f"lane {number} of {self}")
+
+    def _retire(self, number: int, lane: LaneConnection) -> None:
+        if self._lanes.get(number) is lane:
+            del self._lanes[number]
+        self._retired.add(lane)
+
+    async def _until_ended(self, number: int, lane: LaneConnection) -> None:
+        reason = await lane.ended
+        self._retired.discard(lane)
+        if self._lanes.get(number) is lane:
+            del self._lanes[number]
+        await lane.close_tasks()
+        self._log_end(number, reason)
+        if not self.is_registered and not self._retired:
+            for keeper in self._keepers.values():
+                keeper.cancel()
+            self._keepers.clear()
+            self._all_lost.set()
+
+    def _log_end(self, number: int, reason: CloseReason) -> None:
+        expected = reason.kind is CloseKind.LOCAL or (
+            reason.kind is CloseKind.APPLICATION and reason.code in (AppCode.REPLACED, AppCode.SURPLUS)
+        )
+        level = logging.DEBUG if expected else logging.WARNING
+        log.log(level, "connection to server ended", extra={"server": self, "lane": number, "reason": reason})
+
+
+def _wall_ms() -> int:
+    return round(time.time() * 1000)
