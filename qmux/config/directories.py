@@ -1,0 +1,102 @@
+"""Where a daemon keeps its things: a runtime directory of its own (sockets, lock) and a state directory.
+
+By default ``BASE/ROLE-HASH``; BASE is ``/run/qmux`` for root, else ``$XDG_RUNTIME_DIR/qmux``, without that variable
+``qmux-UID`` in the temporary directory. HASH is the first 8 hex digits of SHA-256 of the config's absolute path, or of
+a one-liner's arguments: the same command finds the same daemon, and two never share a directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from qmux.config.schema import ClientConfig, Config
+from qmux.errors import StartError
+
+PRIVATE_MODE = 0o700
+
+LOCK_FILE = "lock"
+"""The supervisor holds an exclusive ``flock`` on it, and its children inherit it."""
+
+
+def base_dir() -> Path:
+    """Where the runtime directories of this user's daemons are. It need not exist yet."""
+    if os.geteuid() == 0:
+        return Path("/run/qmux")
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "qmux"
+    return Path(tempfile.gettempdir()) / f"qmux-{os.geteuid()}"
+
+
+def state_base_dir() -> Path:
+    """Where the state directories are: ``/var/lib/qmux``, or ``$XDG_STATE_HOME/qmux``."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/qmux")
+    # The variable's own default: https://specifications.freedesktop.org/basedir-spec/latest/
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(home) / "qmux"
+
+
+def name_of(role: str, source: str) -> str:
+    """``server-HASH`` for the daemon of this source: a config's absolute path, or a one-liner's arguments."""
+    return f"{role}-{hashlib.sha256(source.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def runtime_dir(config: Config) -> Path:
+    """The runtime directory of this configuration's daemon."""
+    return Path(config.process.runtime_dir) if config.process.runtime_dir else base_dir() / _name(config)
+
+
+def state_dir(config: Config) -> Path:
+    """The state directory of this configuration's daemon."""
+    return Path(config.process.state_dir) if config.process.state_dir else state_base_dir() / _name(config)
+
+
+def ensure_base_dir() -> Path:
+    """Make ``base_dir()`` with mode 0700 if it is not there. Raises StartError where it is not ours alone.
+
+    The temporary directory is everybody's: who makes ``qmux-UID`` there before us would hold our sockets.
+    """
+    base = base_dir()
+    try:
+        base.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        status = base.lstat()
+    except OSError as error:
+        raise StartError(f"{base}: cannot be made: {error.strerror}; set runtime_dir, or XDG_RUNTIME_DIR") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise StartError(f"{base}: is not a directory of this user alone; remove it, or set runtime_dir")
+    return base
+
+
+def running_dirs() -> list[Path]:
+    """The runtime directories below ``base_dir()`` whose daemon runs (its supervisor or a child holds the lock)."""
+    try:
+        found = sorted(path for path in base_dir().iterdir() if path.is_dir())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []  # nobody of this user has started one
+    return [path for path in found if is_running(path)]
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a daemon holds the lock in this runtime directory."""
+    try:
+        fd = os.open(directory / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False  # no lock file: no daemon was ever here
+    try:
+        # Shared, so that two that look at the same time do not take each other for a daemon; given back at once, and
+        # a starting supervisor waits for the lock much longer than that.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _name(config: Config) -> str:
+    return name_of("client" if isinstance(config, ClientConfig) else "server", config.source)

@@ -1,0 +1,218 @@
+"""The certificate material that a configuration names: read, and checked for what its daemon needs of it.
+
+A daemon finds out at the start, not when the first peer refuses it: an expired certificate, a foreign key, a client's
+certificate on a server. The peer's own check is ``qmux.pki.verify``; this one explains.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from qmux.config.files import ReadError, is_world_readable, read_file
+from qmux.config.schema import TlsFiles
+from qmux.errors import CertificateError
+from qmux.messages import Material, Role
+from qmux.pki.bundle import Bundle, PemParts, parse, split_bundle
+from qmux.pki.verify import client_names, server_names
+
+MAX_PEM_BYTES = 256 << 10
+"""Chain, key and several CAs fit many times over."""
+
+SOON = datetime.timedelta(days=14)
+"""How long before its end a certificate is called out: two weeks leave time for a holiday."""
+
+
+class Finding(NamedTuple):
+    """What is wrong with the file that ``key`` ("bundle", "cert", "key", "ca") names."""
+
+    key: str
+    text: str
+    is_warning: bool = False
+
+
+class Checked(NamedTuple):
+    """``material`` is None where it cannot be used; ``leaf`` is our certificate, where there is one."""
+
+    material: Material | None
+    findings: list[Finding]
+    leaf: x509.Certificate | None = None
+
+
+def load_material(files: TlsFiles, role: Role, services: Sequence[str], now: datetime.datetime) -> Checked:
+    """Read the files and check them for a daemon of this role. Nothing is raised: every finding is listed."""
+    findings: list[Finding] = []
+    leaf_key = "bundle" if files.bundle else "cert"
+    parts = _read_bundle(files, findings, role) if files.bundle else _read_parts(files, findings, role)
+    if parts is None:
+        return Checked(None, findings)
+    try:
+        bundle = parse(parts.chain, parts.key, parts.ca, "\0")
+    except CertificateError as error:
+        findings.append(Finding(_blamed(files, str(error)), str(error).replace("\0: ", "")))
+        return Checked(None, findings)
+    renew = _renewal(bundle.leaf, role, services)
+    findings += _dates(bundle, leaf_key, renew, now)
+    findings += _authorities(bundle, "bundle" if files.bundle else "ca", now)
+    findings += [Finding(leaf_key, f"{text}; {renew}") for text in _usage(bundle.leaf, role)]
+    if role == "client":
+        findings += _services(bundle.leaf, leaf_key, services)
+    usable = all(finding.is_warning for finding in findings)
+    return Checked(Material(parts.chain, parts.key, parts.ca) if usable else None, findings, bundle.leaf)
+
+
+def _read_bundle(files: TlsFiles, findings: list[Finding], role: Role) -> PemParts | None:
+    data = _read(files.bundle, "bundle", findings, role)
+    if data is None:
+        return None
+    _check_mode(files.bundle, "bundle", findings)
+    try:
+        return split_bundle(data, "\0")
+    except CertificateError as error:
+        findings.append(Finding("bundle", str(error).replace("\0: ", "")))
+        return None
+
+
+def _read_parts(files: TlsFiles, findings: list[Finding], role: Role) -> PemParts | None:
+    chain = _read(files.cert, "cert", findings, role)
+    key = _read(files.key, "key", findings, role)
+    ca = _read(files.ca, "ca", findings, role)
+    if key is not None:
+        _check_mode(files.key, "key", findings)
+    return None if chain is None or key is None or ca is None else PemParts(chain, key, ca)
+
+
+def _read(path: str, key: str, findings: list[Finding], role: Role) -> bytes | None:
+    try:
+        return read_file(Path(path), MAX_PEM_BYTES)
+    except ReadError as error:
+        command = "issue server NAME" if role == "server" else "issue client NAME --service SERVICE"
+        hint = f" ({path}); make one: qmux pki {command}" if str(error) == "no such file" else f" ({path})"
+        findings.append(Finding(key, f"{error}{hint}"))
+        return None
+
+
+def _check_mode(path: str, key: str, findings: list[Finding]) -> None:
+    if is_world_readable(Path(path)):
+        text = f"every user of this machine may read the private key; chmod 600 {path}"
+        findings.append(Finding(key, text, is_warning=True))
+
+
+def _blamed(files: TlsFiles, error: str) -> str:
+    if files.bundle:
+        return "bundle"
+    if "CA" in error:
+        return "ca"
+    return "key" if "private key" in error else "cert"
+
+
+def _dates(bundle: Bundle, key: str, renew: str, now: datetime.datetime) -> list[Finding]:
+    for certificate in bundle.chain:
+        what = "certificate" if certificate is bundle.leaf else f"intermediate certificate {_name(certificate)}"
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if now > end:
+            return [Finding(key, f"{what} expired {_span(now - end)} ago ({_when(end)}); {renew}")]
+        if now < begin:
+            text = (
+                f"{what} is not valid before {_when(begin)} (in {_span(begin - now)}); is this machine's clock right?"
+            )
+            return [Finding(key, text)]
+        if end - now < SOON:
+            return [Finding(key, f"{what} expires in {_span(end - now)} ({_when(end)}); {renew}", is_warning=True)]
+    return []
+
+
+def _authorities(bundle: Bundle, key: str, now: datetime.datetime) -> list[Finding]:
+    """A CA that has ended may stay beside the one that replaced it, but one must be good."""
+    findings = []
+    for ca in bundle.ca:
+        end = ca.not_valid_after_utc
+        if not _is_ca(ca):
+            findings.append(Finding(key, f"{_name(ca)} is not a CA certificate; name the CA's own, as in ca.pem"))
+        elif now > end:
+            text = f"CA {_name(ca)} expired {_span(now - end)} ago ({_when(end)}); make a new one: qmux pki init"
+            findings.append(Finding(key, text, is_warning=any(c.not_valid_after_utc > now for c in bundle.ca)))
+    return findings
+
+
+def _usage(leaf: x509.Certificate, role: Role) -> list[str]:
+    wanted, other = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+    if role == "client":
+        wanted, other = other, wanted
+    try:
+        usages = list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        usages = []
+    if wanted not in usages:
+        if other in usages:
+            return [f"this is a {'client' if role == 'server' else 'server'}'s certificate, a {role}'s is needed"]
+        use = "serverAuth" if role == "server" else "clientAuth"
+        return [f"the certificate is not for a {role}: its extended key usage lacks {use}"]
+    if role == "server" and not server_names(leaf):
+        return ["the certificate has no name: clients check the DNS name or IP address in it"]
+    if role == "client" and len(names := client_names(leaf)[0]) != 1:
+        return [f"a client's certificate has exactly one name qmux:client:NAME, this has {len(names) or 'none'}"]
+    try:
+        leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return ["the certificate has no authority key identifier, which every peer asks for"]
+    return []
+
+
+def _services(leaf: x509.Certificate, key: str, services: Sequence[str]) -> list[Finding]:
+    names, allowed = client_names(leaf)
+    missing = [service for service in services if service not in allowed and "*" not in allowed]
+    if not missing or len(names) != 1:
+        return []
+    # A warning, since the server decides: it may come to authorise more than the certificate names.
+    text = (
+        f"the certificate does not name {_words(missing)}, so servers refuse it; {_renewal(leaf, 'client', services)}"
+    )
+    return [Finding(key, text, is_warning=True)]
+
+
+def _words(services: Sequence[str]) -> str:
+    return f"service {services[0]}" if len(services) == 1 else f"the services {', '.join(services)}"
+
+
+def _renewal(leaf: x509.Certificate, role: Role, services: Sequence[str]) -> str:
+    """The command that issues this certificate anew, with the names that it has."""
+    if role == "server":
+        return f"issue a new one: qmux pki issue server {' '.join(server_names(leaf)) or 'NAME'}"
+    names, allowed = client_names(leaf)
+    wanted = list(dict.fromkeys([*allowed, *([] if "*" in allowed else services)])) or ["SERVICE"]
+    options = " ".join(f"--service {_shell(service)}" for service in wanted)
+    return f"issue a new one: qmux pki issue client {names[0] if names else 'NAME'} {options}"
+
+
+def _shell(service: str) -> str:
+    return "'*'" if service == "*" else service
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _name(certificate: x509.Certificate) -> str:
+    name = certificate.subject.rfc4514_string() or f"{certificate.serial_number:x}"
+    return f'"{name[:80]}"' if name.isprintable() else f"{certificate.serial_number:x}"
+
+
+def _when(moment: datetime.datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _span(span: datetime.timedelta) -> str:
+    """``2 days``, ``1 hour``, ``5 minutes``."""
+    for amount, unit in ((span.days, "day"), (span.seconds // 3600, "hour"), (max(1, span.seconds // 60), "minute")):
+        if amount:
+            return f"{amount} {unit}{'s' if amount != 1 else ''}"
+    raise AssertionError("a minute is the least")

@@ -1,0 +1,116 @@
+"""What ``[server]`` and ``[client]`` share, and ``[log]``, ``[admin]``, ``[tls]``: the keys of any daemon."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from typing import Literal, get_args
+
+from qmux.config.addresses import AddressError, check_unix_path
+from qmux.config.document import Document
+from qmux.config.schema import EngineName, LogConfig, ProcessConfig, TlsFiles
+from qmux.config.section import Names, Section
+
+PROCESS_KEYS = (
+    "bundle", "cert", "key", "ca", "workers", "engine", "user", "group", "runtime_dir", "state_dir", "stop_after",
+)  # fmt: skip
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["human", "json"]
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+LOG_FORMATS: tuple[LogFormat, ...] = get_args(LogFormat)
+
+MAX_WORKERS = 256
+"""More than the largest machines have CPUs that one port can feed; a slot has 15 bits (``qmux.steering``)."""
+
+MAX_STOP_AFTER_S = 86_400.0
+MAX_TEXT = 4096
+"""A path of Linux has at most PATH_MAX bytes."""
+
+_ADMIN_SOCKET = "admin.sock"  # the longest of the sockets in the runtime directory
+
+
+def read_process(document: Document, section: Section, default_workers: int | None) -> ProcessConfig:
+    """The ProcessConfig of ``[server]`` or ``[client]``."""
+    engine: EngineName = section.choice("engine", "auto", get_args(EngineName))
+    auto: dict[str, int | None] = {"auto": None}
+    return ProcessConfig(
+        tls=_tls_files(document, section),
+        workers=section.number("workers", default_workers, 1, MAX_WORKERS, auto),
+        engine=engine,
+        user=_account(section, "user"),
+        group=_account(section, "group"),
+        runtime_dir=_runtime_dir(document, section),
+        state_dir=_path(document, section, "state_dir"),
+        stop_after_s=section.duration("stop_after", 25.0, 0.0, MAX_STOP_AFTER_S),
+    )
+
+
+def read_log(document: Document) -> LogConfig:
+    """``[log]``."""
+    section = Section(document, ("log",)) if "log" in document.tree else None
+    if section is None:
+        return LogConfig()
+    section.check_names(Names(("level", "format", "file")))
+    return LogConfig(
+        level=section.choice("level", "info", LOG_LEVELS),
+        format=section.choice("format", "human", LOG_FORMATS),
+        file=_path(document, section, "file"),
+    )
+
+
+def check_later_tables(document: Document) -> None:
+    """Refuse what a later version reads: a key that is ignored would be a promise broken in silence."""
+    for table, later in (("tls", ("denylist", "reload")), ("admin", ("bind", "token_file"))):
+        if table in document.tree:
+            Section(document, (table,)).check_names(Names((), later))
+    if "authorization" in document.tree:
+        document.add_name(("authorization",), "not available in this version; remove the table")
+
+
+def _tls_files(document: Document, section: Section) -> TlsFiles:
+    files = {name: _path(document, section, name) for name in ("bundle", "cert", "key", "ca")}
+    parts = [name for name in ("cert", "key", "ca") if section.has(name)]
+    if section.has("bundle") and parts:
+        section.add("bundle", f"and {', '.join(parts)} as well; write either bundle or cert, key and ca")
+    elif not section.has("bundle") and section.exists:
+        command = "issue server NAME" if section.path == ("server",) else "issue client NAME --service SERVICE"
+        if not parts:
+            text = f"missing; a certificate is always needed: bundle = FILE, as qmux pki {command} writes it"
+            section.add_missing("bundle", text)
+        elif missing := [name for name in ("cert", "key", "ca") if name not in parts]:
+            section.add_missing(missing[0], f"missing; {' and '.join(parts)} alone will not do: or write bundle = FILE")
+    return TlsFiles(**files)
+
+
+def _path(document: Document, section: Section, key: str) -> str:
+    """A path, made absolute: a relative one is relative to the file (or the directory of files)."""
+    text = section.text(key)
+    if len(text.encode()) > MAX_TEXT:
+        section.add(key, f"a path has at most {MAX_TEXT} bytes")
+        return ""
+    return str((document.base / text).absolute()) if text else ""
+
+
+def _runtime_dir(document: Document, section: Section) -> str:
+    path = _path(document, section, "runtime_dir")
+    try:
+        check_unix_path(f"{path}/{_ADMIN_SOCKET}")
+    except AddressError as error:
+        section.add("runtime_dir", f"too long for the sockets in it: {error}")
+    return path
+
+
+def _account(section: Section, key: str) -> str:
+    name = section.text(key)
+    if not name:
+        return ""
+    try:
+        if key == "user":
+            pwd.getpwnam(name)
+        else:
+            grp.getgrnam(name)
+    except KeyError:
+        section.add(key, f"no such {key} here; make it: {key}add --system {name}")
+        return ""
+    return name

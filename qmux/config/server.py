@@ -1,0 +1,174 @@
+"""A document as a ServerConfig: ``[server]``, ``[quic]``, ``[defaults]``, ``[services.NAME]``, ``[log]``."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from qmux.config.addresses import DEFAULT_SERVER_PORT, overlaps, parse_bind, parse_network
+from qmux.config.document import Document
+from qmux.config.problems import key_name
+from qmux.config.process import PROCESS_KEYS, check_later_tables, read_log, read_process
+from qmux.config.scanner import KeyPath
+from qmux.config.schema import Balance, Bind, QuicConfig, ServerConfig, ServiceConfig
+from qmux.config.section import Names, Section
+from qmux.config.services import service_names
+from qmux.config.units import format_duration
+
+TABLES = Names(("server", "quic", "tls", "services", "defaults", "admin", "log", "authorization"))
+SERVER_KEYS = Names(
+    (*PROCESS_KEYS, "max_clients", "drain_delay"),
+    ("hard_stop_after", "switch_timeout", "max_old_generations"),
+    ("servers", "server_name", "instance", "resolve_interval", "connect_timeout", "reconnect_max"),
+    "client",
+)
+QUIC_KEYS = Names(
+    (
+        "bind", "lanes", "idle_timeout", "keep_alive", "heartbeat", "handshake_timeout", "max_streams",
+        "stream_window", "retry_threshold",
+    ),
+)  # fmt: skip
+SERVICE_KEYS = Names(
+    (
+        "bind", "quic_bind", "protocol", "balance", "early_data", "queue_timeout", "setup_timeout", "retries",
+        "idle_timeout", "half_closed_timeout", "maxconn", "allow", "deny",
+    ),
+    (
+        "udp_idle_timeout", "udp_flows_per_source", "maxconn_per_source", "rate_per_source", "bandwidth",
+        "accept_proxy_from", "prefer_zone", "slow_start", "max_fails", "fail_timeout", "min_clients",
+    ),
+    ("target", "connect_timeout", "send_proxy", "weight", "backup", "health"),
+    "client",
+)  # fmt: skip
+
+MAX_COUNT = 1_000_000
+MAX_STREAMS = 1 << 20
+"""What a client accepts in ``limits`` (``qmux.protocol.values``)."""
+
+MAX_LANES = 16
+"""Connections of one client to one server (design §5): more workers than that get their share by hand-off."""
+
+MAX_QUIC_IDLE_S = 600.0
+"""A client's own idle timeout is a constant 10 minutes, and the smaller of both rules (docs/architecture.md)."""
+
+MIN_TIMEOUT_S = 0.1
+MAX_TIMEOUT_S = 86_400.0 * 30
+"""A month: what the protocol carries (``qmux.protocol.values``). Longer means "off"."""
+
+MAX_SETUP_S = 600.0
+MAX_RETRIES = 16
+MIN_WINDOW_BYTES, MAX_WINDOW_BYTES = 16 << 10, 256 << 20
+
+
+def read_server(document: Document) -> ServerConfig:
+    """The whole server configuration; what is wrong is recorded in the document's problems."""
+    Section(document, ()).check_names(TABLES)
+    if "server" not in document.tree:
+        document.add_name(("server",), "the table is missing; write [server] with bundle = FILE")
+    section = Section(document, ("server",))
+    section.check_names(SERVER_KEYS)
+    services = _read_services(document)
+    check_later_tables(document)
+    config = ServerConfig(
+        source=str(document.source_path),
+        process=read_process(document, section, None),
+        quic=_read_quic(document, services),
+        services=services,
+        max_clients=section.number("max_clients", 4096, 1, MAX_COUNT),
+        drain_delay_s=section.duration("drain_delay", 0.0, 0.0, 3600.0),
+        log=read_log(document),
+    )
+    return config
+
+
+def _read_quic(document: Document, services: dict[str, ServiceConfig]) -> QuicConfig:
+    section = Section(document, ("quic",))
+    section.check_names(QUIC_KEYS)
+    binds = section.each("bind", parse_bind)
+    _check_quic_overlaps(document, section, services)
+    default = () if any(service.quic_bind for service in services.values()) else (Bind("", DEFAULT_SERVER_PORT),)
+    lanes: int | None = section.number("lanes", None, 1, MAX_LANES, {"auto": None})
+    quic = QuicConfig(
+        bind=tuple(dict.fromkeys(bind for _, bind in binds)) if section.has("bind") else default,
+        lanes=lanes,
+        idle_timeout_s=section.duration("idle_timeout", 30.0, 1.0, MAX_QUIC_IDLE_S),
+        keep_alive_s=section.duration("keep_alive", 10.0, MIN_TIMEOUT_S, MAX_QUIC_IDLE_S),
+        heartbeat_s=section.duration("heartbeat", 4.0, MIN_TIMEOUT_S, 60.0),
+        handshake_timeout_s=section.duration("handshake_timeout", 5.0, MIN_TIMEOUT_S, 60.0),
+        max_streams=section.number("max_streams", 4096, 1, MAX_STREAMS),
+        stream_window_bytes=section.size("stream_window", 1 << 20, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES),
+        retry_threshold=section.number("retry_threshold", 100, 0, MAX_COUNT),
+    )
+    _check_keep_alive(section, quic)
+    return quic
+
+
+def _check_keep_alive(section: Section, quic: QuicConfig) -> None:
+    if quic.keep_alive_s < quic.idle_timeout_s:
+        return
+    key = "keep_alive" if section.has("keep_alive") else "idle_timeout"
+    idle, alive = format_duration(quic.idle_timeout_s), format_duration(quic.keep_alive_s)
+    section.add(key, f"keep_alive ({alive}) must be shorter than idle_timeout ({idle}), or idle clients are dropped")
+
+
+def _read_services(document: Document) -> dict[str, ServiceConfig]:
+    defaults = Section(document, ("defaults",))
+    defaults.check_names(SERVICE_KEYS)
+    _read_service(defaults, "defaults")  # what is wrong there is wrong even where every service sets its own
+    services: dict[str, ServiceConfig] = {}
+    traffic: list[tuple[KeyPath, Bind]] = []
+    for name in service_names(document, 'bind = ":80"'):
+        section = Section(document, ("services", name), defaults)
+        section.check_names(SERVICE_KEYS)
+        services[name], binds = _read_service(section, name)
+        traffic += binds
+        if not section.has("bind"):
+            section.add_missing("bind", 'missing; where do users come? write it as in bind = ":80"')
+    _check_traffic_overlaps(document, traffic)
+    return services
+
+
+def _read_service(section: Section, name: str) -> tuple[ServiceConfig, tuple[tuple[KeyPath, Bind], ...]]:
+    binds = section.each("bind", parse_bind)
+    balance: Balance = section.choice("balance", "least-connections", get_args(Balance))
+    protocol: Literal["tcp"] = section.choice("protocol", "tcp", get_args(Literal["tcp"]), ("udp", "both"))
+    maxconn: int | None = section.number("maxconn", None, 1, MAX_COUNT)
+    service = ServiceConfig(
+        name=name,
+        bind=tuple(bind for _, bind in binds),
+        quic_bind=tuple(dict.fromkeys(bind for _, bind in section.each("quic_bind", parse_bind))),
+        protocol=protocol,
+        balance=balance,
+        early_data=section.flag("early_data", False),
+        queue_timeout_s=section.duration("queue_timeout", 3.0, 0.0, MAX_SETUP_S),
+        setup_timeout_s=section.duration("setup_timeout", 10.0, MIN_TIMEOUT_S, MAX_SETUP_S),
+        retries=section.number("retries", 2, 0, MAX_RETRIES),
+        idle_timeout_s=section.duration_or_off("idle_timeout", MIN_TIMEOUT_S, MAX_TIMEOUT_S),
+        half_closed_timeout_s=section.duration("half_closed_timeout", 300.0, MIN_TIMEOUT_S, MAX_TIMEOUT_S),
+        maxconn=maxconn,
+        allow=tuple(network for _, network in section.each("allow", parse_network)),
+        deny=tuple(network for _, network in section.each("deny", parse_network)),
+    )
+    return service, binds
+
+
+def _check_traffic_overlaps(document: Document, binds: list[tuple[KeyPath, Bind]]) -> None:
+    """Two services, or two binds of one, cannot listen at the same address: which would get the user?"""
+    for index, (path, bind) in enumerate(binds):
+        for first_path, first in binds[:index]:
+            if overlaps(bind, first):
+                place = document.place(first_path)
+                what = "the same address" if bind == first else f"it overlaps {first}"
+                document.add(path, f"{what} as {key_name(first_path)} ({place}); give each its own port or address")
+                break
+
+
+def _check_quic_overlaps(document: Document, section: Section, services: dict[str, ServiceConfig]) -> None:
+    """The same QUIC address twice is one bind; one that only overlaps another (":8443", "127.0.0.1:8443") is not."""
+    found = list(section.each("bind", parse_bind))
+    for name in services:
+        defaults = Section(document, ("defaults",))
+        found += Section(document, ("services", name), defaults).each("quic_bind", parse_bind)
+    for index, (path, bind) in enumerate(found):
+        clash = next((other for _, other in found[:index] if other != bind and overlaps(bind, other)), None)
+        if clash is not None:
+            document.add(path, f'it overlaps "{clash}"; write the same address in both places: it is one bind then')
