@@ -6,34 +6,42 @@ in chunks (``passes``). Others only copy. A lost message, a gap or a newcomer he
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from qmux.pool.candidates import Candidate, SessionKey
+from qmux.pool.candidates import Candidate, ConnectionKey, SessionKey
+from qmux.pool.chunks import chunks
 from qmux.pool.rows import Delta, Pass, Row
-
-log = logging.getLogger(__name__)
-
-ROWS_PER_CHUNK = 256
-"""A chunk of rows is some 40 KiB: far below the bus's message limit, and short to encode."""
 
 ROWS_PER_PASS = 4096
 """Rows published in one second at most; with more, a pass takes longer."""
 
+GONE_PER_DELTA = 8192
+"""Keys in one delta at most: 72 KiB."""
+
 LATE_S = 1.5
 """A worker whose pass is older than this gets no users handed over: it may be stopped."""
+
+EXPECTED_S = 0.25
+"""How long a user that was handed over is counted here until its new owner's row says so: publication takes 10 ms, a
+worker that is busy some more."""
 
 END_OF_KEYS = 1 << 62
 
 
 class Pool:
-    """Rows by owner (slot), and the sessions that they make up by service."""
+    """Rows by owner (slot), and the sessions that they make up by service.
+
+    ``on_change`` is called after each change of the view: rows of ours or of others, and counts of users.
+    """
 
     def __init__(self, slot: int, epoch: int) -> None:
         self.slot = slot
+        self.on_change: Callable[[], None] = lambda: None
         self._epoch = epoch
         self._epochs: dict[int, int] = {slot: epoch}
         self._dead: dict[int, int] = {}
@@ -41,9 +49,10 @@ class Pool:
         self._active: dict[int, dict[str, int]] = {slot: {}}
         self._heard_at: dict[int, float] = {}
         self._sessions: dict[SessionKey, Candidate] = {}
-        self._by_service: defaultdict[str, dict[SessionKey, Candidate]] = defaultdict(dict)
-        self._changed: set[int] = set()
-        self._gone: set[int] = set()
+        self._by_service: dict[str, dict[SessionKey, Candidate]] = {}
+        self._expected: deque[tuple[float, Candidate, ConnectionKey]] = deque()
+        self._changed: dict[int, None] = {}  # a set in order: who changed first is published first
+        self._gone: dict[int, None] = {}
         self._active_changed = False
         self._pass_from = 0
 
@@ -51,21 +60,22 @@ class Pool:
 
     def add(self, row: Row) -> None:
         """A connection of ours registered."""
-        self._store(self.slot, row)
-        self._changed.add(row.key)
+        if self._store(self.slot, row):
+            self._changed[row.key] = None
+            self.on_change()
 
     def update(self, key: int, **changes: object) -> None:
         """Fields of one of our rows changed; nothing where it is gone."""
         row = self._rows[self.slot].get(key)
         if row is not None:
-            self._store(self.slot, replace(row, **changes))
-            self._changed.add(key)
+            self.add(replace(row, **changes))
 
     def remove(self, key: int) -> None:
         """A connection of ours ended."""
         if self._drop(self.slot, key):
-            self._changed.discard(key)
-            self._gone.add(key)
+            self._changed.pop(key, None)
+            self._gone[key] = None
+            self.on_change()
 
     def own(self, key: int) -> Row | None:
         """One of our rows."""
@@ -73,36 +83,40 @@ class Pool:
 
     def set_active(self, service: str, count: int) -> None:
         """How many users of ``service`` this worker holds."""
-        self._active[self.slot][service] = count
-        self._active_changed = True
+        if self._active[self.slot].get(service) != count:
+            self._active[self.slot][service] = count
+            self._active_changed = True
+            self.on_change()
 
     # --- publication ---
 
     def take_delta(self) -> Delta | None:
-        """What changed since the last call, or None."""
+        """What changed, as one message; with more than fits, again until None."""
         if not (self._changed or self._gone or self._active_changed):
             return None
         own = self._rows[self.slot]
-        rows = tuple(own[key] for key in self._changed if key in own)
-        delta = Delta(self.slot, self._epoch, rows, tuple(self._gone), dict(self._active[self.slot]))
-        self._changed.clear()
-        self._gone.clear()
+        rows = next(chunks(own[key] for key in self._changed), ())
+        gone = tuple(itertools.islice(self._gone, GONE_PER_DELTA))
+        for row in rows:
+            del self._changed[row.key]
+        for key in gone:
+            del self._gone[key]
         self._active_changed = False
-        return delta
+        return Delta(self.slot, self._epoch, tuple(rows), gone, dict(self._active[self.slot]))
 
-    def passes(self) -> Iterator[Pass]:
-        """This second's share of all rows, as chunks of key ranges without a gap between them."""
-        keys = sorted(key for key in self._rows[self.slot] if key >= self._pass_from)
-        share, rest = keys[:ROWS_PER_PASS], keys[ROWS_PER_PASS:]
-        chunks = [share[at : at + ROWS_PER_CHUNK] for at in range(0, len(share), ROWS_PER_CHUNK)] or [[]]
-        for number, chunk in enumerate(chunks):
-            is_last = number == len(chunks) - 1
-            until = (rest[0] if rest else END_OF_KEYS) if is_last else chunks[number + 1][0]
-            rows = tuple(self._rows[self.slot][key] for key in chunk)
-            yield Pass(self.slot, self._epoch, self._pass_from, until, rows, dict(self._active[self.slot]))
-            self._pass_from = until
-        if self._pass_from == END_OF_KEYS:
-            self._pass_from = 0
+    def passes(self) -> list[Pass]:
+        """This second's share of all rows, as chunks of key ranges without a gap between them; to be sent at once."""
+        own = self._rows[self.slot]
+        keys = sorted(key for key in own if key >= self._pass_from)
+        parts = list(chunks(own[key] for key in keys[:ROWS_PER_PASS])) or [()]
+        end = keys[ROWS_PER_PASS] if len(keys) > ROWS_PER_PASS else END_OF_KEYS
+        bounds = [self._pass_from, *(part[0].key for part in parts[1:]), end]
+        self._pass_from = 0 if end == END_OF_KEYS else end
+        active = dict(self._active[self.slot])
+        return [
+            Pass(self.slot, self._epoch, first, last, tuple(part), active)
+            for part, (first, last) in zip(parts, itertools.pairwise(bounds), strict=True)
+        ]
 
     # --- what others say ---
 
@@ -111,30 +125,55 @@ class Pool:
         slot, epoch = message.slot, message.epoch
         if slot == self.slot or epoch <= self._dead.get(slot, -1) or epoch < self._epochs.get(slot, -1):
             return
+        changed = False
         if epoch != self._epochs.get(slot):
-            self._clear(slot)
+            changed = self._clear(slot)
             self._epochs[slot] = epoch
         rows = self._rows.setdefault(slot, {})
-        gone = message.gone if isinstance(message, Delta) else _unnamed(rows, message)
-        for key in gone:
-            self._drop(slot, key)
+        for key in message.gone if isinstance(message, Delta) else _unnamed(rows, message):
+            changed |= self._drop(slot, key)
         for row in message.rows:
-            self._store(slot, row)
-        self._active[slot] = message.active
+            changed |= self._store(slot, row)
+        if self._active.get(slot) != message.active:
+            self._active[slot] = message.active
+            changed = True
         if isinstance(message, Pass):
             self._heard_at[slot] = now
+        self._expire(now)
+        if changed:
+            self.on_change()
 
     def forget(self, slot: int, epoch: int) -> None:
         """The supervisor says that this process is dead: its rows vanish, and what it still says is not heard."""
+        if slot == self.slot:
+            return
         self._dead[slot] = max(epoch, self._dead.get(slot, -1))
-        if self._epochs.get(slot, -1) <= epoch and slot != self.slot:
-            self._clear(slot)
+        if self._epochs.get(slot, -1) <= epoch and self._clear(slot):
+            self.on_change()
+
+    def epoch_of(self, slot: int) -> int:
+        """The newest epoch heard from ``slot``, or -1."""
+        return self._epochs.get(slot, -1)
+
+    def expect(self, slot: int, key: int, now: float) -> None:
+        """A user was handed over to this connection of another worker: count it there until that worker's row changes,
+        so that a burst of choices within one publication does not herd onto one session.
+        """
+        self._expire(now)
+        row = self._rows.get(slot, {}).get(key)
+        if row is None or slot == self.slot:
+            return
+        session = self._sessions[row.principal, row.session]
+        session.expect((slot, key), now + EXPECTED_S)
+        self._expected.append((now + EXPECTED_S, session, (slot, key)))
 
     # --- the view ---
 
-    def sessions(self, service: str) -> Sequence[Candidate]:
-        """Every session that offers ``service``, with its load and its connections."""
-        return list(self._by_service[service].values())
+    def sessions(self, service: str, now: float | None = None) -> Sequence[Candidate]:
+        """Every session that offers ``service``, with its load and its connections. ``now``: expectations end by it."""
+        if now is not None:
+            self._expire(now)
+        return list(self._by_service.get(service, {}).values())
 
     def active(self, service: str) -> int:
         """Users of ``service`` at all workers, as far as known."""
@@ -150,7 +189,7 @@ class Pool:
 
     def is_late(self, slot: int, now: float) -> bool:
         """Whether this worker has not published a pass for too long to hand users to it."""
-        return slot != self.slot and now - self._heard_at.get(slot, -END_OF_KEYS) > LATE_S
+        return slot != self.slot and now - self._heard_at.get(slot, -math.inf) > LATE_S
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """All rows with the slot that owns each."""
@@ -160,37 +199,60 @@ class Pool:
 
     # --- keeping the indexes ---
 
-    def _store(self, slot: int, row: Row) -> None:
+    def _store(self, slot: int, row: Row) -> bool:
+        """Whether that changed anything."""
         previous = self._rows[slot].get(row.key)
-        self._rows[slot][row.key] = row
+        if previous == row:
+            return False
         key = (row.principal, row.session)
+        if previous is not None and (previous.principal, previous.session) != key:
+            self._drop(slot, row.key)
+        self._rows[slot][row.key] = row
         session = self._sessions.get(key)
         if session is None:
             session = self._sessions[key] = Candidate(key)
+        offered = session.offers
         session.store(slot, row)
-        if previous is None or previous.offers != row.offers or len(session.connections) == 1:
-            for service in session.offers:
-                self._by_service[service][key] = session
+        self._index(session, offered)
+        return True
 
     def _drop(self, slot: int, row_key: int) -> bool:
+        """Whether there was such a row."""
         row = self._rows.get(slot, {}).pop(row_key, None)
         if row is None:
             return False
-        key = (row.principal, row.session)
-        session = self._sessions[key]
-        offered = set(session.offers)
+        session = self._sessions[row.principal, row.session]
+        offered = session.offers
         session.drop(slot, row_key)
         if not session.connections:
-            del self._sessions[key]
-        for service in offered - set(session.offers if session.connections else ()):
-            self._by_service[service].pop(key, None)
+            del self._sessions[session.key]
+        self._index(session, offered)
         return True
 
-    def _clear(self, slot: int) -> None:
-        for key in list(self._rows.get(slot, {})):
+    def _index(self, session: Candidate, offered: Iterable[str]) -> None:
+        """The services of ``session`` were ``offered`` and may have changed."""
+        if session.offers is offered:
+            return
+        for service in set(offered) - session.offers.keys():
+            sessions = self._by_service[service]
+            del sessions[session.key]
+            if not sessions:
+                del self._by_service[service]
+        for service in session.offers:
+            self._by_service.setdefault(service, {})[session.key] = session
+
+    def _clear(self, slot: int) -> bool:
+        """Whether anything was known of this slot."""
+        rows = list(self._rows.get(slot, {}))
+        for key in rows:
             self._drop(slot, key)
-        self._active.pop(slot, None)
         self._heard_at.pop(slot, None)
+        return self._active.pop(slot, None) is not None or bool(rows)
+
+    def _expire(self, now: float) -> None:
+        while self._expected and self._expected[0][0] <= now:
+            _, session, place = self._expected.popleft()
+            session.expire(place, now)
 
 
 def _unnamed(held: dict[int, Row], message: Pass) -> list[int]:

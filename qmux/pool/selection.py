@@ -6,7 +6,7 @@ between loads within 1 connection or 2 %, since a hand-off costs a few microseco
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import math
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 from qmux.config.schema import Balance
-from qmux.pool.candidates import Candidate, SessionKey
+from qmux.pool.candidates import HASH_PRIME, Candidate, SessionKey, spread_hash
 
 TIE_CONNECTIONS = 1
 TIE_SHARE = 0.02
@@ -28,6 +28,13 @@ class Choice(msgspec.Struct, frozen=True):
     key: int
 
 
+class _Class(msgspec.Struct):
+    """Sessions that are equally good but for their load; ``rank``: of the connections to use."""
+
+    rank: int
+    candidates: list[Candidate]
+
+
 class Selector:
     """The selection of one service at one worker; holds what round-robin remembers."""
 
@@ -37,7 +44,7 @@ class Selector:
         self._rng = rng or random.Random()
         self._credit: dict[SessionKey, float] = {}
         self._turn = self._rng.randrange(1 << 30)
-        policies: dict[str, Callable[[Sequence[Candidate], str], Candidate]] = {
+        policies: dict[str, Callable[[_Class, str], Candidate]] = {
             "least-connections": self._least_connections,
             "round-robin": self._round_robin,
             "random-two-choices": self._two_choices,
@@ -53,80 +60,106 @@ class Selector:
         usable: Callable[[int], bool] = lambda slot: True,
     ) -> Choice | None:
         """The best session for a user from ``source``, or None. ``usable``: whether a worker may be handed users."""
-        eligible = [(c, c.slots()) for c in candidates if c.key not in exclude]
-        reachable = [c for c, slots in eligible if self._slot in slots or any(map(usable, slots))]
-        best = self._best_class(reachable)
-        if not best:
+        reachable = _Reachable(self._slot, usable)
+        best = self._best_class(candidates, exclude, reachable)
+        if best is None:
             return None
-        chosen = self._policy(best, source) if len(best) > 1 else best[0]
-        return self._connection_of(chosen, usable)
+        chosen = self._policy(best, source) if len(best.candidates) > 1 else best.candidates[0]
+        return self._connection_of(chosen, best.rank, reachable)
 
-    def _best_class(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    def _best_class(
+        self, candidates: Sequence[Candidate], exclude: Collection[SessionKey], reachable: _Reachable
+    ) -> _Class | None:
         """Ready sessions, else ready backups, else suspect ones, else suspect backups; never draining ones."""
-        classes: dict[tuple[int, bool], list[Candidate]] = {}
+        service = self._service
+        classes: tuple[list[Candidate], ...] = ([], [], [], [])
         for candidate in candidates:
-            rank = candidate.rank()
-            if rank < 2:
-                classes.setdefault((rank, candidate.offers[self._service].backup), []).append(candidate)
-        return classes[min(classes)] if classes else ()
+            slots = reachable[candidate.slots]
+            if not slots or candidate.key in exclude:
+                continue
+            rank = candidate.rank
+            if len(slots) < len(candidate.slots):
+                rank = min(candidate.best[slot][0] for slot in slots)
+            classes[2 * rank + candidate.offers[service].backup].append(candidate)
+        return next((_Class(at // 2, sessions) for at, sessions in enumerate(classes) if sessions), None)
 
-    def _connection_of(self, chosen: Candidate, usable: Callable[[int], bool]) -> Choice | None:
-        here = chosen.at(self._slot)
-        if here is not None:
-            return Choice(chosen.key, self._slot, here)
-        slots = sorted(slot for slot in chosen.slots() if usable(slot))
+    def _connection_of(self, chosen: Candidate, rank: int, reachable: _Reachable) -> Choice:
+        """Its best connection here if that is of this rank, else the one at another worker, each in turn."""
+        best = chosen.best
+        if self._is_here(chosen, rank):
+            return Choice(chosen.key, self._slot, best[self._slot][1])
+        slots = sorted(slot for slot in reachable[chosen.slots] if best[slot][0] == rank)
         slot = slots[self._next_turn() % len(slots)]
-        key = chosen.at(slot)
-        return None if key is None else Choice(chosen.key, slot, key)
+        return Choice(chosen.key, slot, best[slot][1])
+
+    def _is_here(self, candidate: Candidate, rank: int) -> bool:
+        best = candidate.best.get(self._slot)
+        return best is not None and best[0] == rank
 
     # --- policies ---
 
-    def _least_connections(self, candidates: Sequence[Candidate], _: str) -> Candidate:
-        lowest = min(self._cost(candidate) for candidate in candidates)
-        tied = [c for c in candidates if self._cost(c) <= lowest + self._tolerance(c, lowest)]
-        # A tie goes to one that is connected here, but not when it is already ahead of the others: ties are broken by
-        # the exact cost first, so that the tolerance never adds up over many users.
-        here = [c for c in tied if c.at(self._slot) is not None]
-        pool = here or tied
-        least = min(self._cost(candidate) for candidate in pool)
-        equal = [candidate for candidate in pool if self._cost(candidate) <= least]
+    def _least_connections(self, among: _Class, _: str) -> Candidate:
+        return self._cheapest(among.candidates, among.rank)
+
+    def _cheapest(self, candidates: Sequence[Candidate], rank: int) -> Candidate:
+        """The lowest load for its weight. Of those that tie by the tolerance one that is connected here, and of those
+        again the lowest, so that the tolerance never adds up over many users.
+        """
+        service = self._service
+        costs = [candidate.load / candidate.offers[service].weight for candidate in candidates]
+        lowest = min(costs)
+        # The widest tolerance that any has, so that few are looked at more closely.
+        limit = lowest + max(TIE_CONNECTIONS, lowest * TIE_SHARE)
+        near = [(cost, candidate) for cost, candidate in zip(costs, candidates, strict=True) if cost <= limit]
+        here = [each for each in near if self._is_here(each[1], rank) and self._ties(each, lowest)]
+        if here:
+            lowest = min(cost for cost, _ in here)
+        equal = [candidate for cost, candidate in here or near if cost <= lowest]
         return equal[self._next_turn() % len(equal)]
 
-    def _tolerance(self, candidate: Candidate, lowest: float) -> float:
-        return max(TIE_CONNECTIONS / self._weight(candidate), lowest * TIE_SHARE)
+    def _ties(self, each: tuple[float, Candidate], lowest: float) -> bool:
+        cost, candidate = each
+        return cost <= lowest + max(TIE_CONNECTIONS / self._weight(candidate), lowest * TIE_SHARE)
 
-    def _round_robin(self, candidates: Sequence[Candidate], _: str) -> Candidate:
-        """Smooth weighted round-robin: each gains its weight, the richest is served and pays the sum."""
-        total = sum(self._weight(candidate) for candidate in candidates)
-        credit = self._credit
-        if len(credit) > 2 * len(candidates) + 16:
-            known = {candidate.key for candidate in candidates}
+    def _round_robin(self, among: _Class, _: str) -> Candidate:
+        """Smooth weighted round-robin: each gains its weight, the richest is served and pays the sum. A session begins
+        with a random credit, so that workers do not all begin with the same one.
+        """
+        credit, service = self._credit, self._service
+        if len(credit) > 2 * len(among.candidates) + 16:
+            known = {candidate.key for candidate in among.candidates}
             self._credit = credit = {key: value for key, value in credit.items() if key in known}
-        for candidate in candidates:
-            start = self._rng.random() * self._weight(candidate)
-            credit[candidate.key] = credit.get(candidate.key, start) + self._weight(candidate)
-        chosen = max(candidates, key=lambda candidate: credit[candidate.key])
+        total, richest, chosen = 0, -math.inf, among.candidates[0]
+        for candidate in among.candidates:
+            weight = candidate.offers[service].weight
+            total += weight
+            held = credit.get(candidate.key)
+            credit[candidate.key] = value = weight + (self._rng.random() * weight if held is None else held)
+            if value > richest:
+                richest, chosen = value, candidate
         credit[chosen.key] -= total
         return chosen
 
-    def _two_choices(self, candidates: Sequence[Candidate], _: str) -> Candidate:
-        first, second = self._rng.sample(list(candidates), 2)
-        return first if self._cost(first) <= self._cost(second) else second
+    def _two_choices(self, among: _Class, _: str) -> Candidate:
+        """The cheaper of two that are drawn by weight: drawn evenly, a heavy one would not come up often enough."""
+        first = self._draw(among.candidates)
+        second = self._draw([candidate for candidate in among.candidates if candidate is not first])
+        return self._cheapest([first, second], among.rank)
 
-    def _source_hash(self, candidates: Sequence[Candidate], source: str) -> Candidate:
+    def _draw(self, candidates: Sequence[Candidate]) -> Candidate:
+        weights = itertools.accumulate(map(self._weight, candidates))
+        return self._rng.choices(candidates, cum_weights=list(weights))[0]
+
+    def _source_hash(self, among: _Class, source: str) -> Candidate:
         """Weighted rendezvous hashing: a user moves only when the session that it was on leaves."""
-        host = source.rpartition(":")[0]
-
-        def score(candidate: Candidate) -> float:
-            principal, session = candidate.key
-            digest = hashlib.blake2b(f"{host}|{principal}|".encode() + session, digest_size=8).digest()
-            unit = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
-            return -self._weight(candidate) / math.log(unit)
-
-        return max(candidates, key=score)
-
-    def _cost(self, candidate: Candidate) -> float:
-        return candidate.load / self._weight(candidate)
+        user, service, log = spread_hash(source.rpartition(":")[0].encode()), self._service, math.log
+        highest, chosen = -math.inf, among.candidates[0]
+        for candidate in among.candidates:
+            unit = ((user * candidate.hash % HASH_PRIME >> 9) + 0.5) * 2.0**-52  # within 0 and 1, both excluded
+            score = candidate.offers[service].weight / -log(unit)
+            if score > highest:
+                highest, chosen = score, candidate
+        return chosen
 
     def _weight(self, candidate: Candidate) -> int:
         return candidate.offers[self._service].weight
@@ -134,3 +167,18 @@ class Selector:
     def _next_turn(self) -> int:
         self._turn += 1
         return self._turn
+
+
+class _Reachable(dict[frozenset[int], frozenset[int]]):
+    """Which of these slots can be used: this worker's own and those that may be handed users, each asked once."""
+
+    def __init__(self, own: int, usable: Callable[[int], bool]) -> None:
+        super().__init__()
+        self._usable = {own: True}
+        self._ask = usable
+
+    def __missing__(self, slots: frozenset[int]) -> frozenset[int]:
+        for slot in slots - self._usable.keys():
+            self._usable[slot] = self._ask(slot)
+        self[slots] = usable = frozenset(slot for slot in slots if self._usable[slot])
+        return usable
