@@ -68,14 +68,19 @@ class AioquicConnection:
         self._on_disposed = on_disposed
         self._keep_alive_s = keep_alive_s
         self._streams: dict[int, AioquicStream] = {}
-        self._peer_streams_seen = 0
+        self._next_peer_stream_id = 1 if quic.configuration.is_client else 0
+        self._overtaken: set[int] = set()
+        self._early: list[events.QuicEvent] = []
+        self._fed: list[Pump] = []
         self._watches: dict[int, list[Callable[[], bool]]] = {}
+        self._unchecked: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._wake_handle: asyncio.Handle | None = None
         self._sent_bytes = 0
         self._pings = 0
         self._address: Address = ("", 0)
+        self._close_reason = CloseReason(CloseKind.LOCAL)
         self._handshake_timer = loop.call_later(handshake_timeout_s, self._handshake_timed_out)
         self._sweep_timer: asyncio.TimerHandle | None = None
 
@@ -100,16 +105,25 @@ class AioquicConnection:
         if self._wake_handle is not None:
             self._wake_handle.cancel()
             self._wake_handle = None
-        while not self.is_closed and (event := self.quic.next_event()) is not None:
-            self._dispatch(event)
+        self._take_events()
         if not self.is_closed:
             self._run_watches()
         if not self.is_closed:
             self._transmit()
+        # New connection IDs are events of their being sent: whoever routes must know them before the peer uses one.
+        self._take_events()
         if not self.is_closed and self.quic.termination is not None:
             self._dispose(self._reason_of(self.quic.termination))
         if not self.is_closed:
             self._arm()
+
+    def _take_events(self) -> None:
+        while not self.is_closed and (event := self.quic.next_event()) is not None:
+            self._dispatch(event)
+        if not self.is_connected and not self.is_closed and self.quic.handshake_confirmed:
+            self._connected()
+        while self._fed:
+            self._fed.pop().flush()
 
     def wake(self) -> None:
         """Something is to be sent: flush once in this turn of the loop."""
@@ -167,18 +181,20 @@ class AioquicConnection:
     # --- events ---
 
     def _dispatch(self, event: events.QuicEvent) -> None:
-        if isinstance(event, events.StreamDataReceived):
+        if isinstance(event, events.ConnectionIdIssued):
+            self.on_id_issued(event.connection_id)
+        elif isinstance(event, events.ConnectionIdRetired):
+            self.on_id_retired(event.connection_id)
+        elif not self.is_connected:
+            # A client's handshake is complete before the server has seen its certificate; only the confirmation says
+            # that it was accepted (RFC 9001 §4.1.2). What overtakes it waits, bounded by the windows.
+            self._early.append(event)
+        elif isinstance(event, events.StreamDataReceived):
             if (stream := self._stream_for(event.stream_id)) is not None:
                 stream.data_received(event.data, event.end_stream)
         elif isinstance(event, events.StreamReset | events.StopSendingReceived):
             if (stream := self._stream_for(event.stream_id)) is not None:
                 stream.reset_received(event.error_code)
-        elif isinstance(event, events.HandshakeCompleted):
-            self._connected()
-        elif isinstance(event, events.ConnectionIdIssued):
-            self.on_id_issued(event.connection_id)
-        elif isinstance(event, events.ConnectionIdRetired):
-            self.on_id_retired(event.connection_id)
         elif isinstance(event, events.DatagramFrameReceived) and self._handler is not None:
             self._handler.datagram_received(event.data)
 
@@ -189,19 +205,35 @@ class AioquicConnection:
         self.on_connected()
         assert self._handler is not None, "set before the first datagram"
         self._handler.connected()
+        early, self._early = self._early, []
+        for event in early:
+            if not self.is_closed:
+                self._dispatch(event)
 
     def _stream_for(self, stream_id: int) -> AioquicStream | None:
         stream = self._streams.get(stream_id)
         if stream is not None:
             return stream
-        ours = (stream_id % 2 == 0) == self.quic.configuration.is_client  # RFC 9000 §2.1
-        if ours or stream_id // 4 < self._peer_streams_seen:
+        if not self._is_new(stream_id):
             return None  # ended here already
-        self._peer_streams_seen = stream_id // 4 + 1
         stream = self._streams[stream_id] = AioquicStream(self, stream_id)
         assert self._handler is not None, "set before the first datagram"
         self._handler.stream_opened(stream)
         return stream
+
+    def _is_new(self, stream_id: int) -> bool:
+        """Whether the peer opens this stream now. Packets overtake each other: a lower number may come later."""
+        if (stream_id % 2 == 0) == self.quic.configuration.is_client:  # RFC 9000 §2.1: ours
+            return False
+        if stream_id < self._next_peer_stream_id:
+            if stream_id not in self._overtaken:
+                return False
+            self._overtaken.remove(stream_id)
+            return True
+        # At most as many as the peer may have open at once: aioquic refuses an ID beyond its limit.
+        self._overtaken.update(range(self._next_peer_stream_id, stream_id, 4))
+        self._next_peer_stream_id = stream_id + 4
+        return True
 
     def _sweep(self) -> None:
         self._sweep_timer = self.loop.call_later(SWEEP_S, self._sweep)
@@ -219,7 +251,7 @@ class AioquicConnection:
     def open_stream(self) -> AioquicStream:
         """See ``qmux.quic.engine.Connection.open_stream``."""
         if self.is_closed:
-            raise ConnectionLost(CloseReason(CloseKind.LOCAL))
+            raise ConnectionLost(self._close_reason)
         stream_id = self.quic.get_next_available_stream_id()
         if stream_id // 4 >= self.quic.peer_max_streams:
             raise StreamLimit
@@ -246,7 +278,6 @@ class AioquicConnection:
             self.quic.stop_stream(stream_id, code)
         except ValueError:
             pass  # both directions had ended, the state is gone
-        self.quic.drop_send_buffer(stream_id)
         self.forget_stream(stream_id)
         self.wake()
 
@@ -270,19 +301,25 @@ class AioquicConnection:
         return self.quic.is_sent(stream_id)
 
     def watch(self, stream_id: int, check: Callable[[], bool]) -> None:
-        """Call ``check`` after each flush until it returns True."""
+        """Call ``check`` soon, and then whenever something of this stream was acknowledged, until it returns True."""
         self._watches.setdefault(stream_id, []).append(check)
+        self._unchecked.add(stream_id)
         self.wake()
 
     def _run_watches(self) -> None:
-        for stream_id, checks in list(self._watches.items()):
-            left = [check for check in checks if not check()]
-            if stream_id not in self._watches:
-                continue
-            if left:
-                self._watches[stream_id] = left
-            else:
-                del self._watches[stream_id]
+        acknowledged = self.quic.take_acknowledged()
+        if not self._watches:
+            return
+        due = [stream_id for stream_id in acknowledged | self._unchecked if stream_id in self._watches]
+        self._unchecked.clear()
+        for stream_id in due:
+            left = [check for check in self._watches.pop(stream_id) if not check()]
+            if left and not self.is_closed:
+                self._watches.setdefault(stream_id, []).extend(left)
+
+    def fed(self, relay: Pump) -> None:
+        """This relay got bytes: it writes them to its socket in one call when the batch is through."""
+        self._fed.append(relay)
 
     # --- the rest of the seam ---
 
@@ -369,7 +406,7 @@ class AioquicConnection:
             return CloseReason(CloseKind.CERTIFICATE, code, self.certificate_error)
         if not self.quic.closed_by_peer and event.reason_phrase == "Idle timeout":
             return CloseReason(CloseKind.IDLE if self.is_connected else CloseKind.TIMEOUT)
-        if event.frame_type is None:
+        if event.frame_type is None and self.quic.closed_by_peer:
             return CloseReason(CloseKind.APPLICATION, code, message)
         if 0x100 <= code <= 0x1FF:  # CRYPTO_ERROR, RFC 9000 §20.1
             return CloseReason(CloseKind.TLS, code - 0x100, message)
@@ -380,6 +417,7 @@ class AioquicConnection:
             return
         self._address = self.quic.get_peer_address() or self._address
         self.is_closed = True
+        self._close_reason = reason
         for timer in (self._timer, self._handshake_timer, self._sweep_timer, self._wake_handle):
             if timer is not None:
                 timer.cancel()

@@ -6,8 +6,8 @@
   peer can make a process hold 1 GiB with 11 packets;
 - unregistered peers: 64 KiB and one stream until ``raise_limits``;
 - CRYPTO: at most 16 KiB may be pending, where aioquic takes 512 KiB for each half-open connection;
-- streams: a packet looks only at streams that have something to say, not at every open one;
-- a reset stream gives its send buffer back at once instead of on acknowledgement.
+- streams: a packet looks only at streams that have something to say, not at every open one (``stream_table``);
+- a reset stream gives its buffers back at once instead of on acknowledgement (``stream_table``).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from aioquic.quic import connection as aioquic_connection
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.stream import QuicStream
 
 from qmux import steering
+from qmux.quic.aioquic_engine.stream_table import StreamTable
 from qmux.quic.aioquic_engine.verification import PeerVerifier, VerifyingContext
 
 MAX_PENDING_CRYPTO_BYTES = 16_384
@@ -35,6 +36,9 @@ UNLIMITED_BYTES = 1 << 60
 CONTROL_WINDOW_BYTES = 65_536
 """Receive window of a stream that a client opens: the control stream, whose largest frame it holds."""
 
+GROUP = 32
+"""Streams that aioquic is given at a time: more than share a packet, and few enough to go through for each."""
+
 RESET_TOKEN_BYTES = 16  # RFC 9000 §10.3
 
 aioquic_connection.MAX_PENDING_CRYPTO = MAX_PENDING_CRYPTO_BYTES
@@ -43,16 +47,6 @@ aioquic_connection.MAX_PENDING_CRYPTO = MAX_PENDING_CRYPTO_BYTES
 def reset_token(key: bytes, connection_id: bytes) -> bytes:
     """The stateless-reset token of an ID (RFC 9000 §10.3.2): the same in every worker and after a restart."""
     return hmac.digest(key, connection_id, hashlib.sha256)[:RESET_TOKEN_BYTES]
-
-
-class _Streams(dict[int, QuicStream]):
-    """aioquic's stream table; iterating it while a packet is written yields only streams with a window to announce."""
-
-    announcing: list[QuicStream] | None = None
-
-    def values(self) -> Any:
-        """All streams, or those of ``announcing`` while ``_write_application`` runs."""
-        return super().values() if self.announcing is None else self.announcing
 
 
 class TunnelConnection(QuicConnection):
@@ -78,9 +72,11 @@ class TunnelConnection(QuicConnection):
         self._slot = slot
         self._stateless_reset_key = stateless_reset_key
         self._consumed: dict[int, int] = {}
-        self._streams = _Streams()
+        self._max_streams = max_streams
         self._steer(initial_destination_id)
         self._bound(max_streams, connection_window_bytes)
+        self._announced_windows = (self._local_max_stream_data_bidi_remote, self._local_max_stream_data_bidi_local)
+        self._streams = self._table = StreamTable(lambda stream_id: self._announced_windows[self._is_ours(stream_id)])
         self._count_losses()
 
     # --- set-up ---
@@ -133,8 +129,11 @@ class TunnelConnection(QuicConnection):
     def raise_limits(self, max_streams: int, stream_window_bytes: int) -> None:
         """The peer is registered: let it open ``max_streams``, and let only each stream's own window bound it."""
         self._local_max_data.value = UNLIMITED_BYTES
+        # aioquic raises the value by one for each stream that closes; the limit is for those that are open.
         limit = self._local_max_streams_bidi
-        limit.value = max(limit.value, max_streams)
+        closed = limit.value - self._max_streams
+        self._max_streams = max(self._max_streams, max_streams)
+        limit.value = closed + self._max_streams
         if self._is_client:
             self._local_max_stream_data_bidi_remote = stream_window_bytes
         else:
@@ -152,11 +151,22 @@ class TunnelConnection(QuicConnection):
         if consumed + window - stream.max_stream_data_local < window // 2:
             return False
         stream.max_stream_data_local = consumed + window
+        self._table.announce(stream_id)
         return True
 
     def _window_of(self, stream_id: int) -> int:
-        ours = (stream_id % 2 == 0) == self._is_client  # RFC 9000 §2.1: bit 0 tells the initiator
-        return self._local_max_stream_data_bidi_local if ours else self._local_max_stream_data_bidi_remote
+        ours = self._is_ours(stream_id)
+        window = self._local_max_stream_data_bidi_local if ours else self._local_max_stream_data_bidi_remote
+        return max(window, self._announced_windows[ours])
+
+    def _is_ours(self, stream_id: int) -> bool:
+        return (stream_id % 2 == 0) == self._is_client  # RFC 9000 §2.1: bit 0 tells the initiator
+
+    def _on_max_stream_data_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
+        super()._on_max_stream_data_delivery(delivery, stream)
+        if delivery != QuicDeliveryState.ACKED:
+            assert stream.stream_id is not None, "only CRYPTO streams have no ID"
+            self._table.announce(stream.stream_id)
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: Any, stream: QuicStream) -> None:
         # The parent doubles the window when more than half of it was received; what was received is hidden from it.
@@ -176,30 +186,28 @@ class TunnelConnection(QuicConnection):
     # --- streams ---
 
     def _write_application(self, builder: QuicPacketBuilder, network_path: Any, now: float) -> None:
-        quiet: list[QuicStream] = []
-        speaking: list[QuicStream] = []
-        for stream in self._streams_queue:
-            (speaking if _has_to_send(stream) else quiet).append(stream)
-        # The control stream has top priority: it is the first that the client opens.
-        speaking.sort(key=_is_data_stream)
-        streams = self._streams
-        assert isinstance(streams, _Streams)
-        streams.announcing = [
-            s for s in dict.values(streams) if s.max_stream_data_local_sent != s.max_stream_data_local
-        ]
-        self._streams_queue = speaking
+        speaking = self._table.begin_writing()
         try:
-            super()._write_application(builder, network_path, now)
+            # In groups: aioquic goes through its whole queue for each packet.
+            for start in range(0, max(1, len(speaking)), GROUP):
+                self._write_group(speaking[start : start + GROUP], builder, network_path, now)
+                if self._pacing_at is not None:
+                    break
         finally:
-            streams.announcing = None
-            self._streams_queue = quiet + self._streams_queue
+            self._table.end_writing()
+            self._streams_queue = []  # the table knows who is to be served
 
-    def drop_send_buffer(self, stream_id: int) -> None:
-        """After ``reset_stream``: what was buffered is never sent again, so it need not be kept."""
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream.sender._reset_error_code is not None:
-            stream.sender._buffer = bytearray()
-            stream.sender._pending = type(stream.sender._pending)()
+    def _write_group(self, group: list[QuicStream], builder: QuicPacketBuilder, network_path: Any, now: float) -> None:
+        self._streams_queue = list(group)
+        try:
+            super()._write_application(builder, network_path, now)  # QuicPacketBuilderStop: no room for more
+        finally:
+            self._table.served(group, self._streams_queue)
+
+    def take_acknowledged(self) -> set[int]:
+        """Streams of which the peer acknowledged something since the last call."""
+        acknowledged, self._table.acknowledged = self._table.acknowledged, set()
+        return acknowledged
 
     def buffered_bytes(self, stream_id: int) -> int:
         """Bytes written to a stream and not yet acknowledged."""
@@ -289,12 +297,3 @@ class TunnelConnection(QuicConnection):
         """Whether the peer told us this stateless-reset token; compared in constant time (RFC 9000 §10.3.1)."""
         known = [self._peer_cid, *self._peer_cid_available]
         return any([hmac.compare_digest(c.stateless_reset_token or b"", token) for c in known])
-
-
-def _has_to_send(stream: QuicStream) -> bool:
-    sender = stream.sender
-    return not sender.buffer_is_empty or sender.reset_pending or stream.receiver.stop_pending or stream.is_finished
-
-
-def _is_data_stream(stream: QuicStream) -> bool:
-    return stream.stream_id != 0

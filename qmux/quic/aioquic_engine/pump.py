@@ -7,10 +7,12 @@ window only by what the socket took. FIN, RST and their QUIC counterparts are ma
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qmux.protocol.frames import AppCode
@@ -22,10 +24,25 @@ if TYPE_CHECKING:
 READ_BYTES = 65_536
 """Read from a socket in one turn of the loop: what one relay may take before the others have theirs."""
 
+Chunk = bytes | memoryview
+
+_SMALL_CHUNK_BYTES = 512
+_MERGED_CHUNK_BYTES = 4096
+_IOVECS = 64
+"""Chunks in one ``sendmsg``: about what one batch of datagrams brings."""
+
 _RESUME_BELOW_BYTES = 512 * 1024
 _PAUSE_ABOVE_BYTES = 1 << 20
 _LINGER_RST = struct.pack("ii", 1, 0)  # socket(7): close() then sends RST
 _TCP_CLOSE = 7  # tcp_states.h: the connection is gone, for instance by RST
+
+
+def append_chunk(chunks: deque[Chunk], data: Chunk) -> None:
+    """Queue ``data``. Small pieces are joined: a peer that sends single bytes must not cost an object for each."""
+    if len(data) < _SMALL_CHUNK_BYTES and chunks and len(chunks[-1]) < _MERGED_CHUNK_BYTES:
+        chunks[-1] = b"".join((chunks[-1], data))
+    else:
+        chunks.append(data)
 
 
 class Pump:
@@ -40,7 +57,8 @@ class Pump:
         self._stream_id = stream_id
         self._socket = sock
         self._limits = limits
-        self._pending: deque[memoryview] = deque()
+        self._pending: deque[Chunk] = deque()
+        self._fed = False  # waits for ``flush``
         self._stream_ended = False  # FIN received
         self._socket_shut = False  # ... and passed on
         self._socket_ended = False  # EOF read, FIN queued on the stream
@@ -49,7 +67,7 @@ class Pump:
         self._closed = False
         self._active_at = time.monotonic()
 
-    def start(self, chunks: list[bytes], end: bool, error: StreamError | ConnectionLost | None) -> None:
+    def start(self, chunks: Sequence[Chunk], end: bool, error: StreamError | ConnectionLost | None) -> None:
         """Begin, with what the stream had already received."""
         if isinstance(error, ConnectionLost):
             self.connection_lost()
@@ -59,8 +77,8 @@ class Pump:
             self._read_again()
             for chunk in chunks:
                 self.feed(chunk, False)
-            if end:
-                self.feed(b"", True)
+            self.feed(b"", end)
+            self.flush()
 
     def abort(self) -> None:
         """See ``qmux.quic.engine.Relay.abort``."""
@@ -68,14 +86,23 @@ class Pump:
 
     # --- stream → socket ---
 
-    def feed(self, data: bytes, end: bool) -> None:
-        """In-order bytes from the stream, and whether FIN follows."""
+    def feed(self, data: Chunk, end: bool) -> None:
+        """In-order bytes from the stream, and whether FIN follows; ``flush`` is called when the batch is through."""
+        if self._closed:
+            return
+        self._stream_ended = self._stream_ended or end
+        if data:
+            append_chunk(self._pending, data)
+        if not self._fed:
+            self._fed = True
+            self._connection.fed(self)
+
+    def flush(self) -> None:
+        """Write what was fed."""
+        self._fed = False
         if self._closed:
             return
         self._active_at = time.monotonic()
-        self._stream_ended = self._stream_ended or end
-        if data:
-            self._pending.append(memoryview(data))
         if not self._writing:
             self._write()
 
@@ -83,13 +110,9 @@ class Pump:
         taken = 0
         try:
             while self._pending:
-                chunk = self._pending[0]
-                sent = self._socket.send(chunk)
+                sent = self._socket.sendmsg(list(itertools.islice(self._pending, _IOVECS)))
                 taken += sent
-                if sent < len(chunk):
-                    self._pending[0] = chunk[sent:]
-                else:
-                    self._pending.popleft()
+                self._drop(sent)
         except (BlockingIOError, InterruptedError):
             pass  # the writer callback goes on
         except OSError:
@@ -99,6 +122,14 @@ class Pump:
         self._watch_writable(bool(self._pending))
         if not self._pending and self._stream_ended and not self._socket_shut:
             self._shut()
+
+    def _drop(self, size_bytes: int) -> None:
+        while size_bytes:
+            chunk = self._pending.popleft()
+            if size_bytes < len(chunk):
+                self._pending.appendleft(memoryview(chunk)[size_bytes:])
+                return
+            size_bytes -= len(chunk)
 
     def _took(self, size_bytes: int) -> None:
         if size_bytes:
@@ -159,11 +190,13 @@ class Pump:
 
     def sweep(self, now: float) -> None:
         """Called about four times a second: timeouts, and a reset of a socket that is not being read."""
-        if self._closed:
-            return
         idle_s = now - self._active_at
         limits = self._limits
-        if limits.idle_timeout_s is not None and idle_s >= limits.idle_timeout_s:
+        if self._closed:
+            # Both directions have ended here and the peer does not take the rest.
+            if idle_s >= limits.half_closed_timeout_s:
+                self._abort(AppCode.TIMED_OUT, RelayEnd.HALF_CLOSED_TIMEOUT)
+        elif limits.idle_timeout_s is not None and idle_s >= limits.idle_timeout_s:
             self._abort(AppCode.TIMED_OUT, RelayEnd.IDLE_TIMEOUT)
         elif (self._socket_ended or self._socket_shut) and idle_s >= limits.half_closed_timeout_s:
             self._abort(AppCode.TIMED_OUT, RelayEnd.HALF_CLOSED_TIMEOUT)

@@ -7,7 +7,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
-from qmux.quic.aioquic_engine.pump import Pump
+from qmux.quic.aioquic_engine.pump import Chunk, Pump, append_chunk
 from qmux.quic.engine import ConnectionLost, RelayLimits, StreamError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class AioquicStream:
     def __init__(self, connection: AioquicConnection, stream_id: int) -> None:
         self._connection = connection
         self._stream_id = stream_id
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[Chunk] = deque()
         self._end = False
         self._error: StreamError | ConnectionLost | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -55,13 +55,14 @@ class AioquicStream:
             finally:
                 self._reader = None
         if not self._chunks:
+            self._forget_if_over()
             return b""
         chunk = self._chunks.popleft()
         if len(chunk) > limit_bytes:
-            self._chunks.appendleft(chunk[limit_bytes:])
+            self._chunks.appendleft(memoryview(chunk)[limit_bytes:])
             chunk = chunk[:limit_bytes]
         self._connection.consumed(self._stream_id, len(chunk))
-        return chunk
+        return bytes(chunk)
 
     async def write(self, data: bytes) -> None:
         """See ``qmux.quic.engine.Stream.write``."""
@@ -83,6 +84,11 @@ class AioquicStream:
         if self._error is None and not self._fin_sent:
             self._fin_sent = True
             self._connection.write_stream(self._stream_id, b"", fin=True)
+            self._forget_if_over()
+
+    def _forget_if_over(self) -> None:
+        if self._fin_sent and self._end and not self._chunks:
+            self._connection.forget_stream(self._stream_id)  # what is left, QUIC does alone
 
     def abort(self, code: int) -> None:
         """See ``qmux.quic.engine.Stream.abort``."""
@@ -109,15 +115,16 @@ class AioquicStream:
             self._pump.feed(data, end)
             return
         if data:
-            self._chunks.append(data)
+            append_chunk(self._chunks, data)
         self._end = self._end or end
         self._wake(self._reader)
 
     def reset_received(self, code: int) -> None:
-        """RESET_STREAM or STOP_SENDING: with QMux one always goes with the other."""
+        """RESET_STREAM or STOP_SENDING: with QMux one always goes with the other, so this end closes both, too."""
         if self._pump is not None:
             self._pump.stream_reset()
             return
+        self._connection.abort_stream(self._stream_id, code)
         self._chunks.clear()
         self._end = False
         self._fail(StreamError(code))

@@ -1,0 +1,50 @@
+"""One suite for every engine: ``engine`` is parametrised, ``world`` makes endpoints and connections with it.
+
+Tests here are coroutines; each runs on an event loop of its own, and ``world`` is closed on that loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from qmux.quic.choose import load_engine
+from qmux.quic.engine import Engine
+from tests.aio import run
+from tests.quic import certificates
+from tests.quic.certificates import Pki
+from tests.quic.harness import World, no_descriptor_left
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return certificates.make(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(params=["aioquic"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return load_engine(request.param)
+
+
+@pytest.fixture
+def world(engine: Engine, pki: Pki) -> World:
+    return World(engine, pki)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+
+    async def body() -> None:
+        try:
+            await pyfuncitem.obj(**arguments)
+        finally:
+            if (world := pyfuncitem.funcargs.get("world")) is not None:
+                await world.close()
+
+    with no_descriptor_left():
+        run(body())
+    return True
