@@ -45,18 +45,21 @@ def identity(chain: Sequence[bytes], cas: Sequence[x509.Certificate], now: datet
         verifier.verify(leaf, intermediates)
     except VerificationError:
         raise _diagnose(leaf, cas, now, ExtendedKeyUsageOID.CLIENT_AUTH) from None
+    _require_usage(leaf, ExtendedKeyUsageOID.CLIENT_AUTH)
     return _identity_of(leaf)
 
 
 def verify_server(chain: Sequence[bytes], cas: Sequence[x509.Certificate], name: str, now: datetime.datetime) -> None:
     """Accept the server with this chain as ``name`` (DNS name or IP address). Raises CertificateRejected."""
     leaf, intermediates = _parse(chain)
-    subject = _subject(name)
     builder = PolicyBuilder().store(Store(list(cas))).time(now).max_chain_depth(MAX_CHAIN - 1)
     try:
-        builder.build_server_verifier(subject).verify(leaf, intermediates)
+        builder.build_server_verifier(_subject(name)).verify(leaf, intermediates)
     except VerificationError:
         raise _diagnose(leaf, cas, now, ExtendedKeyUsageOID.SERVER_AUTH, name) from None
+    except ValueError:
+        raise CertificateRejected(BAD_CERTIFICATE, f'no certificate can be for "{name}": it is not a name') from None
+    _require_usage(leaf, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
 def server_names(certificate: x509.Certificate) -> list[str]:
@@ -127,8 +130,7 @@ def _diagnose(
         issuer = leaf.issuer.rfc4514_string() or "without a name"
         return CertificateRejected(UNKNOWN_CA, f"the certificate is signed by another CA ({issuer})")
     if not _has_usage(leaf, usage):
-        needed = "clientAuth" if usage == ExtendedKeyUsageOID.CLIENT_AUTH else "serverAuth"
-        return CertificateRejected(UNSUPPORTED_CERTIFICATE, f"the certificate is not for this use: it lacks {needed}")
+        return _wrong_usage(usage)
     if name and name.lower() not in (known := [other.lower() for other in server_names(leaf)]):
         return CertificateRejected(
             BAD_CERTIFICATE, f'the certificate is not for "{name}" but for {", ".join(known) or "no name at all"}'
@@ -155,6 +157,17 @@ def _signed_by(leaf: x509.Certificate, ca: x509.Certificate) -> bool:
     except Exception:  # ValueError, TypeError, InvalidSignature: only an explanation is sought here
         return False
     return True
+
+
+def _require_usage(leaf: x509.Certificate, usage: x509.ObjectIdentifier) -> None:
+    """The verifier refuses other usages, but takes a certificate without any as fit for all (RFC 5280 §4.2.1.12)."""
+    if not _has_usage(leaf, usage):
+        raise _wrong_usage(usage)
+
+
+def _wrong_usage(usage: x509.ObjectIdentifier) -> CertificateRejected:
+    needed = "clientAuth" if usage == ExtendedKeyUsageOID.CLIENT_AUTH else "serverAuth"
+    return CertificateRejected(UNSUPPORTED_CERTIFICATE, f"the certificate is not for this use: it lacks {needed}")
 
 
 def _has_usage(leaf: x509.Certificate, usage: x509.ObjectIdentifier) -> bool:
