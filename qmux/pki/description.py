@@ -104,5 +104,6 @@ def _minute(iso: str) -> str:
 
 def _left(facts: dict[str, Any]) -> str:
     if facts["valid_now"]:
-        return f"{facts['days_left']} days left"
+        days = facts["days_left"]
+        return f"{days} day{'' if days == 1 else 's'} left"
     return "expired" if facts["days_left"] < 0 else "not yet valid"
