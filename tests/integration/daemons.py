@@ -1,0 +1,234 @@
+"""Real daemons for integration tests: certificates, configurations, ``qmuxd`` and ``qmuxc`` as processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from qmux.config.directories import runtime_dir
+from qmux.config.load import load
+from qmux.pki import authority
+
+COMMANDS = Path(sys.executable).parent
+START_S = 30.0
+"""A start of several interpreters on a busy machine takes some seconds."""
+
+
+def until(holds: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
+    """Poll until ``holds`` returns something true, and return it."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := holds():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {timeout_s:g} s: {what}")
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0.1") -> int:
+    """A port that nothing uses at the moment."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, kind) as sock:
+        sock.bind((host, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=5)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(5)
+        self.sock.connect(self._path)
+
+
+class Daemon:
+    """One running ``qmuxd`` or ``qmuxc``."""
+
+    def __init__(self, command: str, config: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> None:
+        self.config = config
+        self.log_path = config.with_suffix(".log")
+        self.environment = {**os.environ, **environment}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [COMMANDS / command, "-c", config, *arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self.environment,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def runtime(self) -> Path:
+        with _environment(self.environment):
+            return runtime_dir(load(self.config).config)
+
+    def _http(self, method: str, path: str, body: object = None) -> Any:
+        connection = _UnixConnection(str(self.runtime / "admin.sock"))
+        try:
+            connection.request(method, path, json.dumps(body) if body is not None else None)
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        """The JSON of ``qmux status``; {} while the daemon does not answer."""
+        try:
+            status: dict[str, Any] = self._http("GET", "/v1/status")
+        except (OSError, http.client.HTTPException, json.JSONDecodeError):
+            return {}
+        return status
+
+    def reload(self) -> dict[str, Any]:
+        result: dict[str, Any] = self._http("POST", "/v1/reload", {})
+        return result
+
+    def workers(self) -> list[dict[str, Any]]:
+        return [row for row in self.status().get("workers", []) if row["name"].startswith("worker")]
+
+    def until_ready(self) -> Daemon:
+        """Wait until every worker and the admin process serve."""
+
+        def is_ready() -> bool:
+            assert self.process.poll() is None, f"{self.config.name} ended with {self.process.returncode}:\n{self.log}"
+            rows = self.status().get("workers", [])
+            return bool(rows) and all(row["state"] == "ready" for row in rows)
+
+        try:
+            until(is_ready, f"{self.config.name} ready", START_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log}") from None
+        return self
+
+    def until_clients(self, count: int, connections: int = 1) -> Daemon:
+        """Wait until ``count`` clients are ready with ``connections`` connections each."""
+
+        def there() -> bool:
+            clients = self.status().get("clients", [])
+            return sum(c["state"] == "ready" and c["connections"] >= connections for c in clients) >= count
+
+        try:
+            until(there, f"{count} clients with {connections} connections", START_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.status().get('clients')}\n{self.log}") from None
+        return self
+
+    def family(self) -> list[psutil.Process]:
+        """The supervisor and its children."""
+        try:
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def stop(self, timeout_s: float = 40.0) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End everything at once; for the end of a test."""
+        for process in reversed(self.family()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(10)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    names = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: values[name] for name in names if name in values})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class Deployment:
+    """A folder with a CA, and the daemons started from it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.daemons: list[Daemon] = []
+        self.quic_port = free_port(socket.SOCK_DGRAM)
+        authority.init(directory)
+        authority.issue_server(directory, ["localhost", "127.0.0.1", "::1"])
+        self.state = directory / "state"
+
+    def bundle(self, name: str, *services: str) -> str:
+        """A client's bundle, issued where it does not exist yet."""
+        if not (self.directory / f"{name}.pem").exists():
+            authority.issue_client(self.directory, name, services or ("*",))
+        return f"{name}.pem"
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+    def environment(self) -> dict[str, str]:
+        """``qmuxd`` runs as root in some tests: everything stays below the test's own folder."""
+        return {"XDG_STATE_HOME": str(self.state)}
+
+    def start(self, command: str, config: Path, *arguments: str) -> Daemon:
+        daemon = Daemon(command, config, self.environment(), arguments)
+        self.daemons.append(daemon)
+        return daemon
+
+    def server_text(self, services: Mapping[str, str], *, workers: int = 2, server: str = "", quic: str = "") -> str:
+        """``services``: name → the lines of its table."""
+        lines = [
+            f'[server]\nbundle = "localhost.pem"\nworkers = {workers}\n'
+            f'runtime_dir = "run-server"\nstate_dir = "state-server"\nstop_after = "5s"\n{server}',
+            f'[quic]\nbind = "127.0.0.1:{self.quic_port}"\n{quic}',
+            *(f"[services.{name}]\n{text}" for name, text in services.items()),
+        ]
+        return "\n".join(lines)
+
+    def server(self, services: Mapping[str, str], **options: Any) -> Daemon:
+        config = self.write("server.toml", self.server_text(services, **options))
+        return self.start("qmuxd", config).until_ready()
+
+    def client_text(
+        self, name: str, targets: Mapping[str, str], *, servers: Sequence[str] = (), client: str = "", service: str = ""
+    ) -> str:
+        addresses = list(servers) or [f"127.0.0.1:{self.quic_port}"]
+        lines = [
+            f'[client]\nservers = {json.dumps(addresses)}\nbundle = "{self.bundle(name)}"\n'
+            f'runtime_dir = "run-{name}"\nstate_dir = "state-{name}"\nstop_after = "5s"\n{client}',
+            *(f'[services.{service_name}]\ntarget = "{target}"\n{service}' for service_name, target in targets.items()),
+        ]
+        return "\n".join(lines)
+
+    def client(self, name: str, targets: Mapping[str, str], **options: Any) -> Daemon:
+        config = self.write(f"{name}.toml", self.client_text(name, targets, **options))
+        return self.start("qmuxc", config)
+
+    def close(self) -> None:
+        for daemon in reversed(self.daemons):
+            daemon.kill()
