@@ -19,7 +19,7 @@ from qmux.admin.view import View
 from qmux.bus import Subscriber
 from qmux.child import Child
 from qmux.errors import StartError
-from qmux.messages import Configure, Configured, Down, Drain, Ready, Reply, Stop, Table
+from qmux.messages import Configure, Configured, Down, Ready, Reply, Stop, Table
 from qmux.pool.rows import BusMessage
 from qmux.tasks import TaskSet
 
@@ -55,7 +55,7 @@ class AdminRole:
                 self._view.table(message)
             case Reply():
                 self._requests.answered(message)
-            case Stop() | Drain():
+            case Stop():  # not Drain: while users finish, status is wanted most
                 self._child.exit(0)
             case _:
                 pass

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from qmux.errors import QmuxError, UsageError
+from qmux.errors import ConfigError, QmuxError, UsageError
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
@@ -47,21 +47,14 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
 
 
 def report(name: str, error: QmuxError) -> None:
-    """Print an error. A line that starts with a file's name stands for itself; others say which program speaks."""
-    text = str(error)
-    click.echo(text if _is_located(text) else f"{name}: {text}", err=True)
+    """Print an error after the program's name; the lines of a configuration's problems start with the file already."""
+    click.echo(str(error) if isinstance(error, ConfigError) else f"{name}: {error}", err=True)
 
 
 def describe(error: OSError) -> str:
     """A failed system call in a user's words."""
     what = error.strerror or str(error)
     return f"{error.filename}: {what}" if error.filename is not None else what
-
-
-def _is_located(text: str) -> bool:
-    """Whether the line says where, as ``FILE:LINE: …`` or ``PATH: …`` does."""
-    place = text.split(": ", 1)[0]
-    return "/" in place or ".toml" in place or ".pem" in place
 
 
 def _discard_output() -> None:

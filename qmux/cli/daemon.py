@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import click
 
@@ -18,19 +18,20 @@ SYSTEM_DIR = Path("/etc/qmux")
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-MAX_WORKERS = 1024
-"""More processes than CPUs of the largest machines gain nothing."""
-
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-def parse_workers(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+Workers: TypeAlias = "int | Literal['auto'] | None"
+
+
+def parse_workers(ctx: click.Context, param: click.Parameter, value: str | None) -> Workers:
     """``"auto"``, a number of processes, or None where the option is not given."""
-    if value is None or value == "auto":
-        return value
-    if not value.isdecimal() or not 1 <= int(value) <= MAX_WORKERS:
-        problem = f'"{value}" is neither auto nor a number of processes (1 to {MAX_WORKERS})'
-        raise click.BadParameter(problem, ctx, param)
+    if value is None:
+        return None
+    if value == "auto":
+        return "auto"
+    if not value.isdecimal() or len(value) > 9:
+        raise click.BadParameter(f'"{value}" is neither auto nor a number of processes', ctx, param)
     return int(value)
 
 
@@ -97,7 +98,7 @@ def supervisor_run() -> Callable[[Callable[[], Loaded]], int]:
 
 def overridden(
     loaded: Loaded,
-    workers: int | str | None,
+    workers: Workers,
     engine: str | None,
     log_level: str | None,
     log_format: str | None,
@@ -105,10 +106,4 @@ def overridden(
     """``loaded`` with what the command line says instead."""
     from qmux.config.override import with_overrides
 
-    return with_overrides(
-        loaded,
-        workers=workers,  # type: ignore[arg-type]
-        engine=engine,  # type: ignore[arg-type]
-        log_level=log_level,  # type: ignore[arg-type]
-        log_format=log_format,  # type: ignore[arg-type]
-    )
+    return with_overrides(loaded, workers=workers, engine=engine, log_level=log_level, log_format=log_format)

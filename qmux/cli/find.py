@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -65,21 +64,8 @@ def running() -> list[Daemon]:
     """The daemons of this user that run now, by source."""
     from qmux.config.directories import running_dirs
 
-    found = [_describe(directory) for directory in running_dirs() if is_running(directory)]
+    found = [_describe(directory) for directory in running_dirs()]
     return sorted((daemon for daemon in found if daemon is not None), key=lambda daemon: daemon.source)
-
-
-def is_running(directory: Path) -> bool:
-    """Whether a supervisor, or a child that it left, holds the lock of this runtime directory."""
-    try:
-        with (directory / "lock").open("rb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
-    except OSError:  # no such file, or not ours to open: no daemon that this user could talk to
-        return False
 
 
 def _describe(directory: Path) -> Daemon | None:
@@ -99,6 +85,8 @@ def _of_config(path: Path) -> Path:
     for daemon in running():
         if daemon.source == str(path.absolute()):
             return daemon.socket
+    from qmux.config.directories import is_running
+
     directory = _directory_of(path)
     if not is_running(directory):
         raise UnreachableError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import TypeVar
 import click
 
 from qmux.config.addresses import AddressError, parse_bind, parse_server, parse_target
+from qmux.config.services import is_service_name
 from qmux.errors import UsageError
 
 SERVER_EXAMPLE = """\b
@@ -28,9 +28,6 @@ Example:
 """
 
 Parsed = TypeVar("Parsed")
-
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
-"""What TOML takes as a key without quotes."""
 
 
 @click.group(epilog=SERVER_EXAMPLE)
@@ -51,7 +48,7 @@ def server(services: tuple[str, ...], quic_bind: str | None, bundle: str | None,
     _parsed(quic_bind, parse_bind)
     bundle = bundle or _ask("Bundle of certificate, key and CA", "server.pem")
     sections = [
-        _fill("server-service.toml", name=name, bind=_quoted(bind))
+        _fill("server-service.toml", key=_key(name), name=name, bind=_quoted(bind))
         for name, bind in _split(services, "NAME=BIND", parse_bind)
     ]
     values = {"bundle": _quoted(bundle), "quic_bind": _quoted(quic_bind), "services": "".join(sections)}
@@ -71,7 +68,7 @@ def client(services: tuple[str, ...], servers: tuple[str, ...], bundle: str | No
     servers = servers or (_ask("Server, as HOST:PORT", "tunnel.example.com:8443"),)
     bundle = bundle or _ask("Bundle of certificate, key and CA", "client.pem")
     pairs = _split(services, "NAME=TARGET", lambda target: parse_target(target, output.parent))
-    sections = [_fill("client-service.toml", name=name, target=_quoted(target)) for name, target in pairs]
+    sections = [_fill("client-service.toml", key=_key(name), target=_quoted(target)) for name, target in pairs]
     listed = "[" + ", ".join(_quoted(str(_parsed(server, parse_server))) for server in servers) + "]"
     values = {"bundle": _quoted(bundle), "servers": listed, "services": "".join(sections)}
     _write(output, _fill("client.toml", file=str(output), **values))
@@ -91,8 +88,8 @@ def _split(services: Sequence[str], form: str, parse: Callable[[str], object]) -
     pairs: dict[str, str] = {}
     for service in services:
         name, equals, address = service.partition("=")
-        if not equals or not _NAME.fullmatch(name):
-            raise UsageError(f'"{service}" is not {form}: a name of letters, digits, "-" and "_", and an address')
+        if not equals or not is_service_name(name):
+            raise UsageError(f'"{service}" is not {form}: a name of letters, digits, dot, dash, "_", and an address')
         if name in pairs:
             raise UsageError(f'service "{name}" is named twice; each has one section')
         _parsed(address, parse)
@@ -105,6 +102,11 @@ def _parsed(address: str, parse: Callable[[str], Parsed]) -> Parsed:
         return parse(address)
     except AddressError as error:
         raise UsageError(f'"{address}": {error}') from None
+
+
+def _key(name: str) -> str:
+    """A TOML key: quoted where a dot would make two of it."""
+    return _quoted(name) if "." in name else name
 
 
 def _quoted(value: str) -> str:

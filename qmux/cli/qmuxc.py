@@ -44,7 +44,7 @@ def command(
     servers: tuple[str, ...],
     bundle: Path | None,
     once: bool,
-    workers: int | str | None,
+    workers: daemon.Workers,
     engine: str | None,
     check: bool,
     log_level: str | None,

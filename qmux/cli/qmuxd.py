@@ -33,7 +33,7 @@ Example:
 @click.version_option(__version__, prog_name="qmuxd", message="%(prog)s %(version)s")
 def command(
     config: Path | None,
-    workers: int | str | None,
+    workers: daemon.Workers,
     engine: str | None,
     check: bool,
     log_level: str | None,
