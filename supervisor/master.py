@@ -1,0 +1,326 @@
+"""The supervisor's loop: it starts, watches, restarts and stops children, and answers signals and the admin."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from qmux.bus import BusProxy
+from qmux.config.loaded import Loaded
+from qmux.config.schema import ClientConfig
+from qmux.errors import QmuxError, StartError
+from qmux.messages import Configured, Done, Failed, Heartbeat, LogTo, Ready, Reply, Request, Table, Up
+from qmux.tasks import TaskSet
+from supervisor import notify
+from supervisor.binds import Binds
+from supervisor.daemon import GENERATION, Daemon
+from supervisor.fleet import Fleet
+from supervisor.process import Process, reap_strangers
+from supervisor.reload import Outcome, Reloader, as_fact
+from supervisor.seats import Seat
+from supervisor.stop import kill_all, stop_gracefully, stop_now
+from supervisor.table import process_rows
+from supervisor.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+BOOT_FAILURES = 5
+"""A worker that ended so often before the daemon ever served is not going to come up: end, and say so."""
+
+BOOT_EXIT_CODES = (3, 4)
+"""A child that ends with one of these before the daemon ever served found something that only a user can put right."""
+
+
+class Supervisor:
+    """One daemon. ``serve`` is its whole life."""
+
+    def __init__(self, load: Callable[[], Loaded], daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._settings = daemon.settings
+        self._binds = Binds(daemon.workers)
+        self._fleet = Fleet(daemon, self._binds, self._received, self._ended)
+        self._reloader = Reloader(load, daemon, self._fleet, self._binds)
+        self._tasks = TaskSet()
+        self._finished: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._restarts: dict[str, asyncio.TimerHandle] = {}
+        self._stopper: asyncio.Task[None] | None = None
+        self._is_forced = False
+        self._served = False
+        self._exit_code = 0
+        self._error: QmuxError | None = None
+
+    # --- life ---
+
+    async def serve(self) -> int:
+        """Run until stopped. Returns the exit code; raises StartError, or what a child says is fatal."""
+        bus: BusProxy | None = None
+        try:
+            self._install_signals()
+            self._open_binds()
+            bus = BusProxy(str(self._daemon.runtime.path), self._daemon.owner.uid, self._daemon.owner.gid)
+            self._daemon.runtime.write_facts(self._daemon.facts())
+            for seat in self._fleet.seats:
+                self._fill(seat)
+            self._tasks.start(Watchdog(self._fleet.processes, self._settings).run(), "watchdog")
+            self._tasks.start(self._publish_table(), "table")
+            code = await self._finished
+        finally:
+            await self._tasks.close()
+            kill_all(self._fleet)
+            self._fleet.steering.close()
+            self._binds.close()
+            if bus is not None:
+                bus.stop()
+        if self._error is not None:
+            raise self._error
+        log.info("stopped")
+        return code
+
+    def _open_binds(self) -> None:
+        self._binds.commit(self._binds.prepare(self._daemon.config))
+        for opened in self._binds.of_kind("quic"):
+            for group in opened.groups:
+                self._fleet.steering.add(group)
+
+    # --- signals ---
+
+    def _install_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for name in ("term", "int", "hup", "usr1"):
+            loop.add_signal_handler(signal.Signals[f"SIG{name.upper()}"], getattr(self, f"handle_{name}"))
+        if os.getpid() == 1:
+            loop.add_signal_handler(signal.SIGCHLD, self.handle_chld)
+
+    def handle_term(self) -> None:
+        """Stop: gracefully, at once the second time, by force the third."""
+        self._stop_asked("SIGTERM")
+
+    def handle_int(self) -> None:
+        """Ctrl-C: as SIGTERM."""
+        self._stop_asked("SIGINT")
+
+    def handle_hup(self) -> None:
+        """Reload."""
+        self._tasks.start(self._reload_on_signal(), "reload")
+
+    def handle_usr1(self) -> None:
+        """The log file was rotated: open it anew, here and in every child."""
+        try:
+            self._daemon.log.reopen()
+        except StartError as error:
+            log.error(f"the log goes on in the old file: {error}")
+            return
+        for process in self._fleet.processes():
+            process.send(LogTo(), [self._daemon.log.fd])
+        log.info("log file opened anew", extra={"file": self._daemon.log.path or "stderr"})
+
+    def handle_chld(self) -> None:
+        """As PID 1: somebody else's child may have ended."""
+        reap_strangers(process.pid for process in self._fleet.processes())
+
+    # --- children ---
+
+    def _fill(self, seat: Seat) -> None:
+        self._restarts.pop(seat.name, None)
+        if self._stopper is not None:
+            return
+        try:
+            self._fleet.start(seat)
+        except OSError as error:
+            log.error(f"{seat.name} cannot be started", extra={"reason": error.strerror or error})
+            seat.last_end = f"cannot be started: {error.strerror or error}"
+            self._refill(seat, lived_s=0.0)
+
+    def _refill(self, seat: Seat, lived_s: float) -> None:
+        delay_s = seat.backoff.delay_s(lived_s)
+        if not self._served and seat.kind == "worker" and seat.backoff.failures >= BOOT_FAILURES:
+            self._give_up(StartError(f"{seat.name} does not come up ({seat.last_end}); its own lines above say why"))
+            return
+        when = f"in {delay_s:.1f} s" if delay_s else "now"
+        log.info(f"{seat.name} starts again {when}", extra={"failures": seat.backoff.failures})
+        self._restarts[seat.name] = asyncio.get_running_loop().call_later(delay_s, self._fill, seat)
+        self._fleet.share_orphans()
+        self._look_served()
+
+    def _received(self, seat: Seat, process: Process, message: Up) -> None:
+        match message:
+            case Heartbeat(active=active):
+                process.active = active
+            case Ready(facts=facts):
+                self._ready(process, facts)
+            case Configured():
+                if message.error:
+                    log.error(f"{seat.name} refuses the configuration", extra={"reason": message.error})
+                self._reloader.configured(process, message)
+            case Failed():
+                self._failed(process, message)
+            case Done(exit_code=code):
+                self._done(code)
+            case Request():
+                self._tasks.start(self._answer(process, message), "request")
+
+    def _ready(self, process: Process, facts: dict[str, Any]) -> None:
+        if process.state != "starting":
+            return  # it is being stopped
+        process.facts = facts
+        log.info(f"{process.name} ready", extra={**process.log_fields, "after_s": round(process.lived_s, 2), **facts})
+        self._fleet.ready(process)
+        self._look_served()
+        self._send_table()
+
+    def _failed(self, process: Process, message: Failed) -> None:
+        process.failure = message
+        process.kill_after(self._settings.stop_timeout_s)  # it says that it ends: it may not stay
+        at_boot = not self._served and process.kind == "worker" and message.exit_code in BOOT_EXIT_CODES
+        if self._stopper is None and (message.fatal or at_boot):
+            self._give_up(_as_error(message))
+        else:
+            log.error(f"{process.name} failed: {message.message}", extra=process.log_fields)
+
+    def _done(self, code: int) -> None:
+        config = self._daemon.config
+        if isinstance(config, ClientConfig) and config.once and self._stopper is None:
+            self._exit_code = code
+            self._stop(forced=True)
+
+    def _ended(self, seat: Seat, process: Process) -> None:
+        expected = self._stopper is not None
+        log.log(
+            logging.INFO if expected else logging.ERROR,
+            f"{seat.name} {'ended' if expected else 'died'}",
+            extra={
+                "reason": process.exit_words,
+                **process.log_fields,
+                "lived_s": round(process.lived_s, 1),
+                "connections": process.active,
+            },
+        )
+        self._fleet.ended(seat, process)
+        self._reloader.ended(process)
+        self._send_table()
+        if os.getpid() == 1:
+            self.handle_chld()
+        if self._stopper is None:
+            self._refill(seat, process.lived_s)
+
+    def _look_served(self) -> None:
+        """The daemon serves once every worker does; the admin process may fail, users do not need it."""
+        seats = self._fleet.seats
+        if self._served or not all(
+            seat.is_ready or (seat.kind == "admin" and seat.backoff.failures >= self._settings.quick_failures)
+            for seat in seats
+        ):
+            return
+        self._served = True
+        log.info(
+            f"{self._daemon.program} ready",
+            extra={"workers": self._daemon.workers, "runtime_dir": self._daemon.runtime.path},
+        )
+        notify.ready("serving")
+
+    # --- reload ---
+
+    async def reload(self, *, dry_run: bool = False, full: bool = False) -> Outcome:
+        """Apply the configuration as it is on disk now."""
+        if self._stopper is not None:
+            return Outcome(False, [f"{self._daemon.program} is stopping"], 6)
+        if not self._served:
+            return Outcome(False, [f"{self._daemon.program} is still starting; try again when it is ready"], 6)
+        outcome = await self._reloader.reload(dry_run=dry_run, full=full)
+        self._send_table()
+        return outcome
+
+    async def _reload_on_signal(self) -> None:
+        outcome = await self.reload()
+        if not outcome.ok and outcome is not self._reloader.last:
+            log.error(f"reload: {outcome.lines[0]}")
+
+    async def _answer(self, process: Process, request: Request) -> None:
+        outcome = await self.reload(dry_run=request.dry_run, full=request.full)
+        process.send(Reply(request.request_id, outcome.ok, outcome.lines, outcome.exit_code))
+
+    # --- the process table ---
+
+    async def _publish_table(self) -> None:
+        while True:
+            self._send_table()
+            await asyncio.sleep(self._settings.table_s)
+
+    def _send_table(self) -> None:
+        if admin := self._fleet.admin:
+            admin.send(Table(process_rows(self._fleet.seats, self._daemon.started_at), self._facts()))
+
+    def _facts(self) -> dict[str, Any]:
+        engines = {str(worker.facts["engine"]) for worker in self._fleet.workers() if "engine" in worker.facts}
+        return {
+            **self._daemon.facts(),
+            "engine": ", ".join(sorted(engines)),
+            "state": "stopping" if self._stopper else "ready" if self._served else "starting",
+            "generation": GENERATION,
+            "generations": [{"number": GENERATION, "since": self._daemon.started_at}],
+            "workers": self._daemon.workers,
+            "server_id": self._daemon.server_id.hex(),
+            "config_version": self._daemon.version,
+            "binds": {
+                f"{opened.wanted.kind}:{opened.wanted.service}": [group.address for group in opened.groups]
+                for opened in self._binds
+            },
+            "last_reload": as_fact(self._reloader.last),
+        }
+
+    # --- the end ---
+
+    def _stop_asked(self, signal_name: str) -> None:
+        if self._stopper is None:
+            self._stop(forced=False, why=signal_name)
+        elif not self._is_forced:
+            log.warning(f"{signal_name} again: stopping now")
+            self._stop(forced=True)
+        else:
+            kill_all(self._fleet)
+
+    def _give_up(self, error: QmuxError) -> None:
+        if self._error is None:
+            self._error = error
+            if self._daemon.log.path:  # the command line shows it on the terminal; whoever reads the file needs it too
+                log.error(str(error))
+            self._stop(forced=True)
+
+    def _stop(self, forced: bool, why: str = "") -> None:
+        for timer in self._restarts.values():
+            timer.cancel()
+        self._restarts.clear()
+        if self._stopper is not None:
+            self._stopper.cancel()
+        if self._stopper is None:
+            self._announce_stop(why)
+        self._is_forced = forced
+        self._stopper = self._tasks.start(self._run_stop(forced or not self._served), "stop")
+        self._send_table()
+
+    def _announce_stop(self, why: str) -> None:
+        config = self._daemon.config
+        connections = sum(worker.active for worker in self._fleet.workers())
+        log.info(
+            f"{self._daemon.program} stopping",
+            extra={"reason": why or "told to", "connections": connections, "at_most_s": config.process.stop_after_s},
+        )
+        notify.stopping(f"{connections} connections")
+
+    async def _run_stop(self, forced: bool) -> None:
+        if forced:
+            await stop_now(self._fleet, self._settings)
+        else:
+            await stop_gracefully(self._fleet, self._daemon.config, self._settings)
+        if not self._finished.done():
+            self._finished.set_result(self._exit_code)
+
+
+def _as_error(message: Failed) -> QmuxError:
+    error = QmuxError(message.message)
+    error.exit_code = message.exit_code
+    return error

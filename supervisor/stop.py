@@ -1,0 +1,60 @@
+"""Ending the children: gracefully, then firmly, then by force."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from qmux.config.schema import Config, ServerConfig
+from qmux.messages import Drain, Stop, StopAccepting
+from supervisor.fleet import Fleet
+from supervisor.process import Process, all_ended
+from supervisor.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FORCED_END_S = 5.0
+"""SIGKILL works at once, unless the process waits for a device: then we do not wait for it any longer."""
+
+
+async def stop_gracefully(fleet: Fleet, config: Config, settings: Settings) -> None:
+    """Users and clients may finish, until ``stop_after``; then everything ends."""
+    if isinstance(config, ServerConfig) and config.drain_delay_s:
+        await asyncio.sleep(config.drain_delay_s)
+    stop_after_s = config.process.stop_after_s
+    workers = fleet.workers()
+    for worker in workers:
+        if worker.state != "ready":
+            _stop(worker, settings)
+            continue
+        fleet.draining(worker)
+        worker.send(StopAccepting())
+        worker.send(Drain(deadline_s=stop_after_s))
+    if not await all_ended(workers, stop_after_s):
+        running = [worker for worker in workers if not worker.ended.is_set()]
+        log.warning(
+            f"{len(running)} worker{'s' if len(running) != 1 else ''} not done after {stop_after_s:g} s: stopping them",
+            extra={"connections": sum(worker.active for worker in running)},
+        )
+    await stop_now(fleet, settings)
+
+
+async def stop_now(fleet: Fleet, settings: Settings) -> None:
+    """Everything ends within ``stop_timeout_s``, or is killed."""
+    processes = fleet.processes()
+    for process in processes:
+        _stop(process, settings)
+    if not await all_ended(processes, settings.stop_timeout_s + FORCED_END_S):
+        log.error("processes that SIGKILL does not end are left behind", extra={"processes": processes})
+
+
+def kill_all(fleet: Fleet) -> None:
+    """Everything ends at once."""
+    for process in fleet.processes():
+        process.kill()
+
+
+def _stop(process: Process, settings: Settings) -> None:
+    process.state = "stopping"
+    process.send(Stop())
+    process.kill_after(settings.stop_timeout_s)

@@ -1,0 +1,60 @@
+"""Finding children whose event loop is stuck, and ending them with a dump of their stacks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterable
+
+from supervisor.process import Process
+from supervisor.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_TICK_S = 1.0
+
+
+class Watchdog:
+    """Looks at every process about once a second."""
+
+    def __init__(self, processes: Callable[[], Iterable[Process]], settings: Settings) -> None:
+        self._processes = processes
+        self._settings = settings
+        self._tick_s = min(MAX_TICK_S, settings.watchdog_s / 5)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(self._tick_s)
+            now = time.monotonic()
+            self.look(stalled=now - last > 2 * self._tick_s)
+            last = now
+
+    def look(self, stalled: bool = False) -> None:
+        """Check everybody. ``stalled``: we ourselves did not run for a while, so nobody's silence counts."""
+        for process in self._processes():
+            if stalled:
+                process.forgive_silence()
+            elif reason := self._complaint(process):
+                self._end(process, reason)
+
+    def _complaint(self, process: Process) -> str:
+        if process.state in ("stopping", "stuck"):
+            return ""
+        if not process.was_ready and process.lived_s > self._settings.start_timeout_s:
+            return f"not ready within {self._settings.start_timeout_s:g} s"
+        if process.was_heard and process.silent_s > self._settings.watchdog_s:
+            return f"no heartbeat for {process.silent_s:.1f} s: its event loop is stuck"
+        return ""
+
+    def _end(self, process: Process, reason: str) -> None:
+        log.error(
+            f"{process.name} is stuck: its stacks follow, then it is killed",
+            extra={"reason": reason, **process.log_fields},
+        )
+        process.state = "stuck"
+        process.kill(signal.SIGABRT)  # faulthandler writes the stacks (qmux.child)
+        process.kill_after(self._settings.abort_s)

@@ -1,0 +1,181 @@
+"""A supervisor under test, as a process of its own, and what is to be seen of it from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from qmux.config.schema import Bind, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
+
+Seen = TypeVar("Seen")
+ROOT = Path(__file__).parents[2]
+
+
+def eventually(look: Callable[[], Seen], what: str, timeout_s: float = 10.0) -> Seen:
+    """The first true value of ``look``; fails after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if seen := look():
+            return seen
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as sock, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        sock.bind(("127.0.0.1", 0))
+        udp.bind(sock.getsockname())
+        return int(sock.getsockname()[1])
+
+
+class Daemon:
+    """One daemon. ``start`` it, look, and ``close`` it in any case."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.directory = directory
+        self.port, self.quic_port = free_port(), free_port()
+        self.web = ServiceConfig(name="web", bind=(Bind("127.0.0.1", self.port),))
+        self.process_config = ProcessConfig(
+            tls=TlsFiles(bundle="/nowhere.pem"),
+            workers=2,
+            runtime_dir=str(directory / "run"),
+            state_dir=str(directory / "state"),
+            stop_after_s=3.0,
+        )
+        (directory / "settings.json").write_text(json.dumps({"lock_wait_s": 0.3, "stop_timeout_s": 0.5, **settings}))
+        (directory / "material").write_bytes(b"key")
+        self.write()
+        self.popen: subprocess.Popen[str] | None = None
+
+    def config(self, **changed: Any) -> ServerConfig:
+        values: dict[str, Any] = {
+            "source": str(self.directory / "server.toml"),
+            "process": self.process_config,
+            "quic": QuicConfig(bind=(Bind("127.0.0.1", self.quic_port),)),
+            "services": {"web": self.web},
+        }
+        return ServerConfig(**(values | changed))
+
+    def write(self, **changed: Any) -> None:
+        (self.directory / "config.json").write_bytes(msgspec.json.encode(self.config(**changed)))
+
+    def tell(self, child: str, words: str) -> None:
+        (self.directory / f"{child}.do").write_text(words)
+
+    # --- the process ---
+
+    def start(self, ready: bool = True) -> Daemon:
+        with (self.directory / "output").open("ab") as output:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "tests.supervisor.fake_daemon", str(self.directory)],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                text=True,
+            )
+        if ready:
+            eventually(lambda: self.ended() or self.said("qmuxd ready"), "ready")
+            assert not self.ended(), self.output()
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.popen is not None
+        return self.popen.pid
+
+    def ended(self) -> bool:
+        assert self.popen is not None
+        return self.popen.poll() is not None
+
+    def wait(self, timeout_s: float = 10.0) -> int:
+        assert self.popen is not None
+        return self.popen.wait(timeout_s)
+
+    def signal(self, signum: signal.Signals) -> None:
+        assert self.popen is not None
+        self.popen.send_signal(signum)
+
+    def close(self) -> None:
+        children = self.children()
+        if self.popen is not None and not self.ended():
+            self.popen.kill()
+            self.popen.wait()
+        for pid in children.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # --- what is to be seen ---
+
+    def output(self) -> str:
+        path = self.directory / "output"
+        return path.read_text() if path.exists() else ""
+
+    def said(self, text: str) -> bool:
+        return text in self.output()
+
+    def lines(self, text: str) -> list[str]:
+        return [line for line in self.output().splitlines() if text in line]
+
+    def log(self, child: str, kind: str = "") -> list[dict[str, Any]]:
+        path = self.directory / f"{child}.log"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        messages = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [message for message in messages if kind in ("", message["type"])]
+
+    def children(self) -> dict[str, int]:
+        """Name and pid of every child that was started here and lives, whoever its parent is now."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                arguments = (entry / "cmdline").read_bytes().decode().split("\0")
+                if (
+                    len(arguments) > 5
+                    and arguments[2].endswith("fake_child.py")
+                    and arguments[5] == str(self.directory)
+                ):
+                    found[arguments[4]] = int(entry.name)
+        return found
+
+    def ask(self, port: int | None = None, host: str = "127.0.0.1") -> Any:
+        """Who serves a user now: (name, pid, epoch, key)."""
+        with socket.create_connection((host, port or self.port), timeout=5) as sock:
+            return json.loads(sock.makefile().readline())
+
+    def ask_quic(self, prefix: int, timeout_s: float = 5.0) -> Any:
+        """Which worker a short-header packet with these 16 steering bits reaches."""
+        packet = b"\x40" + prefix.to_bytes(2, "big") + bytes(20)
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.settimeout(timeout_s)
+            sock.sendto(packet, ("127.0.0.1", self.quic_port))
+            return json.loads(sock.recv(1000))
+
+    def request(self, **wish: bool) -> tuple[bool, list[str], int]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(10)
+            sock.connect(str(self.directory / "run" / "admin.sock"))
+            sock.send(json.dumps(wish).encode())
+            ok, lines, code = json.loads(sock.recv(100_000))
+            return ok, lines, code
+
+
+@contextlib.contextmanager
+def running(directory: Path, **settings: Any) -> Iterator[Daemon]:
+    daemon = Daemon(directory, **settings)
+    try:
+        yield daemon.start()
+    finally:
+        daemon.close()
