@@ -1,0 +1,119 @@
+"""The services behind the systems: an iperf3 server, and nginx with two static files."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from loadtest import processes
+from loadtest.system import Address, BackendKind, StartFailed
+
+READY_S = 30.0
+"""How long a system may take from its start until the backend answers through it."""
+
+PROBE_S = 5.0
+RETRY_S = 0.2
+
+FILE_BYTES = {"1k": 1024, "64k": 65536}
+
+NGINX = """
+{user}
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 65536;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx-error.log;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off;
+  sendfile on;
+  tcp_nopush on;
+  open_file_cache max=16;
+  keepalive_requests 1000000000;
+  client_body_temp_path {directory}/body;
+  proxy_temp_path {directory}/proxy;
+  fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi;
+  scgi_temp_path {directory}/scgi;
+  server {{
+    listen {address} backlog=4096;
+    root {directory}/files;
+  }}
+}}
+"""
+
+
+class Backend:
+    """A running service."""
+
+    def __init__(self, kind: BackendKind, directory: Path) -> None:
+        self.kind = kind
+        self.address = processes.free_address()
+        self._directory = directory
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises StartFailed."""
+        command = self._iperf3() if self.kind == "iperf3" else self._nginx()
+        self._processes.append(processes.start(command, self._directory / f"{self.kind}.log"))
+        self.wait_through(self.address)
+
+    def stop(self) -> None:
+        """End it."""
+        processes.stop(self._processes)
+        self._processes.clear()
+
+    def restart(self) -> None:
+        """An iperf3 server whose client vanished stays busy: start it again, at the same address."""
+        self.stop()
+        self.start()
+
+    def wait_through(self, address: Address) -> None:
+        """Wait until the backend answers at ``address``, through whatever stands there. Raises StartFailed."""
+        probe: Callable[[Address], str] = _probe_iperf3 if self.kind == "iperf3" else _probe_http
+        deadline = time.monotonic() + READY_S
+        while problem := probe(address):
+            if time.monotonic() > deadline:
+                raise StartFailed(f"{self.kind} does not answer at {address}: {problem}")
+            time.sleep(RETRY_S)
+
+    def _iperf3(self) -> list[str]:
+        host, port = self.address
+        return [processes.program("iperf3"), "--server", "--bind", host, "--port", str(port)]
+
+    def _nginx(self) -> list[str]:
+        files = self._directory / "files"
+        files.mkdir()
+        for name, size_bytes in FILE_BYTES.items():
+            (files / name).write_bytes(b"q" * size_bytes)
+        config = self._directory / "nginx.conf"
+        # As root nginx drops to a user that cannot read the folder of this run.
+        user = "user root;" if os.getuid() == 0 else ""
+        config.write_text(NGINX.format(user=user, directory=self._directory, address=self.address))
+        return [processes.program("nginx"), "-c", str(config), "-p", str(self._directory)]
+
+
+def _probe_http(address: Address) -> str:
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=PROBE_S)
+    try:
+        connection.request("GET", "/1k")
+        response = connection.getresponse()
+        size_bytes = len(response.read())
+        return "" if response.status == 200 and size_bytes == FILE_BYTES["1k"] else f"status {response.status}"
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)
+    finally:
+        connection.close()
+
+
+def _probe_iperf3(address: Address) -> str:
+    command = [processes.program("iperf3"), "--client", address.host, "--port", str(address.port), "--bytes", "64K"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {PROBE_S:.0f} s"
+    return "" if run.returncode == 0 else (run.stderr or run.stdout).strip()
