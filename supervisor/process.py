@@ -62,6 +62,7 @@ class Process:
         self.state: State = "starting"
         self.was_ready = False
         self.was_heard = False
+        self._killed = False
         self.failure: Failed | None = None
         self.config_version = 0
         self.facts: dict[str, object] = {}
@@ -101,7 +102,7 @@ class Process:
     @property
     def exit_words(self) -> str:
         """How it ended, for a log line."""
-        return exit_words(self._popen.returncode)
+        return "killed by the supervisor" if self._killed else exit_words(self._popen.returncode)
 
     @property
     def log_fields(self) -> dict[str, object]:
@@ -116,6 +117,7 @@ class Process:
     def kill(self, signum: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal; nothing where the process has ended."""
         if self._popen.returncode is None:
+            self._killed = True
             self._popen.send_signal(signum)
 
     def kill_after(self, delay_s: float) -> None:
