@@ -47,8 +47,10 @@ class VarintReader:
         return varint.length(self._bytes[0]) - len(self._bytes) if self._bytes else 1
 
     def feed(self, data: bytes) -> int | None:
-        """The value, once it is complete."""
+        """At most ``want()`` bytes; the value, once it is complete."""
         self._bytes += data
+        if not self._bytes:
+            return None
         if len(self._bytes) < varint.length(self._bytes[0]):
             return None
         value, self._bytes = varint.decode(self._bytes), b""
@@ -73,6 +75,8 @@ class FrameDecoder:
         """At most ``want()`` bytes; a frame when it is complete. Raises PeerError."""
         if len(data) > self.want():
             raise ValueError(f"fed {len(data)} bytes where {self.want()} were wanted")
+        if not data:
+            return None
         if self._size is None:
             self._header(data)
         else:

@@ -71,4 +71,9 @@ def _lookup(kind: type[Code], words: dict[Code, str], code: str) -> str:
 
 
 def _with_detail(text: str, detail: str) -> str:
-    return f"{detail}: {text}" if detail else text
+    return f"{_printable(detail)}: {text}" if detail else text
+
+
+def _printable(text: str) -> str:
+    """A peer's words may not steer the terminal that shows them."""
+    return "".join(each if each.isprintable() else "?" for each in text)

@@ -16,6 +16,7 @@ from qmux.protocol.frames import (
     RejectCode,
 )
 from qmux.protocol.states import State
+from qmux.protocol.values import clipped
 
 MIN_HEARTBEAT_INTERVAL_S = 0.1
 """A change of load is told at most this often: fresher is of no use to a selection, and costs packets."""
@@ -69,7 +70,7 @@ class ServerSession(ControlStream):
 
     def reject(self, code: RejectCode, reason: str) -> bytes:
         """Not registered, and why."""
-        return self.send(RegisterReject(code, reason))
+        return self.send(RegisterReject(code, clipped(reason)))
 
     def heard(self) -> bytes:
         """The answer to a Heartbeat."""
@@ -130,8 +131,9 @@ class ClientSession(ControlStream):
         return self.send(self._load)
 
     def is_silent(self, now: float, last_received_at: float, pto_s: float) -> bool:
-        """Whether nothing at all was heard for max(3 PTO, 2 s) after a Heartbeat."""
+        """Whether nothing at all was heard for max(3 PTO, 2 s) after a Heartbeat. To be asked some times a second."""
+        if self._unanswered_since is not None and last_received_at > self._unanswered_since:
+            # Something came since, but it may not be an answer to the newest one.
+            self._unanswered_since = self._told_at if self._told_at >= last_received_at else None
         since = self._unanswered_since
-        if since is None or last_received_at > since:
-            return False
-        return now - since > max(3 * pto_s, MIN_SILENCE_S)
+        return since is not None and now - since > max(3 * pto_s, MIN_SILENCE_S)
