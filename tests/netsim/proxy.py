@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -57,7 +58,7 @@ class Proxy:
     def __init__(
         self,
         server: tuple[str, int],
-        conditions: Conditions = Conditions(),  # noqa: B008 - frozen
+        conditions: Conditions = Conditions(),
         back: Conditions | None = None,
         *,
         seed: int = 1,
@@ -68,6 +69,8 @@ class Proxy:
         self.blackhole_to_server = False
         self.blackhole_to_client = False
         self.counters = Counters()
+        self.tap: Callable[[bytes, bool], None] = lambda data, up: None
+        """Sees every datagram before its fate is decided; ``up``: towards the server."""
         self._server = server
         self._random = random.Random(seed)
         self._rebind_every_s = rebind_every_s
@@ -107,6 +110,17 @@ class Proxy:
         """Swallow everything, in both directions."""
         self.blackhole_to_server = self.blackhole_to_client = on
 
+    def change_server(self, server: tuple[str, int]) -> None:
+        """Forward to another server from now on, from the same ports: a load balancer that changed its mind."""
+        self._server = server
+        for client in self._clients.values():
+            client.upstream.connect(server)
+
+    def inject(self, data: bytes) -> None:
+        """Send a datagram to every client that the server did not send."""
+        for client in self._clients.values():
+            self._front.sendto(data, client.address)
+
     def rebind(self) -> None:
         """Every client gets another source port towards the server; what is on its way to the old one is lost."""
         for client in self._clients.values():
@@ -144,6 +158,7 @@ class Proxy:
             self._pass_on(self.to_client, self._clients[address], data, up=False)
 
     def _pass_on(self, conditions: Conditions, client: _Client, data: bytes, up: bool) -> None:
+        self.tap(data, up)
         draw = self._random.random
         if draw() < conditions.loss:
             self.counters.dropped += 1

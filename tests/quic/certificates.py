@@ -1,4 +1,4 @@
-"""Certificates for the suites: a deployment made by ``qmux.pki.authority``, and the certificates that it must refuse."""
+"""Certificates for the suites: a deployment made by ``qmux.pki.authority``, and certificates that it must refuse."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from qmux.messages import Keys, Material
+from qmux.messages import Keys
 from qmux.quic.engine import (
     CloseReason,
     ConnectConfig,
@@ -227,12 +227,12 @@ def udp_socket(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
 
 
 async def read_exactly(stream: Stream, size_bytes: int) -> bytes:
-    data = b""
-    while len(data) < size_bytes:
-        chunk = await stream.read(size_bytes - len(data))
-        assert chunk, f"FIN after {len(data)} of {size_bytes} bytes"
-        data += chunk
-    return data
+    parts, missing = [], size_bytes
+    while missing:
+        parts.append(await stream.read(missing))
+        assert parts[-1], f"FIN with {missing} of {size_bytes} bytes missing"
+        missing -= len(parts[-1])
+    return b"".join(parts)
 
 
 async def receive_all(sock: socket.socket) -> bytes:

@@ -8,7 +8,8 @@ import pytest
 
 from qmux.quic.engine import CloseKind
 from tests.aio import until
-from tests.quic.harness import World
+from tests.netsim.proxy import Conditions, Proxy
+from tests.quic.harness import World, read_exactly, udp_socket
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -46,3 +47,122 @@ async def test_a_stream_carries_bytes_both_ways(world: World) -> None:
     assert await ours.read(100) == b"pong"
     await asyncio.sleep(0)
     await until(lambda: not pair.client.connection.ack_eliciting_outstanding)
+
+
+async def test_ping_is_acknowledged(world: World) -> None:
+    pair = await world.pair()
+    await until(lambda: not pair.client.connection.ack_eliciting_outstanding)
+    heard_at = pair.client.connection.last_received_at
+    pair.client.connection.ping()
+    await until(lambda: pair.client.connection.last_received_at > heard_at, 1)
+    await until(lambda: not pair.client.connection.ack_eliciting_outstanding, 1)
+
+
+async def test_keep_alive_keeps_an_idle_connection(world: World) -> None:
+    server = world.serve(idle_timeout_s=1.0, keep_alive_s=0.25)
+    pair = await world.pair(server)
+    await asyncio.sleep(2.5)
+    assert not pair.client.connection.is_closed
+    assert not pair.server.connection.is_closed
+
+
+async def test_silence_ends_a_connection_at_the_smaller_idle_timeout(world: World) -> None:
+    async with Proxy(world.serve(idle_timeout_s=1.0).address) as proxy:
+        side = world.connect(proxy.address, idle_timeout_s=600.0)
+        await side.heard.is_connected()
+        proxy.blackhole(True)
+        started = asyncio.get_running_loop().time()
+        assert (await side.heard.is_closed()).kind == CloseKind.IDLE
+        assert 0.5 < asyncio.get_running_loop().time() - started < 3
+
+
+async def test_stats(world: World) -> None:
+    pair = await world.pair()
+    ours, theirs = await pair.stream()
+    await asyncio.gather(ours.write(bytes(500_000)), read_exactly(theirs, 500_000))
+    sent, received = pair.server.connection.stats(), pair.client.connection.stats()
+    assert sent.sent_bytes > 500_000
+    assert received.received_bytes > 500_000
+    assert sent.sent_packets > 400
+    assert sent.lost_packets < sent.sent_packets // 10
+    assert 0 < sent.rtt_s < 1
+    assert sent.rtt_s < sent.pto_s < 2
+    assert sent.mtu_bytes >= 1200
+    assert sent.cwnd_bytes > 1200
+
+
+async def test_losses_are_counted(world: World) -> None:
+    async with Proxy(world.serve().address, Conditions(loss=0.05)) as proxy:
+        side = world.connect(proxy.address)
+        await side.heard.is_connected()
+        stream = side.connection.open_stream()
+        await stream.write(bytes(60_000))
+        await until(lambda: side.connection.stats().lost_packets > 0)
+
+
+# --- DATAGRAM ---
+
+
+async def test_datagrams_up_to_the_maximum_and_not_beyond(world: World) -> None:
+    pair = await world.pair()
+    ours = pair.server.connection
+    largest = ours.max_datagram_size
+    assert largest > 1100
+    assert not ours.send_datagram(bytes(largest + 1))
+    for data in (b"", b"x", bytes(largest)):
+        assert ours.send_datagram(data)
+    await until(lambda: len(pair.client.heard.datagrams) == 3)
+    assert sorted(pair.client.heard.datagrams) == [b"", bytes(largest), b"x"]
+
+
+async def test_the_datagram_queue_is_bounded(world: World) -> None:
+    pair = await world.pair()
+    taken = sum(pair.server.connection.send_datagram(bytes(1000)) for _ in range(5000))
+    assert 1 <= taken <= 1000
+    await until(lambda: pair.client.heard.datagrams)
+
+
+# --- how a connection ends ---
+
+
+async def test_a_port_where_nobody_listens_is_refused_at_once(world: World) -> None:
+    with udp_socket() as sock:
+        address = sock.getsockname()
+    reason = await world.connect(address).heard.is_closed(2)
+    assert reason.kind == CloseKind.REFUSED
+
+
+async def test_a_handshake_that_nobody_answers_times_out(world: World) -> None:
+    with udp_socket() as silent:
+        side = world.connect(silent.getsockname(), handshake_timeout_s=0.5)
+        reason = await side.heard.is_closed(2)
+    assert reason.kind == CloseKind.TIMEOUT
+    assert side.heard.told == ["closed"]
+
+
+async def test_a_lost_handshake_is_given_up_by_the_server(world: World) -> None:
+    server = world.serve(handshake_timeout_s=0.5)
+    async with Proxy(server.address) as proxy:
+        proxy.blackhole_to_client = True
+        world.connect(proxy.address, handshake_timeout_s=0.5)
+        side = await server.side()
+        assert (await side.heard.is_closed(2)).kind == CloseKind.TIMEOUT
+        assert server.endpoint.stats().half_open == 0
+        assert server.endpoint.stats().handshakes_failed == 1
+
+
+async def test_another_protocol_is_refused_by_tls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = world.serve()
+    monkeypatch.setattr("qmux.quic.aioquic_engine.credentials.ALPN", "other/9")
+    reason = await world.connect(server.address).heard.is_closed()
+    assert reason.kind == CloseKind.TLS
+    assert reason.code == 120  # no_application_protocol, RFC 7301 §3.2
+
+
+async def test_an_endpoint_that_closes_tells_every_client(world: World) -> None:
+    server = world.serve()
+    pairs = [await world.pair(server) for _ in range(3)]
+    server.endpoint.close(4, "going away")
+    for pair in pairs:
+        reason = await pair.client.heard.is_closed()
+        assert (reason.kind, reason.code, reason.message) == (CloseKind.APPLICATION, 4, "going away")

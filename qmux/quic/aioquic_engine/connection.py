@@ -30,8 +30,12 @@ log = logging.getLogger(__name__)
 SWEEP_S = 0.25
 """How often relays are looked at for timeouts: what an idle timeout may be late by."""
 
-DATAGRAM_OVERHEAD_BYTES = 30
-"""Of a 1,200-byte packet, 1,170 are left for a DATAGRAM's payload (measured; short header, frame header and tag)."""
+DATAGRAM_OVERHEAD_BYTES = 22
+"""What a packet costs a DATAGRAM's payload besides the connection ID: flags 1, packet number 2, tag 16 (RFC 9001 §5.3),
+frame type 1 and length 2."""
+
+DATAGRAM_FRAME_OVERHEAD_BYTES = 3
+"""Frame type and length: the peer's ``max_datagram_frame_size`` includes them (RFC 9221 §3)."""
 
 MAX_QUEUED_DATAGRAMS = 256
 """aioquic's own queue has no bound; beyond this a DATAGRAM is dropped, as a full socket buffer would."""
@@ -348,9 +352,10 @@ class AioquicConnection:
     @property
     def max_datagram_size(self) -> int:
         """See ``qmux.quic.engine.Connection.max_datagram_size``."""
-        if not self.quic.peer_max_datagram_frame_bytes:
-            return 0
-        return self.quic.configuration.max_datagram_size - DATAGRAM_OVERHEAD_BYTES
+        overhead = DATAGRAM_OVERHEAD_BYTES + len(self.quic.peer_connection_id)
+        by_packet = self.quic.configuration.max_datagram_size - overhead
+        by_peer = self.quic.peer_max_datagram_frame_bytes - DATAGRAM_FRAME_OVERHEAD_BYTES
+        return max(0, min(by_packet, by_peer))
 
     def send_datagram(self, data: bytes) -> bool:
         """See ``qmux.quic.engine.Connection.send_datagram``. An oversized one would block aioquic's queue for ever."""

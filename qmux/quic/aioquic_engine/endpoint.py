@@ -40,9 +40,9 @@ log = logging.getLogger(__name__)
 BATCH = 64
 """Datagrams taken from a socket in one turn: then the connections send, and the loop's other callbacks run."""
 
-MIN_RESET_TRIGGER_BYTES = 43
-"""Shorter packets get no stateless reset: ours must be shorter than its cause, or two endpoints could reset each other
-for ever, and long enough to look like a packet (RFC 9000 §10.3, §10.3.3)."""
+MIN_RESET_BYTES, MAX_RESET_BYTES = 21, 42
+"""A stateless reset is shorter than its cause, or two endpoints could reset each other for ever; a PING alone, of 33
+bytes, must get one. 21 bytes are the least that a peer takes for one; above 42 nothing is won (RFC 9000 §10.3)."""
 
 RESETS_PER_S = 200
 """Stateless resets are for the clients of a dead worker, at most a few thousand; a flood of garbage is not answered."""
@@ -174,11 +174,12 @@ class AioquicEndpoint:
 
     def _stateless_reset(self, data: bytes, header: QuicHeader) -> bytes | None:
         self._stats.unknown_connection += 1
-        if len(data) < MIN_RESET_TRIGGER_BYTES or not self._resets.take():
+        size_bytes = min(MAX_RESET_BYTES, len(data) - 1)
+        if size_bytes < MIN_RESET_BYTES or not self._resets.take():
             return None
         self._stats.stateless_resets_sent += 1
         token = reset_token(self._config.keys.stateless_reset, header.destination_cid)
-        noise = bytearray(os.urandom(MIN_RESET_TRIGGER_BYTES - 1 - len(token)))
+        noise = bytearray(os.urandom(size_bytes - len(token)))
         noise[0] = 0x40 | (noise[0] & 0x3F)  # a short header (RFC 9000 §17.3.1)
         return bytes(noise) + token
 

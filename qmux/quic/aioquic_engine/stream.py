@@ -92,6 +92,8 @@ class AioquicStream:
 
     def abort(self, code: int) -> None:
         """See ``qmux.quic.engine.Stream.abort``."""
+        if self._error is not None:
+            return  # both directions are closed already, and the first code stands
         self._connection.abort_stream(self._stream_id, code)
         self._chunks.clear()
         self._fail(StreamError(code))
