@@ -68,7 +68,7 @@ class Backend:
         self._processes.clear()
 
     def restart(self) -> None:
-        """An iperf3 server whose client vanished stays busy: start it again, at the same address."""
+        """Start it again, at the same address."""
         self.stop()
         self.start()
 
