@@ -5,7 +5,6 @@ Only reads and sums; ``status`` gives the JSON object of ``qmux status --json``.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
@@ -68,7 +67,8 @@ class View:
 
     def is_healthy(self) -> bool:
         """Whether a worker serves and the daemon is not stopping."""
-        return any(row.slot >= 0 and row.state == "ready" for row in self._processes)
+        serves = any(row.slot >= 0 and row.state == "ready" for row in self._processes)
+        return serves and self._facts.get("state", "ready") == "ready"
 
     def status(self, now: float) -> dict[str, Any]:
         """The whole picture; ``now`` is monotonic."""
@@ -111,8 +111,7 @@ class View:
     def _daemon(self, role: str, source: str) -> dict[str, Any]:
         known = {"role": role, "source": source, "generation": self._generation, "engine": self._totals.engine()}
         known["workers"] = sum(row.slot >= 0 for row in self._processes)
-        facts = {name: value for name, value in self._facts.items() if value not in (None, "")}
-        return {**known, **facts}
+        return {**known, **{name: value for name, value in self._facts.items() if name != "generations"}}
 
     def _workers(self) -> list[dict[str, Any]]:
         return [msgspec.to_builtins(row) for row in self._processes]
@@ -150,11 +149,12 @@ class View:
         return [_client(session) for session in sessions if session is not None]
 
     def _generations(self) -> list[dict[str, Any]]:
-        """One, until a reload can start a second."""
-        started = self._facts.get("started_at", time.time())
-        active = sum(report_active(report) for report in self._totals.newest())
-        workers = sum(row.slot >= 0 for row in self._processes)
-        return [{"number": self._generation, "since": started, "workers": workers, "connections": active}]
+        """The supervisor's list; all workers belong to the newest one until a reload can start another."""
+        generations = [dict(generation) for generation in self._facts.get("generations", [])]
+        for generation in generations[-1:]:
+            generation["workers"] = sum(row.slot >= 0 for row in self._processes)
+            generation["connections"] = sum(report_active(report) for report in self._totals.newest())
+        return generations
 
 
 def report_active(report: WorkerReport) -> int:

@@ -71,6 +71,8 @@ def _head(program: str, daemon: dict[str, Any], workers: list[dict[str, Any]], n
         plural(sum(worker["slot"] >= 0 for worker in workers), "worker"),
         f"generation {daemon.get('generation', '-')}" + (f" since {duration(now - since)}" if since else ""),
     ]
+    if daemon.get("state", "ready") != "ready":
+        parts.append(daemon["state"])
     return click.style(" · ".join(parts), bold=True)
 
 

@@ -94,4 +94,5 @@ def worker(slot: int, epoch: int = 1, **changes: Any) -> ProcessRow:
 
 def table(*workers: ProcessRow, **facts: Any) -> Table:
     own = ProcessRow(name="supervisor", pid=99, state="ready")
-    return Table([own, *workers], {"pid": 99, "version": "1.0.0", "started_at": 1000.0, **facts})
+    known = {"pid": 99, "version": "1.0.0", "started_at": 1000.0, "generations": [{"number": 1, "since": 1000.0}]}
+    return Table([own, *workers], {**known, **facts})

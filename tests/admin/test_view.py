@@ -96,6 +96,8 @@ def test_health_is_a_worker_that_is_ready() -> None:
     assert view.is_healthy()
     view.table(table(worker(0, state="draining"), worker(1, state="draining")))
     assert not view.is_healthy()
+    view.table(table(worker(0), state="stopping"))  # within drain_delay: users are still taken, health says no
+    assert not view.is_healthy()
 
 
 def test_a_reload_changes_the_services() -> None:
