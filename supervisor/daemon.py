@@ -17,7 +17,7 @@ from qmux.config.schema import Config, ServerConfig
 from qmux.config.usable import worker_count
 from qmux.messages import Configure, Keys, Material, Role
 from supervisor.logfile import LogFile
-from supervisor.privileges import Owner, owner_of
+from supervisor.privileges import Owner, owner_of, try_interpreter
 from supervisor.process import Launch
 from supervisor.runtime import RuntimeDir, daemon_keys, random_keys
 from supervisor.settings import Settings
@@ -56,6 +56,7 @@ class Daemon:
         try:
             owner = owner_of(config.process, _role(config))
             runtime = RuntimeDir(runtime_dir(config), owner, settings.lock_wait_s)
+            try_interpreter(owner, _role(config), str(runtime.path))
             keys = daemon_keys(state_dir(config)) if isinstance(config, ServerConfig) else random_keys()
         except BaseException:
             log.close()

@@ -115,7 +115,10 @@ class Fleet:
         for index in [index for index, adopter in self._adopted.items() if adopter is process]:
             del self._adopted[index]
         if process.kind == "worker":
-            self.steering.crashed(process.slot)
+            if process.state in ("draining", "stopping"):
+                self.steering.gone(process.slot)  # it has no successor
+            else:
+                self.steering.crashed(process.slot)
             self._links.changed(died=[process.slot])
 
     def share_orphans(self) -> None:

@@ -261,7 +261,6 @@ class Supervisor:
             "engine": ", ".join(sorted(engines)),
             "state": "stopping" if self._stopper else "ready" if self._served else "starting",
             "generation": GENERATION,
-            "generations": [{"number": GENERATION, "since": self._daemon.started_at}],
             "workers": self._daemon.workers,
             "server_id": self._daemon.server_id.hex(),
             "config_version": self._daemon.version,

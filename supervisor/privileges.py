@@ -19,6 +19,16 @@ log = logging.getLogger(__name__)
 
 TRIAL_TIMEOUT_S = 20.0
 
+_CANNOT_ENTER = 77
+_TRIAL = f"""
+import os, sys
+import qmux.channel
+try:
+    os.chdir(sys.argv[1])
+except OSError:
+    sys.exit({_CANNOT_ENTER})
+"""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -36,7 +46,7 @@ class Owner:
 def owner_of(process: ProcessConfig, table: str) -> Owner:
     """The user that ``user`` and ``group`` name, or ours. ``table`` ("server", "client") is for messages.
 
-    Raises StartError where they cannot be used.
+    Raises StartError where they cannot be used; ``try_interpreter`` finds out more.
     """
     uid, gid = os.geteuid(), os.getegid()
     if not process.user and not process.group:
@@ -57,9 +67,40 @@ def owner_of(process: ProcessConfig, table: str) -> Owner:
             f'{table}.user = "{process.user}": only root can start workers as another user; '
             f"start as root, or as {process.user or 'that user'} without user and group"
         )
-    owner = Owner(uid, gid, drops=True)
-    _try_interpreter(owner, process.user, table)
-    return owner
+    return Owner(uid, gid, drops=True)
+
+
+def try_interpreter(owner: Owner, table: str, enter: str = "/") -> None:
+    """Raise StartError where ``owner`` cannot run this interpreter, or cannot enter the directory ``enter``.
+
+    A user that may not pass through the directories above the interpreter (a 0700 home) could run no worker.
+    """
+    if not owner.drops:
+        return
+    try:
+        trial = subprocess.run(
+            [sys.executable, "-P", "-c", _TRIAL, enter],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TRIAL_TIMEOUT_S,
+            **owner.popen_arguments(),
+        )
+    except subprocess.TimeoutExpired:
+        reason = f"it did not start within {TRIAL_TIMEOUT_S:.0f} s"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    else:
+        if trial.returncode == 0:
+            return
+        if trial.returncode == _CANNOT_ENTER:
+            raise StartError(
+                f"{enter}: {table}.user (uid {owner.uid}) cannot enter it; chmod a+x the directories above it"
+            )
+        reason = trial.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1] or f"status {trial.returncode}"
+    raise StartError(
+        f"{table}.user (uid {owner.uid}) cannot run {sys.executable}: {reason}; "
+        "install QMux where every user may read and enter, such as /opt/qmux or /usr/local"
+    )
 
 
 def raise_file_limit() -> None:
@@ -84,25 +125,3 @@ def _group(name: str, table: str) -> int:
         return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
     except KeyError:
         raise StartError(f'{table}.group = "{name}": this machine has no such group') from None
-
-
-def _try_interpreter(owner: Owner, user: str, table: str) -> None:
-    """A user that may not enter the directory of the interpreter (a 0700 home) could run no worker."""
-    try:
-        trial = subprocess.run(
-            [sys.executable, "-P", "-c", "import qmux.channel"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=TRIAL_TIMEOUT_S,
-            **owner.popen_arguments(),
-        )
-        reason = trial.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1] if trial.returncode else ""
-    except subprocess.TimeoutExpired:
-        reason = f"it did not start within {TRIAL_TIMEOUT_S:.0f} s"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        raise StartError(
-            f'{table}.user = "{user}": this user cannot run {sys.executable} ({reason}); '
-            "install QMux where every user may read and enter, such as /opt/qmux or /usr/local"
-        )

@@ -162,7 +162,10 @@ class Reloader:
         return outcome
 
     async def _plan(self) -> Plan:
-        new = await asyncio.to_thread(self._load)
+        try:
+            new = await asyncio.to_thread(self._load)
+        except OSError as error:
+            raise ConfigError([f"{error.filename or self._daemon.config.source}: {error.strerror}"]) from None
         old = self._daemon.loaded
         if type(new.config) is not type(old.config):
             raise ConfigError([f"{new.config.source}: is not a {self._daemon.role}'s configuration any more"])

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,10 +75,10 @@ class Daemon:
 
     # --- the process ---
 
-    def start(self, ready: bool = True) -> Daemon:
+    def start(self, ready: bool = True, wrapper: Sequence[str] = ()) -> Daemon:
         with (self.directory / "output").open("ab") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "tests.supervisor.fake_daemon", str(self.directory)],
+                [*wrapper, sys.executable, "-m", "tests.supervisor.fake_daemon", str(self.directory)],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
