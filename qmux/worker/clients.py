@@ -123,7 +123,8 @@ class ClientConnection:
             await stream.write(self._session.heard())
         elif isinstance(frame, Drain):
             self._set_state("draining")
-            log.info("client is stopping", extra=self.fields())
+            if not self.connection.is_closed:
+                log.info("client is stopping", extra=self.fields())
 
     async def _registering(self, stream: Stream, register: Register) -> None:
         identity = self.connection.identity

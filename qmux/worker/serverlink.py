@@ -193,14 +193,13 @@ class ServerLink:
                 self._keepers[number] = self._tasks.start(self._keep(number), f"lane {number} of {self}")
         for number in [number for number in self._keepers if number not in lanes]:
             self._keepers.pop(number).cancel()
-            self._tasks.start(self._give_up(number), f"end of lane {number} of {self}")
+        for number, lane in list(self._lanes.items()):
+            if number not in lanes:
+                self._retire(number, lane)
+                self._tasks.start(self._give_up(lane), f"end of lane {number} of {self}")
 
-    async def _give_up(self, number: int) -> None:
-        """A lane that is not wanted any more: closed once another stands and its last user is gone."""
-        lane = self._lanes.get(number)
-        if lane is None:
-            return
-        self._retire(number, lane)
+    async def _give_up(self, lane: LaneConnection) -> None:
+        """A connection on none of the lanes: closed once one of those stands and its own last user is gone."""
         await self._dialer.signal.wait_until(
             lambda: lane.ended.done() or (lane.active == 0 and self.is_registered), SURPLUS_LIFE_S
         )

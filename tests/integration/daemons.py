@@ -1,4 +1,4 @@
-"""Real daemons for integration tests: certificates, configurations, ``qmuxd`` and ``qmuxc`` as processes of their own."""
+"""Real daemons for integration tests: certificates, configurations, ``qmuxd`` and ``qmuxc`` as processes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class _UnixConnection(http.client.HTTPConnection):
 class Daemon:
     """One running ``qmuxd`` or ``qmuxc``."""
 
-    def __init__(self, command: str, config: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, command: str, config: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()
+    ) -> None:
         self.config = config
         self.log_path = config.with_suffix(".log")
         self.environment = {**os.environ, **environment}

@@ -1,0 +1,75 @@
+"""Clients that do not behave, made of the engine alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from qmux.messages import Material
+from qmux.pki.bundle import split_bundle
+from qmux.protocol.codec import FrameDecoder, encode, encode_stream_type
+from qmux.protocol.frames import Frame, Offered, Register, RegisterAck, RegisterReject, StreamType
+from qmux.quic.choose import load_engine
+from qmux.quic.engine import CloseReason, ConnectConfig, Stream
+from qmux.relay.frames import read_frame
+
+
+class Stranger:
+    """A ConnectionHandler that only notes what happens."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.is_connected: asyncio.Future[None] = loop.create_future()
+        self.is_closed: asyncio.Future[CloseReason] = loop.create_future()
+
+    def connected(self) -> None:
+        self.is_connected.set_result(None)
+
+    def stream_opened(self, stream: Stream) -> None:
+        pass
+
+    def datagram_received(self, data: bytes) -> None:
+        pass
+
+    def closed(self, reason: CloseReason) -> None:
+        self.is_closed.set_result(reason)
+
+
+def connect_config(bundle: Path, lane: int | None = None) -> ConnectConfig:
+    parts = split_bundle(bundle.read_bytes(), str(bundle))
+    return ConnectConfig(
+        material=Material(parts.chain, parts.key, parts.ca),
+        server_name="127.0.0.1",
+        lane=lane,
+        idle_timeout_s=60.0,
+        keep_alive_s=10.0,
+        handshake_timeout_s=5.0,
+        max_streams=64,
+        stream_window_bytes=1 << 20,
+    )
+
+
+async def silent_client(port: int, bundle: Path) -> tuple[float, str]:
+    """Complete a handshake and say nothing: how long the server bears it, and what it says."""
+    stranger = Stranger()
+    load_engine("auto").connect(("127.0.0.1", port), connect_config(bundle), stranger)
+    await asyncio.wait_for(stranger.is_connected, 10)
+    started = time.monotonic()
+    reason = await asyncio.wait_for(stranger.is_closed, 30)
+    return time.monotonic() - started, str(reason)
+
+
+async def register(port: int, bundle: Path, *services: str) -> Frame:
+    """Offer ``services`` whatever the certificate names: the server's answer."""
+    stranger = Stranger()
+    connection = load_engine("auto").connect(("127.0.0.1", port), connect_config(bundle), stranger)
+    await asyncio.wait_for(stranger.is_connected, 10)
+    stream = connection.open_stream()
+    offered = tuple(Offered(name) for name in services)
+    frame = Register(os.urandom(16), "stranger", offered, "1.0")
+    await stream.write(encode_stream_type(StreamType.CONTROL) + encode(frame))
+    answer = await asyncio.wait_for(read_frame(stream, FrameDecoder({RegisterAck, RegisterReject})), 10)
+    connection.close(0, "done")
+    return answer

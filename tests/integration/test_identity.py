@@ -1,0 +1,124 @@
+"""Mutual TLS end to end: who is refused, that it never registers, and that the client's log says why."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from qmux.pki import authority
+from qmux.protocol.frames import RegisterReject
+from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.integration.strangers import register, silent_client
+
+
+def exit_of(deployment: Deployment, bundle: Path, services: str = "web", **client: str) -> tuple[int, str]:
+    """``qmuxc --once`` with this bundle: its exit code and its log."""
+    lines = "\n".join(f'{key} = "{value}"' for key, value in client.items())
+    table = "".join(f'[services.{name}]\ntarget = "127.0.0.1:9"\n' for name in services.split(","))
+    config = deployment.write(
+        f"{bundle.stem}-once.toml",
+        f'[client]\nservers = ["127.0.0.1:{deployment.quic_port}"]\nbundle = "{bundle}"\n'
+        f'runtime_dir = "run-once"\nstate_dir = "state-once"\n{lines}\n{table}',
+    )
+    daemon = deployment.start("qmuxc", config, "--once")
+    return daemon.process.wait(30), daemon.log
+
+
+@pytest.fixture
+def server(deployment: Deployment) -> Daemon:
+    return deployment.server({"web": f'bind = "127.0.0.1:{free_port()}"'}, workers=1)
+
+
+def clients(server: Daemon) -> list[object]:
+    found: list[object] = server.status()["clients"]
+    return found
+
+
+def test_wrong_ca(deployment: Deployment, server: Daemon, tmp_path: Path) -> None:
+    """Another CA's bundle: the client does not accept the server, and says so."""
+    other = tmp_path / "other"
+    authority.init(other)
+    code, log = exit_of(deployment, authority.issue_client(other, "stranger", ["web"]))
+    assert code == 3
+    assert "server's certificate is not accepted" in log
+    assert "CA" in log
+    assert clients(server) == []
+
+
+def test_certificate_of_another_ca(deployment: Deployment, server: Daemon, tmp_path: Path) -> None:
+    """The client trusts our server, but its own certificate is a stranger's: the server refuses it."""
+    other = tmp_path / "other"
+    authority.init(other)
+    bundle = authority.issue_client(other, "stranger", ["web"])
+    parts = bundle.read_bytes().split(b"-----BEGIN CERTIFICATE-----")
+    kept = [part for part in parts if b"PRIVATE KEY" in part or part is parts[1]]
+    leaf_and_key = b"-----BEGIN CERTIFICATE-----".join([parts[0], parts[1]])
+    assert kept
+    forged = tmp_path / "forged.pem"
+    forged.write_bytes(leaf_and_key + (deployment.directory / "ca.pem").read_bytes())
+    forged.chmod(0o600)
+    code, log = exit_of(deployment, forged)
+    assert code == 3
+    assert "does not know the CA of our certificate" in log
+    assert clients(server) == []
+    assert server.process.poll() is None
+
+
+def test_wrong_name(deployment: Deployment, server: Daemon) -> None:
+    bundle = deployment.directory / deployment.bundle("pod-1", "web")
+    code, log = exit_of(deployment, bundle, server_name="elsewhere.example.com")
+    assert code == 3
+    assert 'is not for "elsewhere.example.com"' in log
+
+
+def test_unauthorized_service(deployment: Deployment, server: Daemon) -> None:
+    """A client that offers a service that its certificate does not name: rejected, told why, never in the pool."""
+    bundle = authority.issue_client(deployment.directory, "thief", ["other"])
+    answer = asyncio.run(register(deployment.quic_port, bundle, "web"))
+    assert isinstance(answer, RegisterReject)
+    assert answer.code == "unauthorized_service"
+    assert '"web"' in answer.reason
+    assert clients(server) == []
+
+
+def test_unauthorized_service_in_a_configuration(deployment: Deployment, server: Daemon) -> None:
+    bundle = authority.issue_client(deployment.directory, "thief", ["other"])
+    code, log = exit_of(deployment, bundle)
+    assert code == 3
+    assert "qmux pki issue client thief" in log
+
+
+def test_server_without_that_service(deployment: Deployment, server: Daemon) -> None:
+    bundle = authority.issue_client(deployment.directory, "pod-2", ["*"])
+    code, log = exit_of(deployment, bundle, services="nowhere")
+    assert code == 3
+    assert "the server has no such service" in log
+    assert clients(server) == []
+
+
+def test_unknown_service_beside_a_known_one_is_left_out(deployment: Deployment, server: Daemon) -> None:
+    authority.issue_client(deployment.directory, "pod-3", ["*"])
+    deployment.client("pod-3", {"web": "127.0.0.1:9", "nowhere": "127.0.0.1:9"})
+    server.until_clients(1)
+    assert server.status()["clients"][0]["services"] == ["web"]
+
+
+def test_nothing_listens(deployment: Deployment) -> None:
+    bundle = deployment.directory / deployment.bundle("pod-1", "web")
+    code, log = exit_of(deployment, bundle)
+    assert code == 5
+    assert "nothing listens on UDP port" in log
+
+
+def test_silent_after_the_handshake_is_gone(deployment: Deployment) -> None:
+    """A handshake without Register: closed after handshake_timeout, and never in the pool."""
+    port = free_port()
+    server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1, quic='handshake_timeout = "1s"')
+    bundle = deployment.directory / deployment.bundle("pod-1", "web")
+    lived_s, reason = asyncio.run(silent_client(deployment.quic_port, bundle))
+    assert 0.8 < lived_s < 4.0
+    assert "handshake_timeout" in reason
+    until(lambda: "client did not register in time" in server.log, "a line in the log")
+    assert clients(server) == []

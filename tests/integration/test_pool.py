@@ -1,0 +1,126 @@
+"""One global pool: users spread over all clients, whichever worker accepts them."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.integration.daemons import Deployment, free_port, until
+from tests.integration.services import Service, named
+
+USERS = 3000
+
+
+@contextlib.contextmanager
+def held(port: int, count: int, threads: int = 8) -> Iterator[Counter[str]]:
+    """``count`` users opened from several threads and held; who serves each, by the name that it says."""
+    users: list[socket.socket] = []
+    lock = threading.Lock()
+
+    def open_some(share: int) -> None:
+        for _ in range(share):
+            user = socket.create_connection(("127.0.0.1", port), timeout=60)
+            with lock:
+                users.append(user)
+
+    workers = [threading.Thread(target=open_some, args=(count // threads,)) for _ in range(threads)]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(120)
+        yield _names(users)
+    finally:
+        for user in users:
+            user.close()
+
+
+def _names(users: list[socket.socket]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    selector = selectors.DefaultSelector()
+    for user in users:
+        selector.register(user, selectors.EVENT_READ)
+    deadline = time.monotonic() + 90
+    while selector.get_map() and time.monotonic() < deadline:
+        for key, _ in selector.select(1):
+            user = key.fileobj
+            assert isinstance(user, socket.socket)
+            selector.unregister(user)
+            try:
+                found[user.recv(100).decode().strip()] += 1
+            except ConnectionResetError:
+                found["reset"] += 1
+    found["silent"] += len(selector.get_map())
+    selector.close()
+    return +found
+
+
+def is_share(count: int, expected: float) -> bool:
+    return abs(count - expected) <= 0.05 * expected
+
+
+@pytest.mark.parametrize("policy", ["least-connections", "round-robin"])
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 3)])
+def test_3000_held_connections_are_shared(deployment: Deployment, policy: str, weights: tuple[int, ...]) -> None:
+    port = free_port()
+    names = ("a", "b", "c")
+    with contextlib.ExitStack() as stack:
+        services = {name: stack.enter_context(Service(named(name))) for name in names}
+        lines = f'bind = "127.0.0.1:{port}"\nbalance = "{policy}"\nqueue_timeout = "60s"\nsetup_timeout = "60s"'
+        server = deployment.server({"web": lines}, workers=4)
+        for name, weight in zip(names, weights, strict=True):
+            deployment.client(name, {"web": services[name].target}, client=f"weight = {weight}")
+        server.until_clients(3, connections=4)
+        with held(port, USERS) as found:
+            assert sum(found.values()) == USERS
+            shares = {name: USERS * weight / sum(weights) for name, weight in zip(names, weights, strict=True)}
+            assert all(is_share(found[name], share) for name, share in shares.items()), found
+
+
+def test_users_are_handed_to_the_worker_that_has_the_client(deployment: Deployment) -> None:
+    """One lane for four workers: three of four users are accepted where no client is connected."""
+    port = free_port()
+    with Service(named("only")) as service:
+        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=4, quic="lanes = 1")
+        deployment.client("pod-1", {"web": service.target})
+        server.until_clients(1, connections=1)
+        # Views of the other workers: within a second by a pass.
+        until(lambda: server.status()["clients"][0]["connections"] == 1, "one connection")
+        with held(port, 200) as found:
+            assert found == {"only": 200}
+        handed = until(lambda: sum(s.get("handed_off", 0) for s in server.status()["services"]), "hand-offs counted")
+        assert handed > 50
+
+
+def test_stopped_worker_does_not_block_others(deployment: Deployment) -> None:
+    """A SIGSTOPped worker: users accepted by the others are served; when it goes on, views agree again."""
+    port = free_port()
+    with Service(named("x")) as service:
+        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=3)
+        deployment.client("pod-1", {"web": service.target})
+        server.until_clients(1, connections=3)
+        victim = psutil.Process(server.workers()[0]["pid"])
+        victim.send_signal(signal.SIGSTOP)
+        try:
+            deadline = time.monotonic() + 3.0
+            served = asked = 0
+            while time.monotonic() < deadline:
+                asked += 1
+                # One of three is in the stopped worker's queue.
+                with contextlib.suppress(TimeoutError), socket.create_connection(("127.0.0.1", port), 0.5) as user:
+                    served += user.recv(2) == b"x\n"
+            assert served >= asked / 3
+        finally:
+            victim.send_signal(signal.SIGCONT)
+        for _ in range(30):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
+                assert user.recv(2) == b"x\n"
