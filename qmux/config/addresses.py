@@ -58,6 +58,8 @@ def parse_target(value: str, base: Path) -> Target:
 def parse_server(value: str) -> ServerAddress:
     """``"tunnel.example.com:8443"``; without a port it is 8443."""
     address = _ip(value)
+    if _PORT.fullmatch(value):
+        raise AddressError('a server is a host and a port, as in "tunnel.example.com:8443"')
     if isinstance(address, ipaddress.IPv6Address):
         raise AddressError(f'an IPv6 address stands in brackets; did you mean "[{value}]:{DEFAULT_SERVER_PORT}"?')
     if value.startswith("[") and value.endswith("]"):

@@ -45,10 +45,12 @@ MAX_CONNECT_S = 300.0
 def read_client(document: Document) -> ClientConfig:
     """The whole client configuration; what is wrong is recorded in the document's problems."""
     Section(document, ()).check_names(TABLES)
+    if "client" not in document.tree:
+        document.add_name(("client",), "the table is missing; write [client] with servers = and bundle = FILE")
     section = Section(document, ("client",))
     section.check_names(CLIENT_KEYS)
     servers = tuple(dict.fromkeys(server for _, server in section.each("servers", parse_server)))
-    if not section.has("servers"):
+    if section.exists and not section.has("servers"):
         section.add_missing("servers", 'missing; where is the server? as in servers = ["tunnel.example.com:8443"]')
     elif len(servers) > MAX_SERVERS:
         section.add("servers", f"{len(servers)} servers; at most {MAX_SERVERS}")
@@ -74,7 +76,7 @@ def _read_services(document: Document, client: Section) -> dict[str, ClientServi
     for name in service_names(document, 'target = "127.0.0.1:3000"'):
         section = Section(document, ("services", name))
         section.check_names(CLIENT_SERVICE_KEYS)
-        if not section.has("target"):
+        if not section.has("target") and not section.has_tables():
             section.add_missing("target", 'missing; where is the service? as in target = "127.0.0.1:3000"')
         services[name] = ClientServiceConfig(
             name=name,

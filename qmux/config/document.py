@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import tomli
 
 from qmux.config.files import ReadError, read_file
-from qmux.config.problems import Place, Problems, key_name, shown
+from qmux.config.problems import Place, Problems, key_name, printable, shown
 from qmux.config.scanner import KeyPath, scan
 
 MAX_FILE_BYTES = 1 << 20
@@ -71,20 +71,31 @@ class Document(NamedTuple):
 def read_document(source: Path) -> Document:
     """Read and parse the file or directory. Raises ConfigError where it is no TOML or cannot be read."""
     problems = Problems()
-    is_directory = source.is_dir()
-    files = sorted(source.glob("*.toml")) if is_directory else [source]
+    is_directory = os.path.isdir(source)
+    files = _files_of(source, problems) if is_directory else [source]
     source_path = Path(os.path.abspath(source))
     base = source_path if is_directory else source_path.parent
     document = Document({}, {}, str(source), source_path, base, problems)
-    if not files:
-        problems.add(Place(0, str(source), 0), "has no *.toml file; name a file, or put one there")
-    if len(files) > MAX_FILES:
-        problems.add(Place(0, str(source), 0), f"has {len(files)} *.toml files; at most {MAX_FILES} are read")
-        files = []
     for order, file in enumerate(files):
         _read_file(document, order, file)
     problems.raise_any(document.source)
     return document
+
+
+def _files_of(directory: Path, problems: Problems) -> list[Path]:
+    """The ``*.toml`` of a directory; hidden ones are left out, since editors leave them."""
+    place = Place(0, str(directory), 0)
+    try:
+        names = sorted(name for name in os.listdir(directory) if name.endswith(".toml") and not name.startswith("."))
+    except OSError as error:
+        problems.add(place, f"cannot be listed: {error.strerror}; change its owner or mode")
+        return []
+    if not names:
+        problems.add(place, "has no *.toml file; put one there, or name a file")
+    if len(names) > MAX_FILES:
+        problems.add(place, f"has {len(names)} *.toml files; at most {MAX_FILES} are read")
+        return []
+    return [directory / name for name in names]
 
 
 def _read_file(document: Document, order: int, file: Path) -> None:
@@ -94,7 +105,8 @@ def _read_file(document: Document, order: int, file: Path) -> None:
         tree = tomli.loads(text)
         lines = scan(text.replace("\r\n", "\n"))
     except ReadError as error:
-        document.problems.add(Place(order, name, 0), str(error))
+        hint = "; name another with -c, or write one: qmux init server" if str(error) == "no such file" else ""
+        document.problems.add(Place(order, name, 0), f"{error}{hint}")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         document.problems.add(Place(order, name, line), "not UTF-8 text; save the file as UTF-8")
@@ -111,8 +123,8 @@ def _syntax_problem(error: tomli.TOMLDecodeError, order: int, name: str, text: s
     said = error.msg[:1].lower() + error.msg[1:]
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, error.msg)), "correct this line")
     written = text.split("\n")[error.lineno - 1].strip() if error.lineno <= text.count("\n") + 1 else ""
-    where = f"{shown(written)[1:-1]}: " if written else ""
-    return Place(order, name, error.lineno), f"{where}not TOML: {said} at column {error.colno}; {hint}"
+    where = f"{printable(written)}: " if written else ""
+    return Place(order, name, error.lineno), f"{where}not TOML: {printable(said)} at column {error.colno}; {hint}"
 
 
 def _merge(

@@ -13,6 +13,8 @@ from qmux.errors import ConfigError
 MAX_SHOWN_CHARACTERS = 80
 """A longer value is cut in a message: its line says where the rest is."""
 
+MAX_TEXT_CHARACTERS = 200
+
 MAX_SHOWN_PROBLEMS = 100
 """A file that is no configuration of ours at all must not fill a terminal."""
 
@@ -75,11 +77,17 @@ def shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
 
 
+def printable(text: str) -> str:
+    """``text`` without characters that could move a terminal's cursor, cut where it is long."""
+    cut = text if len(text) <= MAX_TEXT_CHARACTERS else f"{text[: MAX_TEXT_CHARACTERS - 1]}…"
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in cut)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(value, ensure_ascii=False))
+        return printable(json.dumps(value, ensure_ascii=False))
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(element) for element in value)}]"
     if isinstance(value, dict):

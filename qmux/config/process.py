@@ -72,7 +72,7 @@ def _tls_files(document: Document, section: Section) -> TlsFiles:
     files = {name: _path(document, section, name) for name in ("bundle", "cert", "key", "ca")}
     parts = [name for name in ("cert", "key", "ca") if section.has(name)]
     if section.has("bundle") and parts:
-        section.add("bundle", f"and {', '.join(parts)} as well; write either bundle or cert, key and ca")
+        section.add("bundle", f"set beside {', '.join(parts)}; write either bundle, or cert, key and ca")
     elif not section.has("bundle") and section.exists:
         command = "issue server NAME" if section.path == ("server",) else "issue client NAME --service SERVICE"
         if not parts:

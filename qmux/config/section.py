@@ -45,7 +45,7 @@ class Section:
         if not isinstance(found, dict):
             what = "write it once" if isinstance(found, list) else "not a table; write"
             document.add_name(path, f"{what} as [{key_name(path)}]")
-            found = {}
+            found, self.exists = {}, False
         self.table: dict[str, Any] = found
 
     def check_names(self, names: Names) -> None:
@@ -58,11 +58,16 @@ class Section:
         if key in names.later:
             return "not available in this version; remove it"
         if key in names.other_end:
-            return f"a key of the {names.other_end_is}; each fact stands on one side only: remove it here"
+            what = "key" if self.path else "table"
+            return f"a {what} of the {names.other_end_is}; each fact stands on one side only: remove it here"
         if isinstance(self.table[key], dict) and len(self.path) == 2 and self.path[0] == "services":
             name = shown(f"{self.path[1]}.{key}")
             return f"unknown table; a service's name with a dot needs quotes: [services.{name}]"
-        return f"unknown key; {suggestion(key, names.known)}"
+        if self.path:
+            return f"unknown key; {suggestion(key, names.known, 'the keys here are')}"
+        if not isinstance(self.table[key], dict | list):
+            return "a key outside a table; write it below the table that it belongs to, as in [server]"
+        return f"unknown table; {suggestion(key, names.known, 'the tables are')}"
 
     def origin(self, key: str) -> KeyPath:
         """The path where ``key`` is set: in this table, or in the defaults."""
@@ -73,6 +78,10 @@ class Section:
     def has(self, key: str) -> bool:
         """Whether ``key`` is set here or in the defaults."""
         return key in self.table or (self._defaults is not None and key in self._defaults.table)
+
+    def has_tables(self) -> bool:
+        """Whether there are tables in this one: none of ours has any, so a name was cut at its dot."""
+        return any(isinstance(value, dict) for value in self.table.values())
 
     def add(self, key: str, text: str) -> None:
         """Record a problem with the value of ``key``."""
@@ -217,12 +226,12 @@ class Section:
         return default
 
 
-def suggestion(name: str, known: Collection[str]) -> str:
+def suggestion(name: str, known: Collection[str], introduction: str) -> str:
     """``did you mean "balance"?``, or the names that there are."""
     near = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.5)
     if near:
         return f'did you mean "{near[0]}"?'
-    return f"the keys here are {', '.join(sorted(quoted_name(one) for one in known))}"
+    return f"{introduction} {', '.join(sorted(quoted_name(one) for one in known))}"
 
 
 def _or(choices: Collection[Any]) -> str:

@@ -121,7 +121,7 @@ def _read_services(document: Document) -> dict[str, ServiceConfig]:
         section.check_names(SERVICE_KEYS)
         services[name], binds = _read_service(section, name)
         traffic += binds
-        if not section.has("bind"):
+        if not section.has("bind") and not section.has_tables():
             section.add_missing("bind", 'missing; where do users come? write it as in bind = ":80"')
     _check_traffic_overlaps(document, traffic)
     return services
@@ -157,8 +157,8 @@ def _check_traffic_overlaps(document: Document, binds: list[tuple[KeyPath, Bind]
         for first_path, first in binds[:index]:
             if overlaps(bind, first):
                 place = document.place(first_path)
-                what = "the same address" if bind == first else f"it overlaps {first}"
-                document.add(path, f"{what} as {key_name(first_path)} ({place}); give each its own port or address")
+                what = "the same address as" if bind == first else f'it overlaps "{first}" of'
+                document.add(path, f"{what} {key_name(first_path)} ({place}); give each its own port or address")
                 break
 
 

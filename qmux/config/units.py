@@ -89,7 +89,8 @@ def _bare_number(value: float, kind: str, default_unit: str, example: str) -> st
         return f'a {kind} is a string with a unit and not negative, as in "{example}"'
     if isinstance(value, float) and not value.is_integer() and default_unit == "s":
         return f'a duration needs a unit; did you mean "{format_duration(value)}"?'
-    return f'a {kind} needs a unit; did you mean "{int(value)}{default_unit}"?'
+    text = format_size(int(value)) if default_unit == "B" else f"{int(value)}{default_unit}"
+    return f'a {kind} needs a unit; did you mean "{text}"?'
 
 
 def _names(units: dict[str, float] | dict[str, int]) -> str:
@@ -97,8 +98,10 @@ def _names(units: dict[str, float] | dict[str, int]) -> str:
 
 
 def _correction(parts: list[tuple[str, str]], units: dict[str, float] | dict[str, int]) -> str:
-    fixed = [(number, unit if unit in units else _OTHER_NAMES.get(unit.lower(), "")) for number, unit in parts]
-    fixed = [(number, unit if unit in units else unit.lower()) for number, unit in fixed]
-    if any(unit not in units for _, unit in fixed):
+    fixed = []
+    for number, unit in parts:
+        candidates = (unit, _OTHER_NAMES.get(unit.lower(), ""), unit.lower())
+        fixed.append((number, next((candidate for candidate in candidates if candidate in units), "")))
+    if not all(unit for _, unit in fixed):
         return ""
     return f'; did you mean "{"".join(number + unit for number, unit in fixed)}"?'
