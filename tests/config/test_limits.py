@@ -1,0 +1,28 @@
+"""The configuration may not promise what the protocol cannot carry; the layers forbid importing its limits there."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from qmux.config import addresses, client, server, services
+from qmux.protocol import values
+
+
+def test_limits_are_those_of_the_protocol() -> None:
+    assert services.MAX_SERVICES <= values.MAX_SERVICES
+    assert client.MAX_WEIGHT <= values.MAX_WEIGHT
+    assert client.MAX_INSTANCE <= values.MAX_NAME
+    assert server.MAX_LANES <= values.MAX_LANES
+    assert server.MAX_STREAMS <= 1 << 20
+    assert server.MAX_TIMEOUT_S * 1000 <= values.MAX_DURATION_MS
+    assert server.MAX_QUIC_IDLE_S * 1000 <= values.MAX_DURATION_MS
+
+
+def test_the_longest_unix_path_is_what_the_kernel_takes() -> None:
+    for length, fits in ((addresses.MAX_UNIX_PATH_BYTES, True), (addresses.MAX_UNIX_PATH_BYTES + 1, False)):
+        path = "/tmp/" + "x" * (length - len("/tmp/"))
+        with socket.socket(socket.AF_UNIX) as sock, pytest.raises(OSError, match=r"too long|No such file") as caught:
+            sock.connect(path)
+        assert ("too long" not in str(caught.value)) is fits
