@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
 EXAMPLE = """\b
@@ -17,6 +15,8 @@ Example:
 @click.option("--once", is_flag=True, help="Exit after the first answer, instead of on Ctrl-C.")
 def command(once: bool) -> int:
     """Try QMux: a server, two clients and a sample web service, all here and in a temporary folder."""
+    import asyncio
+
     from qmux.cli.demo_run import run
 
     return asyncio.run(run(once=once))

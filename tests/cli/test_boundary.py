@@ -1,0 +1,84 @@
+"""Errors become lines and exit codes; only a defect shows a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+
+import click
+import pytest
+
+from qmux import errors
+from qmux.cli import boundary
+from tests.cli.programs import arguments
+
+
+def failing(error: BaseException) -> click.Command:
+    @click.command()
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (errors.QmuxError("it broke"), 1, "prog: it broke"),
+        (errors.UsageError("which one?"), 2, "prog: which one?"),
+        (errors.ConfigError(["x.toml:1: a.b: wrong"], "x.toml"), 3, "x.toml:1: a.b: wrong\n1 error in x.toml"),
+        (errors.CertificateError("x.pem: expired"), 3, "prog: x.pem: expired"),
+        (errors.StartError("port in use"), 4, "prog: port in use"),
+        (errors.UnreachableError("nobody"), 5, "prog: nobody"),
+        (errors.ConditionError("no"), 6, "prog: no"),
+        (errors.PeerError("a rule"), 1, "prog: a rule"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "prog: /x: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "prog: No space left on device"),
+        (KeyboardInterrupt(), 130, ""),
+        (click.Abort(), 130, ""),
+        (click.exceptions.Exit(6), 6, ""),
+    ],
+)
+def test_each_error_has_its_code_and_its_line(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert boundary.run(failing(error), "prog", []) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.strip() == line
+
+
+def test_a_wrong_option_is_wrong_usage_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert boundary.run(failing(ValueError()), "prog", ["--frobnicate"]) == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_a_commands_own_code_is_the_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    def command() -> int:
+        click.echo("done")
+        return 6
+
+    assert boundary.run(command, "prog", []) == 6
+    assert capsys.readouterr().out == "done\n"
+
+
+def test_a_defect_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        boundary.run(failing(ZeroDivisionError()), "prog", [])
+
+
+def test_a_reader_that_is_gone_ends_the_program_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        done = subprocess.run(
+            arguments("qmux", "completion", "zsh"),
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
+    assert done.stderr == b""
+    assert done.returncode == 1

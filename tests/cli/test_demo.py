@@ -1,0 +1,73 @@
+"""``qmux demo``: it answers, it stays, it cleans up, and it says what failed."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli.programs import arguments, run, until_line
+
+
+def processes_of(folder: str) -> list[str]:
+    """The command lines that name this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has just ended
+            continue
+        if folder in words:
+            found.append(words)
+    return found
+
+
+def test_once_ends_after_the_first_answer_and_leaves_nothing(tmp_path: Path) -> None:
+    done = run("qmux", "demo", "--once", env={"TMPDIR": str(tmp_path)}, timeout_s=60)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"through the tunnel, \d+ ms: Hello from the service behind client-[12]", done.stdout)
+    assert re.search(r"The tunnel answered \d+\.\d s after the start", done.stdout)
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_stays_until_a_signal_and_then_cleans_up(tmp_path: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        ["env", f"TMPDIR={tmp_path}", *arguments("qmux", "demo")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=None,
+    )
+    try:
+        lines = until_line(process, lambda line: "Ctrl-C" in line)
+        url = next(line.split()[-1] for line in lines if line.startswith("Point a browser"))
+        config = next(line.split()[-1] for line in lines if "qmux status" in line)
+        served_by = set()
+        for _ in range(20):
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                served_by.add(answer.read())
+        assert len(served_by) == 2
+        assert "pod" not in run("qmux", "status", "-c", config).stderr
+        assert len(processes_of(str(tmp_path))) >= 3
+    finally:
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=30)
+    assert (process.returncode, output) == (0, "stopping\n")
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(str(tmp_path)) == []
+
+
+def test_a_part_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
+    (tmp_path / "supervisor").mkdir()
+    (tmp_path / "supervisor" / "__init__.py").write_text("")
+    done = run("qmux", "demo", "--once", env={"PYTHONPATH": str(tmp_path)}, timeout_s=60)
+    assert done.returncode == 1
+    assert "server ended with exit code 4; its log:" in done.stderr
+    assert "another package named supervisor is installed" in done.stderr

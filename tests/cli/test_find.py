@@ -1,0 +1,103 @@
+"""Which daemon a command means. Daemons are played by a lock that this test holds, as a supervisor would."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from qmux.cli import find
+from qmux.config import directories
+from qmux.errors import ConfigError, UnreachableError, UsageError
+
+Start = Callable[..., Path]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Makes a daemon of this user, running or not."""
+    base = tmp_path / "base"
+    monkeypatch.setattr(directories, "base_dir", lambda: base)
+    with ExitStack() as stack:
+
+        def make(source: str, role: str = "server", *, running: bool = True, at: Path | None = None) -> Path:
+            directory = at or base / directories.name_of(role, source)
+            directory.mkdir(parents=True)
+            facts = {"role": role, "pid": 4711, "source": source, "admin_socket": str(directory / "admin.sock")}
+            (directory / "daemon.json").write_text(json.dumps(facts))
+            lock = stack.enter_context((directory / "lock").open("w"))
+            if running:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            return directory
+
+        yield make
+
+
+def test_the_only_one_that_runs_is_meant(start: Start) -> None:
+    start("/etc/qmux/old.toml", running=False)
+    directory = start("/etc/qmux/server.toml")
+    assert find.admin_socket(None, None) == directory / "admin.sock"
+
+
+def test_several_are_listed_by_name(start: Start) -> None:
+    start("/etc/qmux/server.toml")
+    start("qmuxc web=127.0.0.1:3000", "client")
+    with pytest.raises(UsageError) as caught:
+        find.admin_socket(None, None)
+    assert str(caught.value).splitlines() == [
+        "2 daemons run; name one with -c FILE or --socket PATH:",
+        "  server  pid 4711     /etc/qmux/server.toml",
+        "  client  pid 4711     qmuxc web=127.0.0.1:3000",
+    ]
+
+
+def test_none_says_what_to_do(start: Start) -> None:
+    start("/etc/qmux/server.toml", running=False)
+    with pytest.raises(UnreachableError, match="no daemon of this user runs; start one"):
+        find.admin_socket(None, None)
+
+
+def test_a_daemon_that_is_starting_is_not_there_yet(start: Start) -> None:
+    (start("/etc/qmux/server.toml") / "daemon.json").write_text("{")
+    with pytest.raises(UnreachableError):
+        find.admin_socket(None, None)
+
+
+def test_a_file_names_its_daemon_even_with_an_error_in_it(start: Start, tmp_path: Path) -> None:
+    start("/etc/qmux/other.toml")
+    broken = tmp_path / "server.toml"
+    broken.write_text("[server")
+    directory = start(str(broken))
+    assert find.admin_socket(broken, None) == directory / "admin.sock"
+
+
+def test_a_file_may_name_a_runtime_directory_of_its_own(start: Start, tmp_path: Path) -> None:
+    from qmux.pki import authority
+
+    authority.init(tmp_path)
+    authority.issue_server(tmp_path, ["localhost"])
+    config = tmp_path / "server.toml"
+    config.write_text('[server]\nbundle = "localhost.pem"\nruntime_dir = "run/me"\n[services.a]\nbind = ":80"\n')
+    with pytest.raises(UnreachableError, match=r"server\.toml: no daemon runs with this configuration"):
+        find.admin_socket(config, None)
+    start(str(config), at=tmp_path / "run" / "me")
+    assert find.admin_socket(config, None) == tmp_path / "run" / "me" / "admin.sock"
+
+
+def test_a_file_that_is_not_there_or_not_right_says_so(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        find.admin_socket(tmp_path / "nowhere.toml", None)
+    (tmp_path / "broken.toml").write_text("[server")
+    with pytest.raises(ConfigError):
+        find.admin_socket(tmp_path / "broken.toml", None)
+
+
+def test_a_socket_is_taken_as_it_is_and_alone(start: Start) -> None:
+    start("/etc/qmux/server.toml")
+    assert find.admin_socket(None, Path("/x.sock")) == Path("/x.sock")
+    with pytest.raises(UsageError, match="exclude each other"):
+        find.admin_socket(Path("a"), Path("b"))

@@ -1,0 +1,205 @@
+"""``status`` and ``reload`` against real daemons."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmux import __version__
+from qmux.pki import authority
+from tests.cli.programs import arguments, run, until_line
+
+SERVER = """\
+[server]
+bundle = "localhost.pem"
+runtime_dir = "run/server"
+state_dir = "state"
+stop_after = "2s"
+[quic]
+bind = "127.0.0.1:{quic}"
+[services.web]
+bind = "127.0.0.1:{web}"
+"""
+CLIENT = """\
+[client]
+servers = ["127.0.0.1:{quic}"]
+server_name = "localhost"
+bundle = "pod-1.pem"
+instance = "host-1"
+runtime_dir = "run/client"
+state_dir = "state"
+stop_after = "2s"
+[services.web]
+target = "127.0.0.1:1"
+"""
+
+
+def free_port(kind: int) -> int:
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def daemon(folder: Path, program: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / f"{program}.log").open("wb") as log:
+        process = subprocess.Popen(
+            arguments(program, *words), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A server with a connected client; configurations and logs are in the folder."""
+    path = tmp_path_factory.mktemp("live")
+    authority.init(path)
+    authority.issue_server(path, ["localhost"])
+    authority.issue_client(path, "pod-1", ["web"])
+    ports = {"quic": free_port(socket.SOCK_DGRAM), "web": free_port(socket.SOCK_STREAM)}
+    (path / "server.toml").write_text(SERVER.format(**ports))
+    (path / "client.toml").write_text(CLIENT.format(**ports))
+    with daemon(path, "qmuxd", "--workers", "2"), daemon(path, "qmuxc"):
+        until_status(path, "server.toml", lambda status: status["clients"])
+        until_status(path, "client.toml", lambda status: status["servers"])
+        yield path
+
+
+def until_status(folder: Path, file: str, wanted: Callable[[dict[str, Any]], Any], timeout_s: float = 20.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        done = run("qmux", "status", "-c", file, "--json", cwd=folder)
+        if done.returncode == 0 and wanted(status := json.loads(done.stdout)):
+            return status
+        logs = "\n".join(path.read_text() for path in folder.glob("*.log"))
+        assert time.monotonic() < deadline, f"{done.stdout}{done.stderr}\n{logs}"
+
+
+def test_a_servers_status(folder: Path) -> None:
+    status = until_status(folder, "server.toml", lambda status: status["clients"][0]["rtt_ms"])
+    assert status["server"]["version"] == __version__
+    assert status["server"]["engine"] == "aioquic"
+    assert status["server"]["workers"] == 2
+    assert status["server"]["source"] == str(folder / "server.toml")
+    assert {worker["name"] for worker in status["workers"]} == {"supervisor", "admin", "worker-0", "worker-1"}
+    assert all(worker["rss_bytes"] > 0 for worker in status["workers"])
+    (client,) = status["clients"]
+    assert (client["client"], client["instance"], client["services"]) == ("pod-1", "host-1", ["web"])
+    assert (status["services"][0]["clients_ready"], status["services"][0]["clients"]) == (1, 1)
+
+
+def test_a_clients_status(folder: Path) -> None:
+    status = until_status(folder, "client.toml", lambda status: status["servers"][0]["state"] == "registered")
+    assert status["client"]["role"] == "client"
+    assert len(status["servers"]) == 1
+    assert status["services"][0]["target"] == "127.0.0.1:1"
+
+
+def test_status_for_people_has_no_colour_in_a_pipe(folder: Path) -> None:
+    done = run("qmux", "status", "-c", "server.toml", cwd=folder)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"qmuxd {__version__} · engine aioquic · 2 workers · generation 1 since ")
+    assert lines[1].split() == ["SERVICE", "BIND", "PROTO", "CLIENTS", "CONNS", "RATE", "IN/OUT", "REFUSED"]
+    assert lines[4].startswith("pod-1   web")
+    assert "\x1b" not in done.stdout
+
+
+def test_the_socket_names_the_daemon_too(folder: Path) -> None:
+    done = run("qmux", "status", "--json", "--socket", folder / "run" / "client" / "admin.sock")
+    assert json.loads(done.stdout)["client"]["role"] == "client"
+
+
+def test_watch_prints_until_it_is_interrupted(folder: Path) -> None:
+    process = subprocess.Popen(
+        arguments("qmux", "status", "-c", "server.toml", "--json", "--watch"),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seen: list[dict[str, Any]] = []
+
+    def enough(line: str) -> bool:
+        seen.append(json.loads(line))
+        return len(seen) == 2
+
+    until_line(process, enough)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors) == (130, "")
+    assert all("server" in status for status in seen)
+
+
+def test_reload_applies_what_changed_and_says_how(folder: Path) -> None:
+    config = folder / "server.toml"
+    before = config.read_text()
+    port = free_port(socket.SOCK_STREAM)
+    assert run("qmux", "reload", "-c", config).stdout == "nothing has changed\n"
+    config.write_text(f'{before}[services.api]\nbind = "127.0.0.1:{port}"\n')
+    try:
+        dry = run("qmux", "reload", "-c", config, "--dry-run")
+        assert (dry.returncode, dry.stderr) == (0, "")
+        assert f'services.api.bind: - -> "127.0.0.1:{port}"; in place' in dry.stdout
+        assert len(until_status(folder, "server.toml", lambda status: status)["services"]) == 1
+        done = run("qmux", "reload", "-c", config)
+        assert (done.returncode, done.stdout) == (0, dry.stdout)
+        until_status(folder, "server.toml", lambda status: len(status["services"]) == 2)
+    finally:
+        config.write_text(before)
+        assert run("qmux", "reload", "-c", config).returncode == 0
+    until_status(folder, "server.toml", lambda status: len(status["services"]) == 1)
+
+
+def test_a_reload_of_a_broken_file_changes_nothing_and_shows_every_error(folder: Path) -> None:
+    config = folder / "server.toml"
+    before = config.read_text()
+    config.write_text(before + "idle_timeout = 30\nballance = 1\n")
+    try:
+        done = run("qmux", "reload", "-c", config)
+        assert done.returncode == 3
+        assert done.stdout == ""
+        assert "server.toml:10: services.web.idle_timeout = 30" in done.stderr
+        assert "server.toml:11: services.web.ballance" in done.stderr
+        answer = json.loads(run("qmux", "reload", "-c", config, "--json").stdout)
+        assert (answer["ok"], answer["exit_code"]) == (False, 3)
+        assert run("qmux", "status", "-c", config).returncode == 0
+    finally:
+        config.write_text(before)
+
+
+def test_full_is_not_there_yet(folder: Path) -> None:
+    done = run("qmux", "reload", "-c", "server.toml", "--full", cwd=folder)
+    assert done.returncode == 2
+    assert "--full is not available in this version" in done.stderr
+
+
+def test_a_second_daemon_of_the_same_file_is_refused(folder: Path) -> None:
+    done = run("qmuxd", "-c", folder / "server.toml")
+    assert done.returncode == 4
+    assert "another daemon runs here" in done.stderr
+
+
+def test_a_daemon_that_stopped_is_not_reachable(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "server.toml").read_text().replace("run/server", str(tmp_path / "run"))
+    (folder / "other.toml").write_text(text)
+    done = run("qmux", "status", "-c", folder / "other.toml")
+    assert done.returncode == 5
+    assert "no daemon runs with this configuration" in done.stderr

@@ -1,0 +1,154 @@
+"""The lines of ``qmux status`` from its JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from qmux.cli import picture
+
+NOW = 1_800_000_000.0
+DAY = 86_400
+
+
+def plain(status: dict[str, Any]) -> list[str]:
+    return [click.unstyle(line) for line in picture.lines(status, NOW)]
+
+
+def service(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "binds": [":80"],
+        "target": "127.0.0.1:3000",
+        "protocol": "tcp",
+        "clients_ready": 2,
+        "clients": 2,
+        "connections": 318,
+        "rate_in_bit_s": 1.2e9,
+        "rate_out_bit_s": 8.4e9,
+        "refused": {},
+        **changes,
+    }
+
+
+def client(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "client": name,
+        "services": ["a"],
+        "from": "192.0.2.7:4711",
+        "state": "ready",
+        "active": 160,
+        "rtt_ms": 12.4,
+        "not_after": NOW + 88.5 * DAY,
+        **changes,
+    }
+
+
+def process(slot: int, **changes: Any) -> dict[str, Any]:
+    return {"name": f"worker-{slot}", "slot": slot, "state": "ready", "pid": 7, "restarts": 0, **changes}
+
+
+def server(**changes: Any) -> dict[str, Any]:
+    return {
+        "server": {
+            "version": "1.0.0",
+            "engine": "aioquic",
+            "generation": 1,
+            "started_at": NOW - 7860,
+            "state": "ready",
+        },
+        "workers": [process(-1), process(0), process(1)],
+        "services": [service("a")],
+        "clients": [client("pod-1")],
+        "generations": [],
+        **changes,
+    }
+
+
+def test_a_server_as_in_the_documentation() -> None:
+    status = server(
+        services=[
+            service("a"),
+            service("b", binds=["127.0.0.1:443", "[::1]:443"], clients_ready=1, refused={"queue_timeout": 4}),
+        ],
+        clients=[
+            client("pod-1"),
+            client("pod-9", services=["a", "b"], state="suspect", active=0, rtt_ms=None, not_after=NOW + 5.5 * DAY),
+        ],
+    )
+    assert plain(status) == [
+        "qmuxd 1.0.0 · engine aioquic · 2 workers · generation 1 since 2h 11m",
+        "SERVICE  BIND                     PROTO  CLIENTS  CONNS  RATE IN/OUT         REFUSED",
+        "a        :80                      tcp    2/2      318    1.20 / 8.40 Gbit/s  0",
+        "b        127.0.0.1:443,[::1]:443  tcp    1/2      318    1.20 / 8.40 Gbit/s  4 queue_timeout",
+        "CLIENT  SERVICES  FROM            STATE    CONNS  RTT    LOSS  CERT",
+        "pod-1   a         192.0.2.7:4711  ready    160    12 ms  -     88 d",
+        "pod-9   a,b       192.0.2.7:4711  suspect  0      -      -     5 d  "
+        "! expires soon: qmux pki issue client pod-9 --service a --service b",
+    ]
+
+
+def test_without_clients_it_says_what_to_do() -> None:
+    assert plain(server(clients=[]))[-1] == "no client is connected; start one: qmuxc -c client.toml"
+
+
+def test_an_expired_certificate_and_a_restarted_worker_stand_out() -> None:
+    lines = plain(
+        server(
+            clients=[client("pod-1", not_after=NOW - 1)],
+            workers=[process(0, restarts=2), process(1, state="restarting", pid=0, restarts=1)],
+        )
+    )
+    assert lines[4].endswith("0 d  ! expired: qmux pki issue client pod-1 --service a")
+    assert lines[5:] == ["! worker-0: ready, pid 7, 2 restarts", "! worker-1: restarting, pid -, 1 restart"]
+
+
+def test_a_stopping_daemon_says_so() -> None:
+    facts = {**server()["server"], "state": "stopping"}
+    assert plain(server(server=facts))[0].endswith(" · stopping")
+
+
+def test_a_daemon_that_has_just_started_is_no_error() -> None:
+    lines = plain({"server": {"generation": 1}, "workers": [], "services": [], "clients": [], "generations": []})
+    assert lines[0] == "qmuxd · engine - · 0 workers · generation 1"
+
+
+def test_a_client() -> None:
+    status = {
+        "client": {"version": "1.0.0", "engine": "aioquic", "generation": 1, "started_at": NOW - 5},
+        "workers": [process(0)],
+        "servers": [
+            {
+                "server": "t.example.com:8443",
+                "address": "192.0.2.1:8443",
+                "state": "registered",
+                "connections": 2,
+                "rtt_ms": 1.25,
+                "since": NOW - 61,
+            },
+            {
+                "server": "u.example.com:8443",
+                "address": "",
+                "state": "the name does not resolve",
+                "connections": 0,
+                "rtt_ms": 0.0,
+                "since": 0,
+            },
+        ],
+        "services": [service("web")],
+    }
+    assert plain(status) == [
+        "qmuxc 1.0.0 · engine aioquic · 1 worker · generation 1 since 5s",
+        "SERVICE  TARGET          CONNS  RATE IN/OUT         REFUSED",
+        "web      127.0.0.1:3000  318    1.20 / 8.40 Gbit/s  0",
+        "SERVER              ADDRESS         STATE                      CONNS  RTT     SINCE",
+        "t.example.com:8443  192.0.2.1:8443  registered                 2      1.2 ms  1m 1s",
+        "u.example.com:8443  -               the name does not resolve  0      -       -",
+    ]
+
+
+def test_colour_does_not_move_columns() -> None:
+    lines = picture.lines(server(), NOW)
+    assert any("\x1b[" in line for line in lines)
+    assert [click.unstyle(line) for line in lines] == plain(server())
