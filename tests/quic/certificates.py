@@ -45,7 +45,7 @@ class Pki:
         return _trusting(_leaf(self.directory, **how), self.client)  # type: ignore[arg-type]
 
     def _foreign(self, name: str) -> Material:
-        return _read(self.foreign_directory / f"{name}.pem")
+        return read(self.foreign_directory / f"{name}.pem")
 
 
 def make(directory: Path) -> Pki:
@@ -54,10 +54,10 @@ def make(directory: Path) -> Pki:
         authority.init(folder)
         authority.issue_server(folder, ["localhost", "127.0.0.1", "::1"])
         authority.issue_client(folder, "alpha", ["*"])
-    return Pki(ours, _read(ours / "localhost.pem"), _read(ours / "alpha.pem"), theirs)
+    return Pki(ours, read(ours / "localhost.pem"), read(ours / "alpha.pem"), theirs)
 
 
-def _read(path: Path) -> Material:
+def read(path: Path) -> Material:
     parts = split_bundle(path.read_bytes(), path.name)
     return Material(parts.chain, parts.key, parts.ca)
 

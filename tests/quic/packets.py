@@ -22,6 +22,7 @@ def initial(
     crypto_offset: int = 0,
     data: bytes = b"\x01",
     token: bytes = b"",
+    packet_number: int = 0,
 ) -> bytes:
     """An Initial that decrypts, with one CRYPTO frame."""
     destination = steering.initial_id() if destination is None else destination
@@ -34,6 +35,7 @@ def initial(
         max_datagram_size=1200,
         version=VERSION_1,
         peer_token=token,
+        packet_number=packet_number,
     )
     builder.start_packet(QuicPacketType.INITIAL, crypto)
     frame = builder.start_frame(QuicFrameType.CRYPTO, capacity=16 + len(data))

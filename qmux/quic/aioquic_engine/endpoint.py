@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from aioquic._buffer import Buffer
@@ -65,6 +66,7 @@ class AioquicEndpoint:
         self._live_slots: frozenset[int] = frozenset({config.slot})
         self._refuse = False
         self._stats = EndpointStats()
+        self._failed_at: deque[float] = deque(maxlen=max(1, config.retry_threshold))
         self._resets = _Rate(RESETS_PER_S)
         self._paths: dict[AioquicConnection, tuple[socket.socket, udp.LocalAddress | None]] = {}
         self.set_material(config.material)
@@ -204,13 +206,19 @@ class AioquicEndpoint:
             self._stats.initials_refused += 1
             return refuse_initial(header)
         original_id = self._tokens.open(header.token, address[:2]) if header.token else None
-        half_open = self._stats.half_open
-        if original_id is None and half_open >= self._config.retry_threshold:
+        if original_id is None and self._handshake_load() >= self._config.retry_threshold:
             return self._retry(header, address)
-        if half_open >= max(1, self._config.retry_threshold) * HALF_OPEN_CAP_FACTOR:
+        if self._stats.half_open >= max(1, self._config.retry_threshold) * HALF_OPEN_CAP_FACTOR:
             self._stats.initials_refused += 1
             return None
         return self._accept(header, original_id)
+
+    def _handshake_load(self) -> int:
+        """Handshakes that are half open or failed within that time: a flood that fails at once costs as much."""
+        since = time.monotonic() - self._config.handshake_timeout_s
+        while self._failed_at and self._failed_at[0] < since:
+            self._failed_at.popleft()
+        return self._stats.half_open + len(self._failed_at)
 
     def _retry(self, header: QuicHeader, address: Address) -> bytes:
         self._stats.retries_sent += 1
@@ -275,6 +283,7 @@ class AioquicEndpoint:
         if not connection.is_connected:
             self._stats.half_open -= 1
             self._stats.handshakes_failed += 1
+            self._failed_at.append(time.monotonic())
 
     def _send(self, connection: AioquicConnection, data: bytes, address: Address) -> None:
         sock, local = self._paths[connection]

@@ -5,23 +5,26 @@
 - flow control: windows follow what was consumed; stock aioquic doubles them on receipt, whoever reads, so that one
   peer can make a process hold 1 GiB with 11 packets;
 - unregistered peers: 64 KiB and one stream until ``raise_limits``;
-- CRYPTO: at most 16 KiB may be pending, where aioquic takes 512 KiB for each half-open connection;
+- CRYPTO: at most 16 KiB may be pending, where aioquic takes 512 KiB for each half-open connection, and smaller buffers;
 - streams: a packet looks only at streams that have something to say, not at every open one (``stream_table``);
 - a reset stream gives its buffers back at once instead of on acknowledgement (``stream_table``).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 from typing import Any
 
+from aioquic._buffer import Buffer
 from aioquic.quic import connection as aioquic_connection
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.stream import QuicStream
+from aioquic.tls import Epoch
 
 from qmux import steering
 from qmux.quic.aioquic_engine.stream_table import StreamTable
@@ -29,6 +32,9 @@ from qmux.quic.aioquic_engine.verification import PeerVerifier, VerifyingContext
 
 MAX_PENDING_CRYPTO_BYTES = 16_384
 """A mutual handshake with a chain of 4 certificates needs less than 8 KiB in each direction."""
+
+CRYPTO_BUFFER_BYTES = {Epoch.INITIAL: 4096, Epoch.HANDSHAKE: 12_288, Epoch.ONE_RTT: 4096}
+"""For our own TLS messages, of which only the Certificate is large; aioquic takes 48 KiB for each connection."""
 
 UNLIMITED_BYTES = 1 << 60
 """A connection window that never blocks: each stream has its own bound, and a few stalled ones must not stop all."""
@@ -42,6 +48,8 @@ GROUP = 32
 RESET_TOKEN_BYTES = 16  # RFC 9000 §10.3
 
 aioquic_connection.MAX_PENDING_CRYPTO = MAX_PENDING_CRYPTO_BYTES
+# Each connection asks 31 times for one of seven sets, and would keep a copy of its own: 7 KiB.
+aioquic_connection.EPOCHS = functools.cache(aioquic_connection.EPOCHS)
 
 
 def reset_token(key: bytes, connection_id: bytes) -> bytes:
@@ -112,6 +120,7 @@ class TunnelConnection(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
+        self._crypto_buffers = {epoch: Buffer(capacity=size) for epoch, size in CRYPTO_BUFFER_BYTES.items()}
         self.tls.__class__ = VerifyingContext
         self.tls.verify_peer = self._verifier  # type: ignore[attr-defined]
         self.tls._request_client_certificate = not self._is_client

@@ -19,6 +19,9 @@ from qmux.pki.verify import CertificateRejected
 PeerVerifier = Callable[[Sequence[bytes]], None]
 """Gets the peer's chain (DER, leaf first; empty: it sent none). Raises CertificateRejected."""
 
+MAX_MESSAGE_BYTES = 16_384
+"""Longest TLS message of a peer: a Certificate with a chain of four. A stranger can make us hold this much."""
+
 
 class _PeerRejected(tls.Alert):
     """A TLS alert with a description of our choice (RFC 8446 §6.2)."""
@@ -32,6 +35,12 @@ class VerifyingContext(tls.Context):
     """aioquic's TLS state machine with ``verify_peer`` called on the peer's Certificate message."""
 
     verify_peer: PeerVerifier
+
+    def handle_message(self, input_data: bytes, output_buf: dict[tls.Epoch, Buffer]) -> None:
+        """Bytes of the handshake, in order. aioquic waits for a message of any length up to 16 MiB."""
+        if len(self._receive_buffer) + len(input_data) > MAX_MESSAGE_BYTES:
+            raise tls.AlertDecodeError("a TLS message is too long")
+        super().handle_message(input_data, output_buf)
 
     def _server_handle_certificate(self, input_buf: Buffer) -> None:
         super()._server_handle_certificate(input_buf)

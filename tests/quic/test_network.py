@@ -1,0 +1,88 @@
+"""Relays over a bad network, through ``tests.netsim``: every byte arrives, once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+
+from qmux.quic.engine import RelayEnd
+from tests.netsim.proxy import Conditions, Proxy
+from tests.quic.harness import Pair, World, receive_all, send_and_shut
+
+BAD = Conditions(loss=0.02, reorder=0.05, duplicate=0.01, delay_s=0.001)
+LOSSY_BYTES = 5_000_000
+"""Each way. 2 % loss holds one connection at about 10 Mbit/s; 20 MB are tests/integration's, over several of them."""
+
+
+async def exchange(world: World, pair: Pair, up: bytes, down: bytes) -> None:
+    relayed = await world.relayed(pair)
+    _, _, got_up, got_down = await asyncio.gather(
+        send_and_shut(relayed.user, up),
+        send_and_shut(relayed.service, down),
+        receive_all(relayed.service),
+        receive_all(relayed.user),
+    )
+    assert hashlib.sha256(got_up).digest() == hashlib.sha256(up).digest()
+    assert hashlib.sha256(got_down).digest() == hashlib.sha256(down).digest()
+    done = await asyncio.wait_for(asyncio.gather(relayed.server.done, relayed.client.done), 10)
+    assert done == [RelayEnd.FINISHED, RelayEnd.FINISHED]
+
+
+async def test_loss_reordering_duplicates_and_rebinding(world: World) -> None:
+    server = world.serve(slot=9)
+    async with Proxy(server.address, BAD, rebind_every_s=0.5) as proxy:
+        pair = await world.pair(server, via=proxy.address)
+        halves = [(os.urandom(LOSSY_BYTES // 2), os.urandom(LOSSY_BYTES // 2)) for _ in range(2)]
+        await asyncio.gather(*(exchange(world, pair, up, down) for up, down in halves))
+        assert proxy.counters.rebinds > 1
+        assert proxy.counters.dropped > 50
+        assert proxy.counters.reordered > 50
+        assert pair.client.connection.stats().lost_packets > 0
+        assert server.endpoint.stats().foreign_packets == 0
+        assert server.endpoint.stats().unknown_connection == 0
+
+
+async def test_a_black_hole_of_two_seconds_is_survived(world: World) -> None:
+    server = world.serve()
+    async with Proxy(server.address) as proxy:
+        pair = await world.pair(server, via=proxy.address)
+        running = asyncio.ensure_future(exchange(world, pair, os.urandom(3_000_000), os.urandom(3_000_000)))
+        await asyncio.sleep(0.05)
+        proxy.blackhole(True)
+        await asyncio.sleep(2)
+        assert not running.done()
+        assert pair.client.connection.ack_eliciting_outstanding
+        proxy.blackhole(False)
+        await running
+        assert proxy.counters.blackholed > 0
+
+
+async def test_handshakes_through_heavy_loss(world: World) -> None:
+    server = world.serve(handshake_timeout_s=15.0)
+    async with Proxy(server.address, Conditions(loss=0.2)) as proxy:
+        sides = [world.connect(proxy.address, handshake_timeout_s=15.0) for _ in range(20)]
+        await asyncio.gather(*(asyncio.wait_for(connected(side), 15) for side in sides))
+        assert len({side.connection.number for side in sides}) == 20
+
+
+async def connected(side: object) -> None:
+    while "connected" not in side.heard.told:  # type: ignore[attr-defined]
+        assert side.heard.reason is None  # type: ignore[attr-defined]
+        await asyncio.sleep(0.01)
+
+
+async def test_streams_that_overtake_each_other_are_all_opened(world: World) -> None:
+    server = world.serve()
+    async with Proxy(server.address, Conditions(), Conditions(reorder=0.5, loss=0.05)) as proxy:
+        pair = await world.pair(server, via=proxy.address)
+        for number in range(60):
+            stream = pair.server.connection.open_stream()
+            await stream.write(b"%d" % number)
+            stream.finish()
+            await asyncio.sleep(0.001)
+        seen = set()
+        for _ in range(60):
+            theirs = await asyncio.wait_for(pair.client.heard.streams.get(), 5)
+            seen.add(int(await theirs.read(100)))
+        assert seen == set(range(60))
