@@ -90,22 +90,6 @@ def check_host(value: str) -> str:
     return _host(value)
 
 
-def overlaps(one: Bind, other: Bind) -> bool:
-    """Whether both would listen at the same address: the same port, and the same host or every address of a family."""
-    if one.port != other.port:
-        return False
-    return bool(_listens_at(one) & _listens_at(other)) or _covers(one, other) or _covers(other, one)
-
-
-def _listens_at(bind: Bind) -> set[str]:
-    return {"0.0.0.0", "::"} if bind.host == "" else {bind.host}
-
-
-def _covers(wide: Bind, narrow: Bind) -> bool:
-    any_address = "::" if ":" in narrow.host else "0.0.0.0"
-    return any_address in _listens_at(wide)
-
-
 def _split(value: str, rule: str, example: str) -> tuple[str, str]:
     if "://" in value:
         rest = value.partition("://")[2].rstrip("/")

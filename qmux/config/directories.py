@@ -10,14 +10,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import stat
 import tempfile
 from pathlib import Path
 
 from qmux.config.schema import ClientConfig, Config
-from qmux.errors import StartError
-
-PRIVATE_MODE = 0o700
 
 LOCK_FILE = "lock"
 """The supervisor holds an exclusive ``flock`` on it, and its children inherit it."""
@@ -54,22 +50,6 @@ def runtime_dir(config: Config) -> Path:
 def state_dir(config: Config) -> Path:
     """The state directory of this configuration's daemon."""
     return Path(config.process.state_dir) if config.process.state_dir else state_base_dir() / _name(config)
-
-
-def ensure_base_dir() -> Path:
-    """Make ``base_dir()`` with mode 0700 if it is not there. Raises StartError where it is not ours alone.
-
-    The temporary directory is everybody's: who makes ``qmux-UID`` there before us would hold our sockets.
-    """
-    base = base_dir()
-    try:
-        base.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
-        status = base.lstat()
-    except OSError as error:
-        raise StartError(f"{base}: cannot be made: {error.strerror}; set runtime_dir, or XDG_RUNTIME_DIR") from None
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise StartError(f"{base}: is not a directory of this user alone; remove it, or set runtime_dir")
-    return base
 
 
 def running_dirs() -> list[Path]:

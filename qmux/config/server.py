@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from qmux.config.addresses import DEFAULT_SERVER_PORT, overlaps, parse_bind, parse_network
+from qmux.config.addresses import DEFAULT_SERVER_PORT, parse_bind, parse_network
 from qmux.config.document import Document
 from qmux.config.problems import key_name
 from qmux.config.process import PROCESS_KEYS, check_later_tables, read_log, read_process
@@ -12,6 +12,7 @@ from qmux.config.scanner import KeyPath
 from qmux.config.schema import Balance, Bind, QuicConfig, ServerConfig, ServiceConfig
 from qmux.config.section import Names, Section
 from qmux.config.services import service_names
+from qmux.config.taken import TakenAddresses
 from qmux.config.units import format_duration
 
 TABLES = Names(("server", "quic", "tls", "services", "defaults", "admin", "log", "authorization"))
@@ -153,22 +154,25 @@ def _read_service(section: Section, name: str) -> tuple[ServiceConfig, tuple[tup
 
 def _check_traffic_overlaps(document: Document, binds: list[tuple[KeyPath, Bind]]) -> None:
     """Two services, or two binds of one, cannot listen at the same address: which would get the user?"""
-    for index, (path, bind) in enumerate(binds):
-        for first_path, first in binds[:index]:
-            if overlaps(bind, first):
-                place = document.place(first_path)
-                what = "the same address as" if bind == first else f'it overlaps "{first}" of'
-                document.add(path, f"{what} {key_name(first_path)} ({place}); give each its own port or address")
-                break
+    taken = TakenAddresses()
+    for path, bind in binds:
+        if (clash := taken.take(path, bind)) is not None:
+            what = "the same address as" if bind == clash.bind else f'it overlaps "{clash.bind}" of'
+            where = f"{key_name(clash.path)} ({document.place(clash.path)})"
+            document.add(path, f"{what} {where}; give each its own port or address")
 
 
 def _check_quic_overlaps(document: Document, section: Section, services: dict[str, ServiceConfig]) -> None:
     """The same QUIC address twice is one bind; one that only overlaps another (":8443", "127.0.0.1:8443") is not."""
     found = list(section.each("bind", parse_bind))
+    defaults = Section(document, ("defaults",))
     for name in services:
-        defaults = Section(document, ("defaults",))
         found += Section(document, ("services", name), defaults).each("quic_bind", parse_bind)
-    for index, (path, bind) in enumerate(found):
-        clash = next((other for _, other in found[:index] if other != bind and overlaps(bind, other)), None)
-        if clash is not None:
-            document.add(path, f'it overlaps "{clash}"; write the same address in both places: it is one bind then')
+    taken, known = TakenAddresses(), set()
+    for path, bind in found:
+        if bind in known:
+            continue
+        known.add(bind)
+        if (clash := taken.take(path, bind)) is not None:
+            text = f'it overlaps "{clash.bind}"; write the same address in both places: it is one bind then'
+            document.add(path, text)

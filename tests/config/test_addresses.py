@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from qmux.config.addresses import (
     AddressError,
     check_host,
-    overlaps,
     parse_bind,
     parse_network,
     parse_server,
@@ -64,19 +63,6 @@ def test_what_is_no_host(text: str) -> None:
 )
 def test_networks(text: str, network: str) -> None:
     assert parse_network(text) == network
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "both"),
-    [(":80", ":80", True), (":80", "127.0.0.1:80", True), (":80", "[::1]:80", True),
-     ("0.0.0.0:80", "127.0.0.1:80", True),
-     ("[::]:80", "[::1]:80", True), (":80", "0.0.0.0:80", True), (":80", "[::]:80", True),
-     (":80", ":81", False), ("127.0.0.1:80", "127.0.0.2:80", False), ("0.0.0.0:80", "[::]:80", False),
-     ("0.0.0.0:80", "[::1]:80", False), ("[::]:80", "127.0.0.1:80", False)],
-)  # fmt: skip
-def test_overlaps(one: str, other: str, both: bool) -> None:
-    assert overlaps(parse_bind(one), parse_bind(other)) is both
-    assert overlaps(parse_bind(other), parse_bind(one)) is both
 
 
 @given(st.text() | st.from_regex(r"[\[\]:.0-9a-f/%*]{0,24}", fullmatch=True))

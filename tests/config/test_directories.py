@@ -11,7 +11,6 @@ import pytest
 
 from qmux.config import directories
 from qmux.config.schema import ClientConfig, Config, ProcessConfig, QuicConfig, ServerConfig, TlsFiles
-from qmux.errors import StartError
 
 PROCESS = ProcessConfig(tls=TlsFiles())
 SERVER = ServerConfig(source="/etc/qmux/server.toml", process=PROCESS, quic=QuicConfig(), services={})
@@ -69,27 +68,3 @@ def test_running_dirs(user: Path) -> None:
     assert directories.running_dirs() == []
     with (base / "client-2" / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nor did it keep the lock
-
-
-def test_the_base_directory_is_made_for_us_alone(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", os.getuid)
-    monkeypatch.setattr(directories, "base_dir", lambda: user / "qmux")
-    base = directories.ensure_base_dir()
-    assert base.stat().st_mode & 0o777 == 0o700
-    assert directories.ensure_base_dir() == base
-
-
-@pytest.mark.parametrize("kind", ["link", "file", "writable"])
-def test_a_base_directory_that_somebody_else_could_use(user: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(os, "geteuid", os.getuid)
-    base = user / "qmux"
-    monkeypatch.setattr(directories, "base_dir", lambda: base)
-    if kind == "link":
-        base.symlink_to(user)
-    elif kind == "file":
-        base.touch()
-    else:
-        base.mkdir()
-        base.chmod(0o777)
-    with pytest.raises(StartError, match="set runtime_dir"):
-        directories.ensure_base_dir()
