@@ -55,6 +55,7 @@ class ClientWorker:
         self._engine = load_engine(self._config.process.engine)
         self.signal = ChangeSignal()
         self.reconnect_max_s = self._config.reconnect_max_s
+        self.once = self._config.once
         self._offers = Offers(self._config.services, STREAM_WINDOW_BYTES)
         self._offers.on_change = self._load_changed
         self._tasks = TaskSet()
@@ -201,13 +202,13 @@ class ClientWorker:
 
     def lost(self, link: ServerLink) -> None:
         """See ``Dialer.lost``."""
-        if self._config.once and not any(other.is_registered for other in self._links.values()):
+        if self.once and not any(other.is_registered for other in self._links.values()):
             self._child.send(Done(UNREACHABLE))
             self._child.exit(0)
 
     def _attempt_failed(self, what: object, failure: Failure) -> None:
         """With ``--once``: when every way has failed, the most telling failure is the exit code."""
-        if not self._config.once or any(link.is_registered for link in self._links.values()):
+        if not self.once or any(link.is_registered for link in self._links.values()):
             return
         self._failures[what] = failure
         ways = {key for key in self._links} | {s for s in self._resolvers if not any(k[0] == s for k in self._links)}

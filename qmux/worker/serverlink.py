@@ -24,6 +24,7 @@ class Dialer(Protocol):
     """What a link needs of its client process."""
 
     reconnect_max_s: float
+    once: bool
     signal: ChangeSignal
 
     def connect(self, link: ServerLink, lane: int | None) -> LaneConnection | Failure:
@@ -170,7 +171,8 @@ class ServerLink:
     def _report(self, failure: Failure) -> None:
         """One line for each change of state; the same failure again is not news."""
         if self._now(failure.kind):
-            log.warning("cannot connect to server; trying again", extra={"server": self, "reason": failure.text})
+            text = "cannot connect to server" if self._dialer.once else "cannot connect to server; trying again"
+            log.warning(text, extra={"server": self, "reason": failure.text})
 
     def _now(self, state: str) -> bool:
         if state == self._state:
