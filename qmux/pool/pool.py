@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -45,6 +45,7 @@ class Pool:
         self._epoch = epoch
         self._epochs: dict[int, int] = {slot: epoch}
         self._dead: dict[int, int] = {}
+        self._live: Mapping[int, int] | None = None
         self._rows: dict[int, dict[int, Row]] = {slot: {}}
         self._active: dict[int, dict[str, int]] = {slot: {}}
         self._heard_at: dict[int, float] = {}
@@ -123,7 +124,7 @@ class Pool:
     def receive(self, message: Delta | Pass, now: float) -> None:
         """Copy another worker's rows. Messages of an older process in its slot, or of a dead one, change nothing."""
         slot, epoch = message.slot, message.epoch
-        if slot == self.slot or epoch <= self._dead.get(slot, -1) or epoch < self._epochs.get(slot, -1):
+        if not self._hears(slot, epoch):
             return
         changed = False
         if epoch != self._epochs.get(slot):
@@ -150,6 +151,21 @@ class Pool:
         self._dead[slot] = max(epoch, self._dead.get(slot, -1))
         if self._epochs.get(slot, -1) <= epoch and self._clear(slot):
             self.on_change()
+
+    def set_live(self, epochs: Mapping[int, int]) -> None:
+        """The live workers, slot → epoch, as the supervisor knows them: the rows of all others vanish, and what is
+        still under way from them is not heard. A newcomer is heard from when it is named here. Until the first call
+        everybody is heard.
+        """
+        self._live = dict(epochs)
+        for slot, epoch in list(self._epochs.items()):
+            if slot != self.slot and epoch < epochs.get(slot, math.inf) and self._clear(slot):
+                self.on_change()
+
+    def _hears(self, slot: int, epoch: int) -> bool:
+        if slot == self.slot or epoch <= self._dead.get(slot, -1) or epoch < self._epochs.get(slot, -1):
+            return False
+        return self._live is None or epoch >= self._live.get(slot, math.inf)
 
     def epoch_of(self, slot: int) -> int:
         """The newest epoch heard from ``slot``, or -1."""
