@@ -67,7 +67,7 @@ class Publishing:
 
     def _delta(self) -> None:
         self._delta_timer = None
-        if self._pool is not None and (delta := self._pool.take_delta()) is not None:
+        while self._pool is not None and (delta := self._pool.take_delta()) is not None:
             self._publisher.send(delta)
 
     def _pass(self) -> None:

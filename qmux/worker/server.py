@@ -54,7 +54,6 @@ class ServerWorker:
         self._is_ready = False
         self._quic_sockets: list[socket.socket] = []
         self._links: dict[int, HandoffLink] = {}
-        self._peer_epochs: dict[int, int] = {}
         self._tasks = TaskSet()
         self._signal = ChangeSignal()
         self._engine = load_engine(self._config.process.engine)
@@ -143,9 +142,7 @@ class ServerWorker:
             if (link := self._links.pop(slot, None)) is not None:
                 link.close()
             self._links[slot] = HandoffLink(socket.socket(fileno=fd), self._users.handed)
-        for slot in message.died:
-            self._pool.forget(slot, self._peer_epochs.get(slot, -1))
-        self._peer_epochs = {slot: peer.epoch for slot, peer in live.items()}
+        self._pool.set_live({slot: peer.epoch for slot, peer in live.items()})
         self._endpoint.set_live_slots(tuple(live))
         active = tuple(slot for slot, peer in live.items() if peer.active)
         died = tuple(slot for slot in message.died if slot != self._slot)
