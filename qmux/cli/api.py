@@ -48,6 +48,8 @@ def _ask(path: Path, method: str, target: str, body: object, timeout_s: float) -
         connection.request(method, target, data, {"Content-Type": "application/json"})
         response = connection.getresponse()
         answer = response.read(MAX_ANSWER_BYTES)
+        if response.length:
+            raise http.client.IncompleteRead(answer, response.length)
         if response.status != 200:
             raise UnreachableError(f"{path}: the daemon answered {response.status} {response.reason} to {target}")
         result = json.loads(answer)

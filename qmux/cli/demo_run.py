@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -30,6 +31,9 @@ STOP_TIMEOUT_S = 10.0
 
 RETRY_S = 0.1
 LOG_LINES_SHOWN = 20
+
+MAX_PARENT_BYTES = 40
+"""Below it come the demo's folder, ``run/client-1`` and a socket's name: some 50 of the 107 bytes that one may have."""
 
 SERVER_TOML = """\
 [server]
@@ -86,7 +90,7 @@ async def run(*, once: bool) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmux-demo-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmux-demo-", dir=_parent())))
         parts = await _start(stack, folder)
         working = asyncio.ensure_future(_first_answer(parts.url, parts.all))
         await _either(working, stopped)
@@ -119,6 +123,11 @@ async def _start(stack: AsyncExitStack, folder: Path) -> _Parts:
         parts.append(await _daemon(stack, folder, name, "qmux.cli.qmuxc"))
         click.echo(f'  {name}  qmuxc: serves "web" from 127.0.0.1:{target}')
     return _Parts(f"http://127.0.0.1:{ports.web}/", parts)
+
+
+def _parent() -> str | None:
+    """The user's temporary directory, or /tmp where its name is too long for the Unix sockets below (unix(7))."""
+    return None if len(os.fsencode(tempfile.gettempdir())) <= MAX_PARENT_BYTES else "/tmp"
 
 
 def _free_ports() -> Ports:

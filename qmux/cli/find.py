@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from qmux.errors import QmuxError, UnreachableError, UsageError
+from qmux.errors import ConfigError, UnreachableError, UsageError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -79,12 +80,6 @@ def _describe(directory: Path) -> Daemon | None:
 
 
 def _of_config(path: Path) -> Path:
-    """By the source that a running daemon names, so that a file which got an error since still finds it; else by what
-    the file says, since its ``runtime_dir`` may be anywhere.
-    """
-    for daemon in running():
-        if daemon.source == str(path.absolute()):
-            return daemon.socket
     from qmux.config.directories import is_running
 
     directory = _directory_of(path)
@@ -92,17 +87,29 @@ def _of_config(path: Path) -> Path:
         raise UnreachableError(
             f"{path}: no daemon runs with this configuration ({directory} has no live one); start it"
         )
-    described = _describe(directory)
-    return described.socket if described is not None else directory / ADMIN_SOCKET
+    daemon = _describe(directory)
+    return daemon.socket if daemon is not None else directory / ADMIN_SOCKET
 
 
 def _directory_of(path: Path) -> Path:
-    from qmux.config.directories import runtime_dir
-    from qmux.config.load import load
+    """The runtime directory of a file's daemon. Only what decides that is read: a file with an error in it, or with a
+    certificate that has expired since, still names the daemon that runs.
+    """
+    from qmux.config.directories import base_dir, name_of
+    from qmux.config.document import read_document
 
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or directory")
     try:
-        return runtime_dir(load(path).config)
-    except QmuxError:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file or directory") from None
+        document = read_document(path)
+    except ConfigError:  # not even TOML: the daemons themselves say which of them it belongs to
+        for daemon in running():
+            if daemon.source == os.path.abspath(path):
+                return daemon.directory
         raise
+    role = "client" if "client" in document.tree else "server"
+    table = document.tree.get(role)
+    named = table.get("runtime_dir") if isinstance(table, dict) else None
+    if isinstance(named, str) and named:
+        return (document.base / named).absolute()
+    return base_dir() / name_of(role, str(document.source_path))

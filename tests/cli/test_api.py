@@ -26,7 +26,9 @@ def answering(path: Path, answer: bytes | None) -> Iterator[None]:
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(4096)
+                request = b""
+                while not request.endswith((b"\r\n\r\n", b"}")):  # the body of a request is a JSON object
+                    request += connection.recv(4096)
                 if answer is None:
                     done.wait(10)
                 else:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import tempfile
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.programs import arguments, run, until_line
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder with a short name, as TMPDIR of the demo."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="q") as name:
+        yield Path(name)
 
 
 def processes_of(folder: str) -> list[str]:
@@ -26,24 +35,23 @@ def processes_of(folder: str) -> list[str]:
     return found
 
 
-def test_once_ends_after_the_first_answer_and_leaves_nothing(tmp_path: Path) -> None:
-    done = run("qmux", "demo", "--once", env={"TMPDIR": str(tmp_path)}, timeout_s=60)
+def test_once_ends_after_the_first_answer_and_leaves_nothing(folder: Path) -> None:
+    done = run("qmux", "demo", "--once", env={"TMPDIR": str(folder)}, timeout_s=60)
     assert done.returncode == 0, done.stderr
     assert re.search(r"through the tunnel, \d+ ms: Hello from the service behind client-[12]", done.stdout)
     assert re.search(r"The tunnel answered \d+\.\d s after the start", done.stdout)
-    assert list(tmp_path.iterdir()) == []
-    assert processes_of(str(tmp_path)) == []
+    assert list(folder.iterdir()) == []
+    assert processes_of(str(folder)) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_stays_until_a_signal_and_then_cleans_up(tmp_path: Path, number: signal.Signals) -> None:
+def test_it_stays_until_a_signal_and_then_cleans_up(folder: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
-        ["env", f"TMPDIR={tmp_path}", *arguments("qmux", "demo")],
+        ["env", f"TMPDIR={folder}", *arguments("qmux", "demo")],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=None,
     )
     try:
         lines = until_line(process, lambda line: "Ctrl-C" in line)
@@ -54,14 +62,22 @@ def test_it_stays_until_a_signal_and_then_cleans_up(tmp_path: Path, number: sign
             with urllib.request.urlopen(url, timeout=10) as answer:
                 served_by.add(answer.read())
         assert len(served_by) == 2
-        assert "pod" not in run("qmux", "status", "-c", config).stderr
-        assert len(processes_of(str(tmp_path))) >= 3
+        status = run("qmux", "status", "-c", config)
+        assert status.stdout.count("client-") == 2
+        assert len(processes_of(str(folder))) >= 3
     finally:
         process.send_signal(number)
         output, _ = process.communicate(timeout=30)
     assert (process.returncode, output) == (0, "stopping\n")
-    assert list(tmp_path.iterdir()) == []
-    assert processes_of(str(tmp_path)) == []
+    assert list(folder.iterdir()) == []
+    assert processes_of(str(folder)) == []
+
+
+def test_a_temporary_directory_with_a_long_name_is_no_hindrance(folder: Path) -> None:
+    parent = folder / ("x" * 100)
+    parent.mkdir()
+    done = run("qmux", "demo", "--once", env={"TMPDIR": str(parent)}, timeout_s=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_part_that_fails_is_named_with_its_log(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from qmux.cli import find
 from qmux.config import directories
+from qmux.config.load import load
 from qmux.errors import ConfigError, UnreachableError, UsageError
+from qmux.pki import authority
 
 Start = Callable[..., Path]
 
@@ -76,8 +78,6 @@ def test_a_file_names_its_daemon_even_with_an_error_in_it(start: Start, tmp_path
 
 
 def test_a_file_may_name_a_runtime_directory_of_its_own(start: Start, tmp_path: Path) -> None:
-    from qmux.pki import authority
-
     authority.init(tmp_path)
     authority.issue_server(tmp_path, ["localhost"])
     config = tmp_path / "server.toml"
@@ -86,6 +86,20 @@ def test_a_file_may_name_a_runtime_directory_of_its_own(start: Start, tmp_path: 
         find.admin_socket(config, None)
     start(str(config), at=tmp_path / "run" / "me")
     assert find.admin_socket(config, None) == tmp_path / "run" / "me" / "admin.sock"
+    config.write_text(config.read_text().replace("bundle", "bundel") + "idle_timeout = 30\n")
+    assert find.admin_socket(config, None) == tmp_path / "run" / "me" / "admin.sock"
+
+
+def test_the_place_is_where_the_daemon_puts_it(start: Start, tmp_path: Path) -> None:
+    authority.init(tmp_path)
+    authority.issue_server(tmp_path, ["localhost"])
+    for runtime_dir in ("", 'runtime_dir = "x/../y"', 'runtime_dir = "/z"'):
+        config = tmp_path / "server.toml"
+        config.write_text(f'[server]\nbundle = "localhost.pem"\n{runtime_dir}\n[services.a]\nbind = ":80"\n')
+        assert find._directory_of(config) == directories.runtime_dir(load(config).config)
+        (tmp_path / "conf.d").mkdir(exist_ok=True)
+        (tmp_path / "conf.d" / "a.toml").write_text(config.read_text().replace("localhost.pem", "../localhost.pem"))
+        assert find._directory_of(tmp_path / "conf.d") == directories.runtime_dir(load(tmp_path / "conf.d").config)
 
 
 def test_a_file_that_is_not_there_or_not_right_says_so(start: Start, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_watch_prints_until_it_is_interrupted(folder: Path) -> None:
     until_line(process, enough)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=10)
-    assert (process.returncode, errors) == (130, "")
+    assert (process.returncode, errors.strip()) == (130, "")
     assert all("server" in status for status in seen)
 
 
