@@ -38,6 +38,7 @@ MAX_QUEUED = 4096
 
 BATCH = 64
 
+_FD_BYTES = array.array("i").itemsize
 _INLINE, _BLOB = b"\x00", b"\x01"
 _F_ADD_SEALS, _SEALS = 1033, 0x0F  # fcntl(2): seal, shrink, grow, write
 
@@ -129,9 +130,7 @@ class Channel(Generic[Outgoing, Incoming]):
             if self.is_closed:
                 return
             try:
-                data, fds, flags, _ = socket.recv_fds(
-                    self._socket, INLINE_BYTES + 1, MAX_FDS + 1, socket.MSG_CMSG_CLOEXEC
-                )
+                data, fds, flags = receive(self._socket, INLINE_BYTES + 1, MAX_FDS + 1)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -191,6 +190,19 @@ def child_end(
 ) -> Channel[Up, Down]:
     """The child's end of a channel."""
     return Channel(sock, msgspec.msgpack.Decoder(Down), on_message, on_closed)
+
+
+def receive(sock: socket.socket, max_bytes: int, max_fds: int) -> tuple[bytes, list[int], int]:
+    """One message, the descriptors with it (not inheritable, the caller's to close), and the flags of recvmsg(2).
+
+    ``socket.recv_fds`` does not pass its flags on (Python 3.11 Lib/socket.py), so that MSG_CMSG_CLOEXEC has no effect.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(max_bytes, socket.CMSG_SPACE(max_fds * _FD_BYTES), socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % _FD_BYTES])
+    return data, list(fds), flags
 
 
 def _sealed(body: bytes) -> int:

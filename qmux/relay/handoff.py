@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from qmux.channel import receive
+
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4096
@@ -66,7 +68,7 @@ class HandoffLink:
     def _on_readable(self) -> None:
         for _ in range(BATCH):
             try:
-                data, fds, flags, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+                data, fds, flags = receive(self._socket, MAX_MESSAGE_BYTES, 1)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
