@@ -113,7 +113,10 @@ class FakeRole:
             self._listen(Path(message.runtime_dir) / "admin.sock")
 
     def _remove(self, message: RemoveBind) -> None:
-        sock = self._binds.pop(message.key)
+        sock = self._binds[message.key]
+        while sock.type == socket.SOCK_STREAM and self._accept(message.key):
+            pass
+        del self._binds[message.key]
         self._loop.remove_reader(sock.fileno())
         if message.shutdown:
             sock.shutdown(socket.SHUT_RDWR)
@@ -130,16 +133,17 @@ class FakeRole:
         assert self._configure is not None
         return json.dumps([self._child.name, os.getpid(), self._configure.epoch, key]).encode()
 
-    def _accept(self, key: str) -> None:
+    def _accept(self, key: str) -> bool:
         try:
             user, _ = self._binds[key].accept()
         except BlockingIOError:
-            return
+            return False
         user.send(self._whoami(key) + b"\n")
         if "hold" in self.words():
             self._held.append(user)
         else:
             user.close()
+        return True
 
     def _datagram(self, key: str) -> None:
         try:

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from qmux.config.schema import Bind, ClientConfig, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
+from qmux.errors import StartError
+from supervisor.binds import Binds, wanted_binds
+from tests.supervisor.daemons import free_port
+
+PROCESS = ProcessConfig(tls=TlsFiles())
+HOST = "127.0.0.1"
+
+
+def server(quic: tuple[Bind, ...] = (), **services: ServiceConfig) -> ServerConfig:
+    return ServerConfig(source="x", process=PROCESS, quic=QuicConfig(bind=quic), services=services)
+
+
+def service(name: str, *ports: int, quic: tuple[Bind, ...] = ()) -> ServiceConfig:
+    return ServiceConfig(name=name, bind=tuple(Bind(HOST, port) for port in ports), quic_bind=quic)
+
+
+@pytest.fixture
+def binds() -> Iterator[Binds]:
+    found = Binds(2)
+    yield found
+    found.close()
+
+
+def test_what_a_configuration_wants() -> None:
+    shared, own = Bind(HOST, 8443), Bind(HOST, 8444)
+    config = server((shared,), a=service("a", 80, quic=(shared,)), b=service("b", 443, quic=(own,)))
+    assert [(want.kind, want.bind.port, want.service, want.config_key) for want in wanted_binds(config)] == [
+        ("quic", 8443, "", "quic.bind"),
+        ("quic", 8444, "", "services.b.quic_bind"),
+        ("traffic", 80, "a", "services.a.bind"),
+        ("traffic", 443, "b", "services.b.bind"),
+    ]
+    assert wanted_binds(ClientConfig(source="x", process=PROCESS, servers=(), services={})) == []
+
+
+def test_only_the_difference_is_touched(binds: Binds) -> None:
+    stays, goes, comes = free_port(), free_port(), free_port()
+    binds.commit(binds.prepare(server(a=service("a", stays, goes))))
+    kept = next(opened for opened in binds if opened.wanted.bind.port == stays).groups
+    difference = binds.prepare(server(a=service("a", stays, comes)))
+    assert [opened.wanted.bind.port for opened in difference.opened] == [comes]
+    assert [opened.wanted.bind.port for opened in difference.removed] == [goes]
+    binds.commit(difference)
+    assert {opened.wanted.bind.port for opened in binds} == {stays, comes}
+    assert next(opened for opened in binds if opened.wanted.bind.port == stays).groups is kept
+    for opened in difference.removed:
+        opened.close()
+
+
+def test_an_address_that_changes_its_service_stays_open(binds: Binds) -> None:
+    port = free_port()
+    binds.commit(binds.prepare(server(a=service("a", port))))
+    difference = binds.prepare(server(b=service("b", port)))
+    assert (difference.opened, difference.removed, len(difference.passed)) == ([], [], 1)
+    binds.commit(difference)
+    (opened,) = binds
+    assert opened.keys(1) == [f"traffic|b|{HOST}:{port}|1"]
+
+
+def test_what_cannot_be_opened_leaves_nothing_behind(binds: Binds) -> None:
+    first = free_port()
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        with pytest.raises(StartError, match=r"\(services.a.bind\)"):
+            binds.prepare(server(a=service("a", first, other.getsockname()[1])))
+    assert list(binds) == []
+    binds.commit(binds.prepare(server(a=service("a", first))))
+
+
+def test_each_worker_gets_its_share(binds: Binds) -> None:
+    binds.commit(binds.prepare(server((Bind("", 0),), a=service("a", free_port()))))
+    quic, traffic = binds
+    messages = list(quic.messages(1))
+    assert [message.key.split("|")[0::2] for message, _ in messages] == [["quic", "1"], ["quic", "1"]]
+    assert [message.address.rsplit(":", 1)[0] for message, _ in messages] == ["0.0.0.0", "[::]"]
+    ((message, fd),) = traffic.messages(0)
+    assert (message.kind, message.service, message.address) == ("traffic", "a", traffic.groups[0].address)
+    assert fd == traffic.groups[0].sockets[0].fileno()

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+import pytest
+
+from qmux import steering as model
+from qmux.config.schema import Bind
+from supervisor.sockets import Group, open_groups
+from supervisor.steering import Steering
+from tests.supervisor.test_programs import sender, where
+from tests.test_channel import until
+
+
+def in_loop(scenario: Callable[[Group], Coroutine[None, None, None]]) -> None:
+    (group,) = open_groups("quic", Bind("127.0.0.1", 0), 3, "key")
+    try:
+        asyncio.run(scenario(group))
+    finally:
+        group.close()
+
+
+def reached(group: Group, prefix: int) -> int:
+    with sender(group) as sock:
+        return where(group, sock, b"\x40" + prefix.to_bytes(2, "big") + bytes(20))
+
+
+def initial(lane: int) -> int:
+    return model.INITIAL_FORM | lane
+
+
+def test_at_first_every_slot_keeps_its_packets() -> None:
+    async def scenario(group: Group) -> None:
+        steering = Steering(range(3), 1)
+        steering.add(group)
+        assert [reached(group, slot) for slot in range(3)] == [0, 1, 2]
+        assert [reached(group, initial(lane)) for lane in range(3)] == [0, 1, 2]
+
+    in_loop(scenario)
+
+
+def test_a_crashed_slot_leaves_after_the_grace_time() -> None:
+    async def scenario(group: Group) -> None:
+        steering = Steering(range(3), 0.1)
+        steering.add(group)
+        steering.crashed(1)
+        assert reached(group, 1) == 1
+        assert reached(group, initial(1)) == 1
+        await until(lambda: steering.active == (0, 2))
+        assert reached(group, 1) == 2  # active[1 % 2]
+        assert reached(group, initial(1)) == 2
+        steering.ready(1)
+        assert reached(group, 1) == 1
+
+    in_loop(scenario)
+
+
+def test_a_successor_in_time_keeps_the_slot() -> None:
+    async def scenario(group: Group) -> None:
+        steering = Steering(range(3), 0.05)
+        steering.add(group)
+        steering.crashed(1)
+        steering.ready(1)
+        await asyncio.sleep(0.15)  # longer than the grace time: nothing must happen
+        assert steering.active == (0, 1, 2)
+
+    in_loop(scenario)
+
+
+def test_draining_slots_keep_what_they_have() -> None:
+    async def scenario(group: Group) -> None:
+        steering = Steering(range(3), 1)
+        steering.add(group)
+        steering.draining(0)
+        assert reached(group, 0) == 0
+        assert reached(group, initial(0)) == 1
+        for slot in (1, 2):
+            steering.draining(slot)
+        assert (steering.active, steering.live) == ((0,), (0, 1, 2))
+        assert [reached(group, initial(lane)) for lane in range(3)] == [0, 0, 0]
+        steering.gone(0)
+        assert [reached(group, initial(lane)) for lane in range(3)] == [1, 1, 1]
+        assert [reached(group, slot) for slot in range(3)] == [1, 1, 2]
+
+    in_loop(scenario)
+
+
+def test_a_single_socket_needs_no_program() -> None:
+    async def scenario() -> None:
+        (group,) = open_groups("quic", Bind("127.0.0.1", 0), 1, "key")
+        steering = Steering(range(1), 1)
+        steering.add(group)
+        steering.gone(0)
+        assert steering.active == (0,)
+        assert reached(group, 5) == 0
+        group.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("slot", [0, 2])
+def test_the_model_agrees(slot: int) -> None:
+    async def scenario(group: Group) -> None:
+        steering = Steering(range(3), 1)
+        steering.add(group)
+        steering.gone(slot)
+        with sender(group) as sock:
+            for prefix in (0, 1, 2, 3, 0x8000, 0x8001, 0x8002, 0xFFFF, 0x7FFF):
+                packet = b"\x40" + prefix.to_bytes(2, "big") + bytes(20)
+                assert where(group, sock, packet) == model.choose(packet, steering.live, steering.active)
+
+    in_loop(scenario)

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from qmux import channel
+from qmux.messages import Accept, Configure, Configured, Failed, Heartbeat, Keys, LogTo, Material, Ready, Stop, Table
+
+
+class Ends:
+    """Both ends of a channel in one loop, and what each of them heard."""
+
+    def __init__(self) -> None:
+        ours, theirs = channel.pair()
+        self.raw = theirs
+        self.up: list[Any] = []
+        self.down: list[Any] = []
+        self.fds: list[int] = []
+        self.closed: list[str] = []
+        self.supervisor = channel.supervisor_end(ours, self._heard(self.up), lambda: self.closed.append("supervisor"))
+        self.child: channel.Channel[Any, Any] | None = None
+
+    def attach(self) -> channel.Channel[Any, Any]:
+        self.child = channel.child_end(self.raw, self._heard(self.down), lambda: self.closed.append("child"))
+        return self.child
+
+    def _heard(self, into: list[Any]) -> Callable[[Any, list[int]], None]:
+        def heard(message: Any, fds: list[int]) -> None:
+            into.append(message)
+            self.fds += fds
+
+        return heard
+
+    def close(self) -> None:
+        self.supervisor.close()
+        if self.child is not None:
+            self.child.close()
+        self.raw.close()
+        for fd in self.fds:
+            os.close(fd)
+
+
+def with_ends(scenario: Callable[[Ends], Coroutine[None, None, None]]) -> None:
+    async def main() -> None:
+        ends = Ends()
+        try:
+            await scenario(ends)
+        finally:
+            ends.close()
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(main())
+    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
+            await asyncio.sleep(0.005)
+
+
+def configure(size_bytes: int) -> Configure:
+    return Configure(
+        version=1,
+        role="server",
+        config=os.urandom(size_bytes),
+        material=Material(b"a", b"b", b"c"),
+        keys=Keys(b"d", b"e", b"f"),
+        server_id=b"id",
+        generation=1,
+        index=0,
+        slot=0,
+        epoch=1,
+        workers=2,
+        runtime_dir="/run",
+        bus_publish="p",
+        bus_subscribe="s",
+    )
+
+
+def test_messages_arrive_in_order_both_ways() -> None:
+    async def scenario(ends: Ends) -> None:
+        child = ends.attach()
+        ends.supervisor.send(Accept())
+        ends.supervisor.send(Stop())
+        for message in (Ready({"engine": "x"}), Heartbeat(3), Configured(1, "no"), Failed("why", 4, True)):
+            child.send(message)
+        await until(lambda: len(ends.down) == 2 and len(ends.up) == 4)
+        assert ends.down == [Accept(), Stop()]
+        assert ends.up == [Ready({"engine": "x"}), Heartbeat(3), Configured(1, "no"), Failed("why", 4, True)]
+
+    with_ends(scenario)
+
+
+def test_descriptors_are_copies() -> None:
+    async def scenario(ends: Ends) -> None:
+        ends.attach()
+        near, far = socket.socketpair()
+        with near:
+            ends.supervisor.send(LogTo(), [far.fileno()])
+            far.close()
+            await until(lambda: ends.fds)
+            assert not os.get_inheritable(ends.fds[0])
+            os.write(ends.fds[0], b"hello")
+            assert near.recv(10) == b"hello"
+
+    with_ends(scenario)
+
+
+def test_as_many_descriptors_as_the_kernel_takes() -> None:
+    async def scenario(ends: Ends) -> None:
+        ends.attach()
+        ends.supervisor.send(configure(channel.INLINE_BYTES), [0] * channel.MAX_FDS)
+        await until(lambda: ends.down)
+        assert len(ends.fds) == channel.MAX_FDS
+        with pytest.raises(ValueError, match="at most 250"):
+            ends.supervisor.send(LogTo(), [0] * (channel.MAX_FDS + 1))
+
+    with_ends(scenario)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1000, channel.INLINE_BYTES - 300, channel.INLINE_BYTES, 5 << 20])
+def test_every_size_arrives_whole(size_bytes: int) -> None:
+    async def scenario(ends: Ends) -> None:
+        ends.attach()
+        sent = configure(size_bytes)
+        ends.supervisor.send(sent)
+        ends.supervisor.send(Accept())
+        await until(lambda: len(ends.down) == 2)
+        assert ends.down == [sent, Accept()]
+        assert ends.fds == []
+
+    with_ends(scenario)
+
+
+def test_too_large_is_the_senders_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "MAX_BLOB_BYTES", 100_000)
+
+    async def scenario(ends: Ends) -> None:
+        with pytest.raises(ValueError, match="at most 100000"):
+            ends.supervisor.send(configure(100_000))
+
+    with_ends(scenario)
+
+
+def test_sending_never_blocks_and_nothing_is_lost() -> None:
+    async def scenario(ends: Ends) -> None:
+        for number in range(3000):
+            ends.supervisor.send(Table([], {"number": number, "filling": "x" * 500}))
+        ends.attach()
+        await until(lambda: len(ends.down) == 3000)
+        assert [message.facts["number"] for message in ends.down] == list(range(3000))
+
+    with_ends(scenario)
+
+
+def test_a_child_that_never_reads_breaks_the_channel_not_us() -> None:
+    async def scenario(ends: Ends) -> None:
+        for _ in range(channel.MAX_QUEUED * 3):
+            ends.supervisor.send(Table([], {"filling": "x" * 500}))
+        assert ends.closed == ["supervisor"]
+        assert ends.supervisor.is_closed
+        ends.supervisor.send(Stop())  # of no consequence
+
+    with_ends(scenario)
+
+
+def test_the_other_ends_death_is_noticed_after_its_last_words() -> None:
+    async def scenario(ends: Ends) -> None:
+        child = ends.attach()
+        for number in range(200):
+            child.send(Heartbeat(number))
+        child.close()
+        await until(lambda: ends.closed)
+        assert (len(ends.up), ends.closed) == (200, ["supervisor"])
+
+    with_ends(scenario)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"\x00", b"\x00junk", b"\x07", b"\x01", b"\x00\x81\xa4type\xa4stop", b"\x00" + b"x" * (channel.INLINE_BYTES + 5)],
+    ids=["empty", "no msgpack", "no kind", "no memory", "wrong direction", "too long"],
+)
+def test_what_is_no_message_ends_the_channel(junk: bytes) -> None:
+    async def scenario(ends: Ends) -> None:
+        fd = os.open(os.devnull, os.O_RDONLY)
+        if junk == b"\x01":
+            ends.raw.send(junk)
+        else:
+            socket.send_fds(ends.raw, [junk], [fd])
+        os.close(fd)
+        await until(lambda: ends.closed)
+        assert ends.up == []
+
+    with_ends(scenario)
+
+
+def test_a_blob_that_is_no_memory_ends_the_channel() -> None:
+    async def scenario(ends: Ends) -> None:
+        fd = os.open(os.devnull, os.O_RDONLY)
+        socket.send_fds(ends.raw, [b"\x01"], [fd])
+        os.close(fd)
+        await until(lambda: ends.closed)
+
+    with_ends(scenario)
+
+
+def test_a_receiver_may_end_the_channel() -> None:
+    async def main() -> None:
+        ours, theirs = channel.pair()
+        heard: list[Any] = []
+
+        def once(message: Any, _fds: list[int]) -> None:
+            heard.append(message)
+            supervisor.close()
+
+        supervisor = channel.supervisor_end(ours, once, lambda: heard.append("closed"))
+        child = channel.child_end(theirs, lambda *_: None, lambda: None)
+        child.send(Heartbeat(1))
+        child.send(Heartbeat(2))
+        await until(lambda: child.is_closed)
+        assert heard == [Heartbeat(1)]
+
+    asyncio.run(main())
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(configure(0))
+    assert "Material(MASKED)" in shown
+    assert "Keys(MASKED)" in shown
