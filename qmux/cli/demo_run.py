@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,9 +14,8 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import click
-from aiohttp import web
 
-from qmux.errors import QmuxError
+from qmux.cli.demo_parts import DemoError, Part, daemon, free_ports, last_lines, raise_if_ended, sample_service
 from qmux.pki import authority
 
 CLIENTS = ("client-1", "client-2")
@@ -26,11 +23,7 @@ CLIENTS = ("client-1", "client-2")
 ANSWER_TIMEOUT_S = 30.0
 """From the start to the first answer; about 2 s on two idle cores."""
 
-STOP_TIMEOUT_S = 10.0
-"""A daemon without a user stops within a second; one that does not is killed."""
-
 RETRY_S = 0.1
-LOG_LINES_SHOWN = 20
 
 MAX_PARENT_BYTES = 40
 """Below it come the demo's folder, ``run/client-1`` and a socket's name: some 50 of the 107 bytes that one may have."""
@@ -63,25 +56,6 @@ target = "127.0.0.1:{target_port}"
 """
 
 
-class Ports(NamedTuple):
-    """Where users and clients come in."""
-
-    web: int
-    quic: int
-
-
-class Part(NamedTuple):
-    """A daemon of the demo."""
-
-    name: str
-    process: asyncio.subprocess.Process
-    log: Path
-
-
-class DemoError(QmuxError):
-    """A part of the demo did not work; the message has the last lines of its log."""
-
-
 async def run(*, once: bool) -> int:
     """The whole demo. Raises DemoError where a part fails."""
     started_at = time.monotonic()
@@ -94,7 +68,7 @@ async def run(*, once: bool) -> int:
         parts = await _start(stack, folder)
         working = asyncio.ensure_future(_first_answer(parts.url, parts.all))
         await _either(working, stopped)
-        if working.done():
+        if not working.cancelled():
             _show_answer(parts.url, folder, started_at, *working.result())
             if not once:
                 await _until_stopped(parts.all, stopped)
@@ -108,19 +82,19 @@ class _Parts(NamedTuple):
 
 
 async def _start(stack: AsyncExitStack, folder: Path) -> _Parts:
-    ports = _free_ports()
+    ports = free_ports()
     click.echo(f"QMux demo in {folder} (removed at the end)")
     authority.init(folder)
     authority.issue_server(folder, ["server", "127.0.0.1", "localhost"])
     (folder / "server.toml").write_text(SERVER_TOML.format(quic_port=ports.quic, web_port=ports.web))
-    parts = [await _daemon(stack, folder, "server", "qmux.cli.qmuxd", "--workers", "auto")]
+    parts = [await daemon(stack, folder, "server", "qmux.cli.qmuxd", "--workers", "auto")]
     click.echo(f"  server    qmuxd: users at 127.0.0.1:{ports.web} (TCP), clients at 127.0.0.1:{ports.quic} (UDP)")
     for name in CLIENTS:
         authority.issue_client(folder, name, ["web"])
-        target = await _sample_service(stack, name)
+        target = await sample_service(stack, name)
         text = CLIENT_TOML.format(name=name, quic_port=ports.quic, target_port=target)
         (folder / f"{name}.toml").write_text(text)
-        parts.append(await _daemon(stack, folder, name, "qmux.cli.qmuxc"))
+        parts.append(await daemon(stack, folder, name, "qmux.cli.qmuxc"))
         click.echo(f'  {name}  qmuxc: serves "web" from 127.0.0.1:{target}')
     return _Parts(f"http://127.0.0.1:{ports.web}/", parts)
 
@@ -130,68 +104,13 @@ def _parent() -> str | None:
     return None if len(os.fsencode(tempfile.gettempdir())) <= MAX_PARENT_BYTES else "/tmp"
 
 
-def _free_ports() -> Ports:
-    """Two ports that nobody listens on now: the kernel picks them, and picks others for the next one who asks."""
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
-    ):
-        tcp.bind(("127.0.0.1", 0))
-        udp.bind(("127.0.0.1", 0))
-        return Ports(tcp.getsockname()[1], udp.getsockname()[1])
-
-
-async def _sample_service(stack: AsyncExitStack, client: str) -> int:
-    """A web service that says behind which client it is. Returns its port."""
-
-    async def hello(request: web.Request) -> web.Response:
-        return web.Response(text=f"Hello from the service behind {client}: you asked for {request.path}\n")
-
-    app = web.Application()
-    app.router.add_get("/{path:.*}", hello)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port: int = runner.addresses[0][1]
-    return port
-
-
-async def _daemon(stack: AsyncExitStack, folder: Path, name: str, module: str, *options: str) -> Part:
-    """Start a daemon with its log in a file, in a session of its own: a terminal's Ctrl-C is for the demo alone."""
-    log = folder / f"{name}.log"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", module, "-c", str(folder / f"{name}.toml"), *options),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    part = Part(name, process, log)
-    stack.push_async_callback(_stop, part)
-    return part
-
-
-async def _stop(part: Part) -> None:
-    if part.process.returncode is None:
-        part.process.terminate()
-    try:
-        await asyncio.wait_for(part.process.wait(), STOP_TIMEOUT_S)
-    except TimeoutError:
-        click.echo(f"{part.name} did not stop within {STOP_TIMEOUT_S:.0f} s and was killed", err=True)
-        part.process.kill()
-        await part.process.wait()
-
-
 async def _first_answer(url: str, parts: Sequence[Part]) -> tuple[str, float]:
     """Ask until the tunnel answers: the text, and how long that request took in seconds."""
     deadline = time.monotonic() + ANSWER_TIMEOUT_S
     problem: object = None
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
         while time.monotonic() < deadline:
-            _raise_if_ended(parts)
+            raise_if_ended(parts)
             try:
                 await _get(session, url)
                 # The first request may have waited until a client was there: a second one shows what a request takes.
@@ -200,7 +119,7 @@ async def _first_answer(url: str, parts: Sequence[Part]) -> tuple[str, float]:
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = error or type(error).__name__
                 await asyncio.sleep(RETRY_S)
-    raise DemoError(f"no answer from {url} within {ANSWER_TIMEOUT_S:.0f} s ({problem})\n{_last_lines(parts)}")
+    raise DemoError(f"no answer from {url} within {ANSWER_TIMEOUT_S:.0f} s ({problem})\n{last_lines(parts)}")
 
 
 async def _get(session: aiohttp.ClientSession, url: str) -> str:
@@ -222,7 +141,7 @@ async def _until_stopped(parts: Sequence[Part], stopped: asyncio.Event) -> None:
     try:
         await _either(asyncio.ensure_future(asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)), stopped)
         if not stopped.is_set():
-            _raise_if_ended(parts)
+            raise_if_ended(parts)
     finally:
         for end in ends:
             end.cancel()
@@ -236,18 +155,3 @@ async def _either(work: asyncio.Future[Any], stopped: asyncio.Event) -> None:
     if not work.done():
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
-
-
-def _raise_if_ended(parts: Sequence[Part]) -> None:
-    for part in parts:
-        if part.process.returncode is not None:
-            code = part.process.returncode
-            raise DemoError(f"{part.name} ended with exit code {code}; its log:\n{_last_lines([part])}")
-
-
-def _last_lines(parts: Sequence[Part]) -> str:
-    shown = []
-    for part in parts:
-        lines = part.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-        shown += [f"  {part.name}: {line}" for line in lines]
-    return "\n".join(shown)

@@ -73,6 +73,22 @@ def test_it_stays_until_a_signal_and_then_cleans_up(folder: Path, number: signal
     assert processes_of(str(folder)) == []
 
 
+def test_it_can_be_stopped_before_it_answers(folder: Path) -> None:
+    process = subprocess.Popen(
+        ["env", f"TMPDIR={folder}", *arguments("qmux", "demo")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until_line(process, lambda line: "client-2" in line)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert (process.returncode, output) == (0, "stopping\n")
+    assert list(folder.iterdir()) == []
+    assert processes_of(str(folder)) == []
+
+
 def test_a_temporary_directory_with_a_long_name_is_no_hindrance(folder: Path) -> None:
     parent = folder / ("x" * 100)
     parent.mkdir()
