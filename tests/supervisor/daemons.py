@@ -33,10 +33,12 @@ def eventually(look: Callable[[], Seen], what: str, timeout_s: float = 10.0) -> 
 
 
 def free_port() -> int:
-    with socket.socket() as sock, socket.socket(type=socket.SOCK_DGRAM) as udp:
-        sock.bind(("127.0.0.1", 0))
-        udp.bind(sock.getsockname())
-        return int(sock.getsockname()[1])
+    """A port that is free for TCP and UDP; the kernel chooses for one of them, the other may be taken."""
+    while True:
+        with socket.socket() as sock, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", 0))
+            udp.bind(sock.getsockname())
+            return int(sock.getsockname()[1])
 
 
 class Daemon:
