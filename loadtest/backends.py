@@ -6,7 +6,7 @@ import http.client
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from loadtest import processes
@@ -72,11 +72,16 @@ class Backend:
         self.stop()
         self.start()
 
-    def wait_through(self, address: Address) -> None:
-        """Wait until the backend answers at ``address``, through whatever stands there. Raises StartFailed."""
+    def wait_through(self, address: Address, pids: Sequence[int] = ()) -> None:
+        """Wait until the backend answers at ``address``, through the system whose processes are ``pids``.
+
+        Raises StartFailed where it does not within ``READY_S``, or one of them ends.
+        """
         probe: Callable[[Address], str] = _probe_iperf3 if self.kind == "iperf3" else _probe_http
         deadline = time.monotonic() + READY_S
         while problem := probe(address):
+            if not all(processes.is_running(pid) for pid in pids):
+                raise StartFailed("a process of it ended")
             if time.monotonic() > deadline:
                 raise StartFailed(f"{self.kind} does not answer at {address}: {problem}")
             time.sleep(RETRY_S)

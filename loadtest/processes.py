@@ -70,6 +70,12 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait(STOP_S)
 
 
+def is_running(pid: int) -> bool:
+    """Whether this process of ours has not ended."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] != "Z"
+
+
 def cost(pids: Sequence[int]) -> Cost:
     """What these processes and all their descendants have cost."""
     tree = _with_descendants(pids)

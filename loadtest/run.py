@@ -74,7 +74,7 @@ def _start(
             stack.callback(system.stop)
             address = system.start(backend.address)
             try:
-                backend.wait_through(address)
+                backend.wait_through(address, system.pids())
             except StartFailed as error:
                 raise StartFailed(f"{name}: {error}{_logs(directory / f'{kind}-{name}')}") from None
             running[kind, name] = Running(system, address, backend)

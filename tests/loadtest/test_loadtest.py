@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,71 @@ def children() -> int:
     while (count := processes.cost([os.getpid()]).processes) > 1 and time.monotonic() < deadline:
         time.sleep(0.05)
     return count
+
+
+@pytest.mark.needs("iperf3")
+def test_a_load_test_that_is_told_to_stop_leaves_nothing_behind(short_folder: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(short_folder)}
+    arguments = ["--cases", "iperf3-up", "--systems", "direct,qmux", "--seconds", "60", "--rounds", "1"]
+    command = [sys.executable, "-m", "loadtest", *arguments]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True) as process:
+        try:
+            wait_until(lambda: measures(process.pid))
+            process.terminate()
+            assert process.wait(DEADLINE_S * 3) == 143
+        finally:
+            process.kill()
+    wait_until(lambda: not running_in(short_folder))
+    assert list(short_folder.iterdir()) == []
+
+
+@pytest.mark.needs("iperf3")
+def test_a_system_that_does_not_come_up_is_told_with_its_log(tmp_path: Path) -> None:
+    long_folder = tmp_path / ("x" * 80)  # too long for the Unix sockets of qmuxd
+    long_folder.mkdir()
+    command = [sys.executable, "-m", "loadtest", "--cases", "iperf3-up", "--systems", "qmux"]
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(long_folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Error: qmux: a process of it ended\n--- qmuxc.log\n" in done.stderr
+    assert "server.runtime_dir = " in done.stderr
+    assert list(long_folder.iterdir()) == []
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """The path of a Unix socket is short, and pytest's own folders are long."""
+    with tempfile.TemporaryDirectory(prefix="q", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S * 3
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def measures(pid: int) -> bool:
+    """Whether the load test ``pid`` has a load generator running."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return any("--client" in command_line(child) and "--time" in command_line(child) for child in children)
+
+
+def running_in(folder: Path) -> list[str]:
+    lines = [command_line(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    return [line for line in lines if str(folder) in line]
+
+
+def command_line(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):  # it ended
+        return ""
