@@ -107,8 +107,9 @@ class Process:
     @property
     def log_fields(self) -> dict[str, object]:
         """What a log line about this process names."""
-        place = {"slot": self.slot, "epoch": self.epoch} if self.kind == "worker" else {}
-        return {"pid": self.pid, **place}
+        if self.kind != "worker":
+            return {"pid": self.pid}
+        return {"worker": self.name, "slot": self.slot, "epoch": self.epoch, "pid": self.pid}
 
     def send(self, message: Down, fds: Sequence[int] = ()) -> None:
         """Send a message; nothing where the process is gone."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -60,6 +61,8 @@ def test_children_have_sessions_of_their_own_and_ignore_terminal_signals(tmp_pat
         children = daemon.children()
         for pid in children.values():
             assert os.getsid(pid) == pid
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            assert soft == hard
             assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 os.kill(pid, signum)
@@ -316,6 +319,7 @@ def test_the_log_file_is_opened_anew_on_sigusr1(tmp_path: Path) -> None:
         daemon.close()
 
 
+@pytest.mark.needs("unshare", "nsenter", "ps")
 def test_as_pid_1_strangers_are_reaped(tmp_path: Path) -> None:
     """In a pid namespace of its own, where the grandchildren of others become the supervisor's."""
     can = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True)

@@ -96,6 +96,7 @@ cd / && shift && cd "$1" && shift && exec "$@"
 """
 
 
+@pytest.mark.needs("unshare")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop to another user")
 def test_workers_run_as_the_user_and_root_stays_behind() -> None:
     wrapper = ["unshare", "--mount", "--propagation", "private"]

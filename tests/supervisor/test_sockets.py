@@ -8,7 +8,7 @@ import pytest
 
 from qmux.config.schema import Bind
 from qmux.errors import StartError
-from supervisor.sockets import BindKind, open_groups, receive_buffer_bytes
+from supervisor.sockets import BindKind, open_groups, receive_buffer_bytes, warn_of_small_buffer
 
 KINDS: list[tuple[BindKind, int]] = [("quic", socket.SOCK_DGRAM), ("traffic", socket.SOCK_STREAM)]
 
@@ -122,3 +122,30 @@ def test_quic_sockets_say_where_they_were_asked() -> None:
         assert group.sockets[0].getsockopt(level, option) == 1
         assert receive_buffer_bytes(group.sockets[0]) >= 212_992 // 2
         group.close()
+
+
+def test_a_machine_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
+    def without_ipv6(family: int = socket.AF_INET, *arguments: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *arguments)
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)  # the kernel here has it
+    (group,) = open_groups("traffic", Bind("", 0), 1, "key")
+    assert group.address.startswith("0.0.0.0:")
+    group.close()
+    with pytest.raises(StartError, match="has no IPv6; write an IPv4 address"):
+        open_groups("traffic", Bind("::1", 0), 1, "key")
+
+
+@pytest.mark.parametrize(("size_bytes", "lines"), [(65_536, 1), (2 << 20, 0)])
+def test_a_small_receive_buffer_is_worth_a_line(size_bytes: int, lines: int, caplog: pytest.LogCaptureFixture) -> None:
+    (group,) = open_groups("quic", Bind("127.0.0.1", 0), 1, "key")
+    group.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
+    if receive_buffer_bytes(group.sockets[0]) != size_bytes:
+        pytest.skip("net.core.rmem_max is too small here")
+    warn_of_small_buffer(group)
+    assert caplog.text.count("net.core.rmem_max") == lines
+    group.close()
