@@ -5,6 +5,7 @@ Tests here are coroutines; each runs on an event loop of its own, and ``world`` 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 
 import pytest
@@ -38,7 +39,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
 
+    failures: list[dict[str, object]] = []
+
     async def body() -> None:
+        # The loop would only log what a callback raises, and the test would go on.
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
         try:
             await pyfuncitem.obj(**arguments)
         finally:
@@ -47,4 +52,5 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     with no_descriptor_left():
         run(body())
+    assert failures == []
     return True

@@ -11,8 +11,8 @@ from tests.netsim.proxy import Conditions, Proxy
 from tests.quic.harness import Pair, World, receive_all, send_and_shut
 
 BAD = Conditions(loss=0.02, reorder=0.05, duplicate=0.01, delay_s=0.001)
-LOSSY_BYTES = 5_000_000
-"""Each way. 2 % loss holds one connection at about 10 Mbit/s; 20 MB are tests/integration's, over several of them."""
+LOSSY_BYTES = 10_000_000
+"""Each way."""
 
 
 async def exchange(world: World, pair: Pair, up: bytes, down: bytes) -> None:

@@ -30,6 +30,13 @@ log = logging.getLogger(__name__)
 SWEEP_S = 0.25
 """How often relays are looked at for timeouts: what an idle timeout may be late by."""
 
+IDLE_SWEEP_S = 1.0
+"""The same for a connection without relays: thousands of idle ones must not keep the loop busy."""
+
+PACING_TURN_S = 0.0002
+"""A pause of the pacer that is shorter ends in the loop's next turn: the loop's timers are a millisecond coarse, and 16
+packets (the pacer's burst) a millisecond would be the most. Above 50 Mbit/s pauses are this short."""
+
 DATAGRAM_OVERHEAD_BYTES = 22
 """What a packet costs a DATAGRAM's payload besides the connection ID: flags 1, packet number 2, tag 16 (RFC 9001 §5.3),
 frame type 1 and length 2."""
@@ -157,6 +164,11 @@ class AioquicConnection:
             self._send(data, address)
 
     def _arm(self) -> None:
+        now = time.monotonic()
+        paced_until = self.quic.paced_until
+        if paced_until is not None and paced_until - now < PACING_TURN_S:
+            self.wake()  # arms again when that is through
+            return
         at = self.quic.get_timer()
         if at is None or (self._timer is not None and at >= self._timer_at):
             return  # an earlier timer fires first and looks again
@@ -164,7 +176,7 @@ class AioquicConnection:
             self._timer.cancel()
         self._timer_at = at
         # At least 1 ms: the loss timer spins where the clock did not move.
-        self._timer = self.loop.call_later(max(0.001, at - time.monotonic()), self._timed_out)
+        self._timer = self.loop.call_later(max(0.001, at - now), self._timed_out)
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -240,7 +252,8 @@ class AioquicConnection:
         return True
 
     def _sweep(self) -> None:
-        self._sweep_timer = self.loop.call_later(SWEEP_S, self._sweep)
+        delay_s = SWEEP_S if self.relays else max(SWEEP_S, min(IDLE_SWEEP_S, self._keep_alive_s / 4))
+        self._sweep_timer = self.loop.call_later(delay_s, self._sweep)
         now = time.monotonic()
         for relay in list(self.relays):
             relay.sweep(now)

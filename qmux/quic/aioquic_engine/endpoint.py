@@ -134,6 +134,13 @@ class AioquicEndpoint:
     def _route(
         self, sock: socket.socket, data: bytes, address: Address, local: udp.LocalAddress | None
     ) -> AioquicConnection | None:
+        if (
+            data and not data[0] & 0x80
+        ):  # a short header: the ID follows (RFC 9000 §17.3.1), nothing else is to be known
+            connection = self._by_id.get(data[1 : 1 + steering.CONNECTION_ID_BYTES])
+            if connection is not None:
+                self._paths[connection] = (sock, local)
+                return connection
         try:
             header = pull_quic_header(Buffer(data=data), host_cid_length=steering.CONNECTION_ID_BYTES)
         except ValueError:

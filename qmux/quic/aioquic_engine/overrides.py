@@ -254,6 +254,11 @@ class TunnelConnection(QuicConnection):
         return any(space.ack_eliciting_in_flight for space in self._loss.spaces)
 
     @property
+    def paced_until(self) -> float | None:
+        """When the pacer lets more be sent; None: it is not what holds packets back."""
+        return self._pacing_at
+
+    @property
     def pto_s(self) -> float:
         """Probe timeout without backoff (RFC 9002 §6.2.1)."""
         return self._loss.get_probe_timeout()

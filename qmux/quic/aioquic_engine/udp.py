@@ -13,8 +13,21 @@ MAX_DATAGRAM_BYTES = 65_535
 IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", 50)
 IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(20)
-_LOST_ERRORS = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.EPERM, errno.EMSGSIZE, errno.EINTR})
-"""A datagram that the kernel does not take now is a lost datagram: QUIC sends it again."""
+_LOST_ERRORS = frozenset(
+    {
+        errno.EAGAIN,
+        errno.ENOBUFS,
+        errno.EPERM,  # a firewall
+        errno.EMSGSIZE,
+        errno.EINTR,
+        errno.EINVAL,  # a forged source port 0, or the local address is gone
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.ECONNREFUSED,
+        errno.EADDRNOTAVAIL,
+    }
+)
+"""A datagram that the kernel does not take now is a lost datagram: QUIC sends it again, or gives up in the end."""
 
 Address = tuple[Any, ...]
 LocalAddress = tuple[int, int, bytes]
@@ -38,7 +51,7 @@ def send(sock: socket.socket, data: bytes, address: Address, local: LocalAddress
     try:
         sock.sendmsg([data], [local] if local is not None else [], 0, address)
     except OSError as error:
-        if error.errno in _LOST_ERRORS or error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED):
+        if error.errno in _LOST_ERRORS:
             return False
         raise
     return True
