@@ -114,7 +114,12 @@ class View:
         return {**known, **{name: value for name, value in self._facts.items() if name != "generations"}}
 
     def _workers(self) -> list[dict[str, Any]]:
-        return [msgspec.to_builtins(row) for row in self._processes]
+        """The processes, each worker with the counters of its QUIC endpoint."""
+        endpoints = {report.slot: report.endpoint for report in self._totals.newest()}
+        return [
+            {**msgspec.to_builtins(row), **({"endpoint": endpoints[row.slot]} if row.slot in endpoints else {})}
+            for row in self._processes
+        ]
 
     def _server_service(self, config: ServerConfig, name: str, now: float) -> dict[str, Any]:
         service = config.services[name]
@@ -174,7 +179,7 @@ def _client(session: Candidate) -> dict[str, Any]:
         "from": first.address,
         "state": _STATES[session.rank],
         "connections": len(rows),
-        "active": session.load,
+        "active": sum(row.active for row in rows),
         "rtt_ms": round(min(rtts), 3) if rtts else None,
         "since": first.connected_at_ms / 1000,
         "not_after": first.not_after,

@@ -35,7 +35,7 @@ class Candidate:
     takes users; ``slots``: the keys of ``best``; ``rank``: the lowest of its ranks; ``hash``: of its key.
     """
 
-    __slots__ = ("_expected", "_in_flight", "best", "connections", "hash", "key", "load", "offers", "rank", "slots")
+    __slots__ = ("_expected", "_here", "best", "connections", "hash", "key", "load", "offers", "rank", "slots")
 
     def __init__(self, key: SessionKey) -> None:
         self.key = key
@@ -46,7 +46,7 @@ class Candidate:
         self.slots: frozenset[int] = frozenset()
         self.rank = DRAINING
         self.load = 0
-        self._in_flight = 0
+        self._here = 0
         self._expected: dict[ConnectionKey, deque[float]] = {}
 
     def store(self, slot: int, row: Row) -> None:
@@ -54,9 +54,7 @@ class Candidate:
         place = (slot, row.key)
         previous = self.connections.get(place)
         self.connections[place] = row
-        self._in_flight += row.opened - row.opened_by_you
-        if previous is not None:
-            self._in_flight -= previous.opened - previous.opened_by_you
+        self._here += row.active - (previous.active if previous is not None else 0)
         self._expected.pop(place, None)
         self._measure()
         if previous is None or previous.state != row.state or previous.offers != row.offers:
@@ -65,7 +63,7 @@ class Candidate:
     def drop(self, slot: int, row_key: int) -> None:
         """A row of this session is gone."""
         row = self.connections.pop((slot, row_key))
-        self._in_flight -= row.opened - row.opened_by_you
+        self._here -= row.active
         self._expected.pop((slot, row_key), None)
         self._measure()
         self._describe()
@@ -92,11 +90,11 @@ class Candidate:
         return best[1] if best is not None else None
 
     def _measure(self) -> None:
-        """The newest count that the client told, what was opened and it had not counted yet, and what is on the way."""
+        """What this server's workers hold, what the client's newest count says of other servers, what is on the way."""
         rows = self.connections.values()
-        told = max(((row.active_at_ms, row.active_total) for row in rows), default=(0, 0))[1]
+        elsewhere = max(((row.active_at_ms, row.active_total - row.active_here) for row in rows), default=(0, 0))[1]
         expected = sum(map(len, self._expected.values())) if self._expected else 0
-        self.load = max(0, told + self._in_flight + expected)
+        self.load = self._here + max(0, elsewhere) + expected
 
     def _describe(self) -> None:
         self.best = {}

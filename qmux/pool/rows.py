@@ -25,8 +25,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     """One registered connection at one worker.
 
     ``key`` is unique in its worker and grows. ``session`` and ``principal`` together name the client process.
-    ``opened``: user connections begun on this connection since it began, ended ones included; ``opened_by_you`` and
-    ``active_total`` are the client's newest Heartbeat (``active_at_ms``: when it came, wall clock, so that the newest
+    ``active``: user connections on it now, as its worker counts them; ``active_total`` and ``active_here`` are the
+    client's newest Heartbeat (``active_at_ms``: when it came, wall clock, so that the newest
     of a session's connections is known). ``connected_at_ms``: wall clock.
     """
 
@@ -37,9 +37,9 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     instance: str
     offers: tuple[Offer, ...]
     state: RowState
-    opened: int
-    opened_by_you: int
+    active: int
     active_total: int
+    active_here: int
     active_at_ms: int
     address: str
     rtt_ms: float

@@ -135,12 +135,13 @@ class Lanes(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Client → server. ``active_total``: user connections of the whole session at all servers; ``opened_by_you``: those
-    begun on this connection since it began, ended ones included.
+    """Client → server. ``active_total``: user connections of the whole session at all servers; ``active_here``: those
+    of them that came from the server that this goes to, on all of its connections. Counted at one moment, so that the
+    difference is exact; what it holds itself, the server knows better.
     """
 
     active_total: int
-    opened_by_you: int
+    active_here: int
 
 
 class HeartbeatAck(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -113,9 +113,9 @@ class ClientSession(ControlStream):
         """We are about to stop: no new work, please."""
         return self.send(Drain(deadline_ms))
 
-    def load_changed(self, active_total: int, opened_by_you: int) -> None:
+    def load_changed(self, active_total: int, active_here: int) -> None:
         """What the next Heartbeat says."""
-        self._load = Heartbeat(active_total, opened_by_you)
+        self._load = Heartbeat(active_total, active_here)
 
     def next_heartbeat(self) -> float:
         """The ``time.monotonic()`` at which ``poll`` has something to send."""

@@ -86,7 +86,7 @@ def _check_lanes_frame(frame: Lanes) -> None:
 
 
 def _check_heartbeat(frame: Heartbeat) -> None:
-    counts = (frame.active_total, frame.opened_by_you)
+    counts = (frame.active_total, frame.active_here)
     _require(all(0 <= count <= MAX_COUNT for count in counts), "a count is out of range")
 
 

@@ -41,15 +41,17 @@ class ServiceRuntime:
 class Opener(Protocol):
     """A client's connection of this worker, as a user's connection needs it."""
 
-    active: int
-
     @property
     def connection(self) -> Connection:
         """The QUIC connection."""
         ...
 
-    def opened(self) -> None:
+    def user_came(self) -> None:
         """A user connection begins on it."""
+        ...
+
+    def user_left(self) -> None:
+        """It ended."""
         ...
 
     def suspect(self) -> None:
@@ -220,8 +222,7 @@ class UserConnection:
             self._faulty.add(choice.session)
             return False
         early = self._early_data() if runtime.config.early_data else b""
-        opener.opened()
-        opener.active += 1
+        opener.user_came()
         try:
             about = self._about
             request = NewConn(about.conn_id, about.service, about.source, about.dest)
@@ -230,7 +231,7 @@ class UserConnection:
                 await self._relay(runtime, result, early)
                 return True
         finally:
-            opener.active -= 1
+            opener.user_left()
         self._judge(runtime, choice, opener, result, bool(early))
         return False
 

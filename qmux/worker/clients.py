@@ -117,7 +117,7 @@ class ClientConnection:
             self._roster.pool.update(
                 self.key,
                 active_total=frame.active_total,
-                opened_by_you=frame.opened_by_you,
+                active_here=frame.active_here,
                 active_at_ms=_wall_ms(),
             )
             await stream.write(self._session.heard())
@@ -175,9 +175,9 @@ class ClientConnection:
             instance=register.client_id,
             offers=registration.offers_of(register.services, self._roster.config),
             state="ready",
-            opened=0,
-            opened_by_you=0,
+            active=0,
             active_total=0,
+            active_here=0,
             active_at_ms=0,
             address=str(self.fields()["address"]),
             rtt_ms=round(self.connection.stats().rtt_s * 1000, 2),
@@ -216,11 +216,15 @@ class ClientConnection:
             if row is not None and row.offers != offers:
                 self._roster.pool.update(self.key, offers=offers)
 
-    def opened(self) -> None:
+    def user_came(self) -> None:
         """A user connection begins on this connection."""
-        row = self._roster.pool.own(self.key)
-        if row is not None:
-            self._roster.pool.update(self.key, opened=row.opened + 1)
+        self.active += 1
+        self._roster.pool.update(self.key, active=self.active)
+
+    def user_left(self) -> None:
+        """A user connection on this connection ended."""
+        self.active -= 1
+        self._roster.pool.update(self.key, active=self.active)
 
     def suspect(self) -> None:
         """An attempt was not answered."""

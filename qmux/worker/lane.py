@@ -48,8 +48,8 @@ class LaneConnection:
         self.wants_replacement: asyncio.Future[str] = loop.create_future()
         self.ack: RegisterAck | None = None
         self.active = 0
+        self.active_here: Callable[[], int] = lambda: self.active
         self.on_lanes: Callable[[Lanes], None] = lambda _: None
-        self._opened = 0
         self._register = register
         self._users = users
         self._address = address
@@ -88,8 +88,7 @@ class LaneConnection:
         self._tasks.start(self._run(), f"control of connection {self.connection.number}")
 
     def stream_opened(self, stream: Stream) -> None:
-        """See ``ConnectionHandler``: every stream counts, since the server counts every one that it opens."""
-        self._opened += 1
+        """See ``ConnectionHandler``."""
         self._users.serve(self, stream)
         self.load_changed()
 
@@ -142,7 +141,7 @@ class LaneConnection:
 
     def load_changed(self) -> None:
         """A user came or went somewhere in this process."""
-        self._session.load_changed(self._users.active, self._opened)
+        self._session.load_changed(self._users.active, self.active_here())
         self._arm()
 
     def drain(self, deadline_s: float) -> None:

@@ -156,6 +156,9 @@ class ServerLink:
             await self._dialer.released(DUPLICATE_LOOK_S)
             backoff.reset()
 
+    def _active(self) -> int:
+        return sum(lane.active for lane in self.connections())
+
     async def _connect(self, lane_number: int | None) -> tuple[LaneConnection | None, RegisterAck | Failure]:
         lane = self._dialer.connect(self, lane_number)
         if isinstance(lane, Failure):
@@ -165,6 +168,7 @@ class ServerLink:
         except BaseException:
             lane.close(AppCode.GOING_AWAY, "no longer wanted")
             raise
+        lane.active_here = self._active
         lane.on_lanes = lambda lanes: self._lanes_told(lane, lanes)
         return lane, outcome
 

@@ -40,6 +40,7 @@ def test_a_server_shows_services_clients_and_workers() -> None:
         "started_at": 1000.0,
     }
     assert [worker["name"] for worker in status["workers"]] == ["supervisor", "worker-0", "worker-1"]
+    assert [worker.get("endpoint") for worker in status["workers"]] == [None, {}, None]  # worker-1 has not reported
     web, idle = status["services"]
     assert (web["name"], web["binds"], web["protocol"]) == ("web", [":80"], "tcp")
     assert (web["clients_ready"], web["clients"], web["connections"], web["total"]) == (1, 2, 5, 8)
@@ -55,7 +56,7 @@ def test_a_client_is_one_row_for_all_its_connections() -> None:
     (client,) = view.status(1.0)["clients"]
     assert (client["client"], client["instance"], client["session"]) == ("pod-1", "host-1", (b"s" * 16).hex())
     assert client["services"] == ["api", "web"]
-    assert (client["state"], client["connections"], client["active"]) == ("ready", 3, 2)
+    assert (client["state"], client["connections"], client["active"]) == ("ready", 3, 9)
     assert (client["rtt_ms"], client["since"], client["not_after"]) == (1.5, 4.0, 2_000_000_000)
     assert client["from"] == "192.0.2.7:4711"
 

@@ -97,8 +97,8 @@ def test_users_are_handed_to_the_worker_that_has_the_client(deployment: Deployme
         until(lambda: server.status()["clients"][0]["connections"] == 1, "one connection")
         with held(port, 200) as found:
             assert found == {"only": 200}
-        handed = until(lambda: sum(s.get("handed_off", 0) for s in server.status()["services"]), "hand-offs counted")
-        assert handed > 50
+        # Of four workers one has the client: three of four users are handed over, more or less.
+        until(lambda: sum(s.get("handed_off", 0) for s in server.status()["services"]) > 100, "hand-offs counted")
 
 
 def test_stopped_worker_does_not_block_others(deployment: Deployment) -> None:

@@ -21,8 +21,8 @@ BLANK = Row(
     instance="host-1",
     offers=(Offer(SERVICE),),
     state="ready",
-    opened=0,
-    opened_by_you=0,
+    active=0,
+    active_here=0,
     active_total=0,
     active_at_ms=0,
     address="192.0.2.1:4711",
@@ -58,13 +58,13 @@ def hold(chosen: Candidate, slot: int) -> None:
     key = chosen.at(slot)
     assert key is not None
     held = chosen.connections[slot, key]
-    chosen.store(slot, msgspec.structs.replace(held, opened=held.opened + 1))
+    chosen.store(slot, msgspec.structs.replace(held, active=held.active + 1))
 
 
 def session_view(rows: Iterable[tuple[int, Row]]) -> dict[str, object]:
     """What a session of these rows is, by the rules of docs/architecture.md and with no memory of how it came to be."""
     places = list(rows)
-    told = max((each.active_at_ms, each.active_total) for _, each in places)[1]
+    elsewhere = max((each.active_at_ms, each.active_total - each.active_here) for _, each in places)[1]
     taking = [(slot, each) for slot, each in places if each.state != "draining"]
     ranks = {"ready": 0, "suspect": 1}
     best: dict[int, tuple[int, int]] = {}
@@ -75,7 +75,7 @@ def session_view(rows: Iterable[tuple[int, Row]]) -> dict[str, object]:
     for _, each in sorted(taking or places, key=lambda place: (place[1].connected_at_ms, place[0], place[1].key)):
         offers.update({offer.service: offer for offer in each.offers})
     return {
-        "load": max(0, told + sum(each.opened - each.opened_by_you for _, each in places)),
+        "load": max(0, elsewhere) + sum(each.active for _, each in places),
         "best": best,
         "rank": min((rank for rank, _ in best.values()), default=2),
         "offers": offers,

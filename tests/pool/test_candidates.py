@@ -9,13 +9,13 @@ from qmux.pool.rows import Offer
 from tests.pool.examples import candidate, row
 
 
-def test_load_is_what_the_client_told_and_what_it_had_not_counted() -> None:
+def test_load_is_what_we_hold_and_what_the_client_told_of_other_servers() -> None:
     held = candidate(
         "pod-1",
-        (0, row(1, opened=10, opened_by_you=8, active_total=5, active_at_ms=100)),
-        (1, row(1, opened=4, opened_by_you=4, active_total=7, active_at_ms=200)),
+        (0, row(1, active=10, active_here=8, active_total=8, active_at_ms=100)),
+        (1, row(1, active=4, active_here=11, active_total=16, active_at_ms=200)),
     )
-    assert held.load == 7 + 2
+    assert held.load == 10 + 4 + (16 - 11)
 
 
 def test_the_newest_count_is_taken_whatever_order_rows_come_in() -> None:
@@ -34,18 +34,18 @@ def test_a_count_that_is_older_than_the_previous_one_of_its_connection() -> None
 
 
 def test_load_is_never_negative() -> None:
-    assert candidate("pod-1", (0, row(opened=1, opened_by_you=5))).load == 0
+    assert candidate("pod-1", (0, row(active=0, active_here=5))).load == 0
 
 
 def test_a_dropped_row_takes_its_part_of_the_load_with_it() -> None:
     held = candidate(
         "pod-1",
-        (0, row(1, opened=3, active_total=2, active_at_ms=1)),
-        (1, row(1, opened=5, active_total=4, active_at_ms=2)),
+        (0, row(1, active=3, active_total=2, active_at_ms=1)),
+        (1, row(1, active=5, active_total=4, active_at_ms=2)),
     )
-    assert held.load == 12
+    assert held.load == 3 + 5 + 4
     held.drop(1, 1)
-    assert held.load == 5
+    assert held.load == 3 + 2
     held.drop(0, 1)
     assert held.load == 0
     assert not held.slots
@@ -91,7 +91,7 @@ def test_expected_users_count_until_the_row_changes() -> None:
         held.expect((1, 1), 10.0)
     held.expect((2, 2), 10.0)
     assert held.load == 4
-    held.store(1, row(1, opened=3))
+    held.store(1, row(1, active=3))
     assert held.load == 4
     held.drop(2, 2)
     assert held.load == 3

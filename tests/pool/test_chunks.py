@@ -23,8 +23,8 @@ any_row = st.builds(
         st.builds(Offer, st.text("abc.-", min_size=1, max_size=MAX_NAME), st.integers(1, 256), st.booleans())
     ).map(tuple),
     state=st.sampled_from(["ready", "suspect", "draining"]),
-    opened=integers,
-    opened_by_you=integers,
+    active=integers,
+    active_here=integers,
     active_total=integers,
     active_at_ms=integers,
     address=texts,

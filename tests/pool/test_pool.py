@@ -31,10 +31,10 @@ def test_a_delta_has_what_changed_once() -> None:
     assert pool.take_delta() is None
     pool.add(row(1))
     pool.add(row(2))
-    pool.update(1, opened=5)
+    pool.update(1, active=5)
     pool.remove(2)
     pool.set_active("web", 4)
-    assert pool.take_delta() == Delta(3, 7, (row(1, opened=5),), (2,), {"web": 4})
+    assert pool.take_delta() == Delta(3, 7, (row(1, active=5),), (2,), {"web": 4})
     assert pool.take_delta() is None
 
 
@@ -44,9 +44,9 @@ def test_what_stays_the_same_is_not_published() -> None:
     pool.set_active("web", 1)
     pool.take_delta()
     calls = counted(pool)
-    pool.update(1, opened=0)
+    pool.update(1, active=0)
     pool.set_active("web", 1)
-    pool.update(99, opened=1)
+    pool.update(99, active=1)
     pool.remove(99)
     assert pool.take_delta() is None
     assert not calls
@@ -71,7 +71,7 @@ def test_what_changed_first_is_published_first() -> None:
     for key in range(600):
         pool.add(row(key))
     first = pool.take_delta()
-    pool.update(0, opened=1)
+    pool.update(0, active=1)
     second, third = pool.take_delta(), pool.take_delta()
     assert first is not None
     assert second is not None
@@ -148,12 +148,12 @@ def test_messages_of_dead_epochs_are_ignored() -> None:
 def test_a_new_epoch_replaces_the_old_one_and_an_old_one_changes_nothing() -> None:
     pool = Pool(0, 1)
     pool.receive(Delta(1, 5, (row(1), row(2)), (), {"web": 2}), 0.0)
-    pool.receive(Delta(1, 6, (row(1, opened=9),), (), {}), 0.0)
+    pool.receive(Delta(1, 6, (row(1, active=9),), (), {}), 0.0)
     pool.receive(Delta(1, 5, (row(3),), (1,), {"web": 9}), 0.0)
-    assert list(pool.rows()) == [(1, row(1, opened=9))]
+    assert list(pool.rows()) == [(1, row(1, active=9))]
     assert pool.active("web") == 0
     pool.forget(1, 5)
-    assert list(pool.rows()) == [(1, row(1, opened=9))]
+    assert list(pool.rows()) == [(1, row(1, active=9))]
     assert pool.epoch_of(1) == 6
     assert pool.epoch_of(2) == -1
 
@@ -250,7 +250,7 @@ def test_on_change_sees_the_change() -> None:
 @pytest.fixture
 def handing() -> Pool:
     pool = Pool(0, 1)
-    pool.receive(Delta(1, 1, (row(7, opened=10, opened_by_you=10),), (), {}), 100.0)
+    pool.receive(Delta(1, 1, (row(7),), (), {}), 100.0)
     return pool
 
 
@@ -262,9 +262,9 @@ def load(pool: Pool, now: float | None = None) -> int:
 def test_a_user_on_the_way_counts_until_the_row_changes(handing: Pool) -> None:
     handing.expect(1, 7, 100.0)
     assert load(handing) == 1
-    handing.receive(Delta(1, 1, (row(7, opened=11, opened_by_you=10),), (), {}), 100.01)
+    handing.receive(Delta(1, 1, (row(7, active=1),), (), {}), 100.01)
     assert load(handing) == 1
-    handing.receive(Delta(1, 1, (row(7, opened=11, opened_by_you=11, active_total=1, active_at_ms=1),), (), {}), 100.1)
+    handing.receive(Delta(1, 1, (row(7, active=1, active_here=1, active_total=1, active_at_ms=1),), (), {}), 100.1)
     assert load(handing) == 1
 
 
@@ -283,7 +283,7 @@ def test_a_user_on_the_way_counts_for_a_quarter_of_a_second(handing: Pool) -> No
 def test_an_unchanged_row_in_a_pass_does_not_end_it(handing: Pool) -> None:
     """The pass was published before the user arrived there."""
     handing.expect(1, 7, 100.0)
-    handing.receive(Pass(1, 1, 0, END_OF_KEYS, (row(7, opened=10, opened_by_you=10),), {}), 100.05)
+    handing.receive(Pass(1, 1, 0, END_OF_KEYS, (row(7),), {}), 100.05)
     assert load(handing) == 1
 
 

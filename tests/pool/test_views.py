@@ -98,12 +98,12 @@ class Bus(RuleBasedStateMachine):
         )
         assert self.changes[slot] == before + 1
 
-    @rule(slot=slots, data=st.data(), opened=counts, told=counts, load=counts, at=counts, state=states, offers=offers)
+    @rule(slot=slots, data=st.data(), active=counts, told=counts, load=counts, at=counts, state=states, offers=offers)
     def update(
         self,
         slot: int,
         data: st.DataObject,
-        opened: int,
+        active: int,
         told: int,
         load: int,
         at: int,
@@ -113,8 +113,8 @@ class Bus(RuleBasedStateMachine):
         if key := self._some_key(slot, data):
             self.pools[slot].update(
                 key,
-                opened=opened,
-                opened_by_you=told,
+                active=active,
+                active_here=told,
                 active_total=load,
                 active_at_ms=at,
                 state=state,

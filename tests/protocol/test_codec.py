@@ -127,12 +127,12 @@ def test_unknown_types_are_skipped_up_to_the_cap() -> None:
 
 @pytest.mark.parametrize("later", [1, "text", [1, [2]], {"a": {"b": None}}, 1.5, b"bytes", None])
 def test_unknown_fields_are_ignored(later: object) -> None:
-    data = raw_map(0x05, active_total=3, opened_by_you=4, of_a_later_release=later)
+    data = raw_map(0x05, active_total=3, active_here=4, of_a_later_release=later)
     assert list(feed(everything(), data)) == [Heartbeat(3, 4)]
 
 
 def test_missing_field() -> None:
-    with pytest.raises(PeerError, match=r"Heartbeat frame does not decode.*opened_by_you"):
+    with pytest.raises(PeerError, match=r"Heartbeat frame does not decode.*active_here"):
         list(feed(everything(), raw_map(0x05, active_total=3)))
 
 
@@ -151,14 +151,14 @@ def test_a_known_frame_that_is_not_allowed_is_refused(kind: type[Frame]) -> None
         b"\x80",  # fields are missing
         b"\x90",  # an array
         b"\xc1",  # never used in msgpack
-        b"\x82\xacactive_total\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00\xadopened_by_you\x00",  # nan
-        b"\x82\xacactive_total\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\xadopened_by_you\x00",  # 1.0
-        b"\x82\xacactive_total\xc3\xadopened_by_you\x00",  # true
-        b"\x82\xacactive_total\xff\xadopened_by_you\x00",  # -1
-        b"\x82\xacactive_total\xcf\xff\xff\xff\xff\xff\xff\xff\xff\xadopened_by_you\x00",  # 2^64 - 1
-        b"\x82\xacactive_total\x00\xadopened_by_you\x00\x00",  # a byte too many
+        b"\x82\xacactive_total\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00\xabactive_here\x00",  # nan
+        b"\x82\xacactive_total\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\xabactive_here\x00",  # 1.0
+        b"\x82\xacactive_total\xc3\xabactive_here\x00",  # true
+        b"\x82\xacactive_total\xff\xabactive_here\x00",  # -1
+        b"\x82\xacactive_total\xcf\xff\xff\xff\xff\xff\xff\xff\xff\xabactive_here\x00",  # 2^64 - 1
+        b"\x82\xacactive_total\x00\xabactive_here\x00\x00",  # a byte too many
         b"\x81\xa2\xff\xfe\x00",  # a key that is not UTF-8
-        b"\x82\xacactive_total\x00\xadopened_by_you" + b"\x91" * 200,  # nested
+        b"\x82\xacactive_total\x00\xabactive_here" + b"\x91" * 200,  # nested
         b"\x81\xa1x" + b"\x91" * 250,
     ],
 )

@@ -1,0 +1,108 @@
+"""Every packet reaches the worker that owns its connection, through rebinding, ID rotation, crashes and changes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qmux.quic.aioquic_engine.connection import AioquicConnection
+from qmux.quic.choose import load_engine
+from tests import aio
+from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.integration.services import Service, named
+from tests.integration.strangers import Stranger, connect_config
+from tests.netsim.proxy import Proxy
+
+CONNECTIONS = 1000
+AT_A_TIME = 50
+ROUNDS = 3
+
+
+def counters(server: Daemon, name: str) -> int:
+    return sum(int(worker.get("endpoint", {}).get(name, 0)) for worker in server.workers())
+
+
+async def rebind_and_rotate(server: Daemon, port: int, bundle: Path) -> int:
+    """Open the connections; in each round every one gets another source port and another ID, and must be answered."""
+    engine = load_engine("aioquic")
+    config = connect_config(bundle)
+    connections: list[AioquicConnection] = []
+    async with Proxy(("127.0.0.1", port)) as proxy:
+        for _ in range(CONNECTIONS // AT_A_TIME):
+            strangers = [Stranger() for _ in range(AT_A_TIME)]
+            for stranger in strangers:
+                connection = engine.connect(proxy.address, config, stranger)
+                assert isinstance(connection, AioquicConnection)
+                connections.append(connection)
+            await asyncio.wait_for(asyncio.gather(*(s.is_connected for s in strangers)), 30)
+        for _ in range(ROUNDS):
+            proxy.rebind()
+            asked_at = time.monotonic()
+            for connection in connections:
+                connection.quic.change_connection_id()
+                connection.ping()
+            await aio.until(lambda since=asked_at: all(c.last_received_at >= since for c in connections), 30, "answers")
+        assert not any(c.is_closed for c in connections)
+        assert len({c.peer_slot for c in connections}) == 4
+        for number, connection in enumerate(connections):
+            connection.close(0, "done")
+            if number % AT_A_TIME == 0:  # no more at once than a socket's buffer holds
+                await asyncio.sleep(0.02)
+        await aio.until(lambda: counters(server, "connections") == 0, 40, "all closed")
+        return proxy.counters.rebinds
+
+
+def test_1000_connections_rebind_and_rotate(deployment: Deployment) -> None:
+    server = deployment.server(
+        {"web": f'bind = "127.0.0.1:{free_port()}"'},
+        workers=4,
+        quic='handshake_timeout = "60s"\nretry_threshold = 5000',
+    )
+    bundle = deployment.directory / deployment.bundle("pod-1")
+    assert aio.run(rebind_and_rotate(server, deployment.quic_port, bundle), 100) == CONNECTIONS * ROUNDS
+    until(lambda: counters(server, "handshakes_completed") >= CONNECTIONS, "all counted")
+    assert counters(server, "handshakes_completed") == CONNECTIONS
+    assert counters(server, "foreign_packets") == 0
+    assert counters(server, "datagrams_invalid") == 0
+
+
+def test_successor_reads_what_was_queued(deployment: Deployment) -> None:
+    """While a worker is dead its queue fills; Initials in it are answered by the successor, none is lost."""
+    server = deployment.server(
+        {"web": f'bind = "127.0.0.1:{free_port()}"'}, workers=2, quic='handshake_timeout = "60s"'
+    )
+    bundle = deployment.directory / deployment.bundle("pod-1")
+
+    async def connect_to_dead_worker() -> list[float]:
+        engine = load_engine("aioquic")
+        victim = server.workers()[1]
+        psutil.Process(victim["pid"]).kill()
+        strangers = [Stranger() for _ in range(20)]
+        started = time.monotonic()
+        for stranger in strangers:
+            engine.connect(("127.0.0.1", deployment.quic_port), connect_config(bundle, victim["slot"]), stranger)
+        await asyncio.wait_for(asyncio.gather(*(s.is_connected for s in strangers)), 15)
+        return [time.monotonic() - started]
+
+    assert aio.run(connect_to_dead_worker())[0] < 10
+
+
+@pytest.mark.parametrize(("bind", "address"), [("[::1]", "::1"), ("", "127.0.0.1"), ("", "::1")])
+def test_ipv6_and_wildcard_binds(deployment: Deployment, bind: str, address: str) -> None:
+    port = free_port(host=address)
+    with Service(named("x")) as service:
+        text = deployment.server_text({"web": f'bind = "{bind}:{port}"'}, workers=3)
+        text = text.replace(f"127.0.0.1:{deployment.quic_port}", f"{bind}:{deployment.quic_port}")
+        server = deployment.start("qmuxd", deployment.write("server.toml", text)).until_ready()
+        host = f"[{address}]" if ":" in address else address
+        deployment.client("pod-1", {"web": service.target}, servers=[f"{host}:{deployment.quic_port}"])
+        server.until_clients(1, connections=3)
+        for _ in range(20):
+            with socket.create_connection((address, port), timeout=10) as user:
+                assert user.recv(2) == b"x\n"
+        assert counters(server, "foreign_packets") == 0
