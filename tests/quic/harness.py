@@ -226,6 +226,14 @@ def udp_socket(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     return sock
 
 
+async def ping(connection: Connection) -> None:
+    """Send a PING and wait for its acknowledgement."""
+    heard_at = connection.last_received_at
+    connection.ping()
+    await until(lambda: connection.last_received_at > heard_at, what="an answer to a PING")
+    await until(lambda: not connection.ack_eliciting_outstanding, what="the acknowledgement of a PING")
+
+
 async def read_exactly(stream: Stream, size_bytes: int) -> bytes:
     parts, missing = [], size_bytes
     while missing:

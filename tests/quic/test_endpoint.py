@@ -15,7 +15,7 @@ from qmux.quic.engine import CloseKind, StreamLimit
 from tests.aio import until
 from tests.netsim.proxy import Proxy
 from tests.quic import packets
-from tests.quic.harness import World, udp_socket
+from tests.quic.harness import World, ping, udp_socket
 
 
 @asynccontextmanager
@@ -157,8 +157,7 @@ async def test_garbage_and_short_datagrams_are_counted_and_dropped(world: World)
             assert await answer(sock, server.address, data, 0.05) is None
     stats = server.endpoint.stats()
     assert stats.datagrams_invalid + stats.unknown_connection >= len(garbage)
-    pair.client.connection.ping()
-    await until(lambda: not pair.client.connection.ack_eliciting_outstanding)
+    await ping(pair.client.connection)
 
 
 async def test_garbage_towards_a_connection_does_not_harm_it(world: World) -> None:
@@ -266,13 +265,22 @@ async def test_every_id_steers_to_its_slot_through_rotation(world: World) -> Non
 async def test_an_id_can_be_used_the_moment_it_was_sent(world: World) -> None:
     """The routing table knows an ID before the peer can: a packet with it must not be taken for a stranger's."""
     server = world.serve()
-    pair = await world.pair(server)
-    for _ in range(30):
-        pair.client.connection.quic.change_connection_id()  # type: ignore[attr-defined]
-        pair.client.connection.ping()
-        await until(lambda: not pair.client.connection.ack_eliciting_outstanding)
-    assert server.endpoint.stats().unknown_connection == 0
-    assert server.endpoint.stats().stateless_resets_sent == 0
+    async with Proxy(server.address) as proxy:
+        pair = await world.pair(server, via=proxy.address)
+        quic, routed = pair.server.connection.quic, server.endpoint._by_id  # type: ignore[attr-defined]
+        unknown: list[bytes] = []
+
+        def look(_: bytes, up: bool) -> None:
+            if not up:
+                unknown.extend(issued.cid for issued in quic._host_cids if issued.was_sent and issued.cid not in routed)
+
+        proxy.tap = look
+        for _ in range(30):
+            pair.client.connection.quic.change_connection_id()  # type: ignore[attr-defined]
+            await ping(pair.client.connection)
+        assert unknown == []
+        assert server.endpoint.stats().unknown_connection == 0
+        assert server.endpoint.stats().stateless_resets_sent == 0
 
 
 async def test_closed_connections_leave_no_id_behind(world: World) -> None:

@@ -16,7 +16,7 @@ from tests.quic.test_overrides import CLIENT, Wire, our_pair
 
 EDGES = [0, 1, 63, 64, 16_383, 16_384, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 60, (1 << 62) - 1]
 FRAME_TYPES = [*range(0x1F), 0x30, 0x31]
-PACKETS = 500
+PACKETS = 250
 """Most end their connection, and a handshake follows: raise it for a longer search."""
 
 

@@ -86,7 +86,6 @@ class Attacker:
             connection_window_bytes=UNLIMITED_BYTES,
         )
         self.quic.connect(server, time.monotonic())
-        self._packet_number = 10_000
         deadline = time.monotonic() + 5
         while not self.quic.handshake_confirmed:
             self.exchange()
@@ -108,11 +107,12 @@ class Attacker:
 
     def send_frames(self, frames: bytes) -> None:
         """One 1-RTT packet with these frames."""
-        header = b"\x41" + self.quic.peer_connection_id + (self._packet_number & 0xFFFF).to_bytes(2, "big")
+        number = self.quic._packet_number
+        self.quic._packet_number += 1  # acknowledging what was never sent would end the connection
+        header = b"\x41" + self.quic.peer_connection_id + (number & 0xFFFF).to_bytes(2, "big")
         payload = frames + bytes(max(0, 20 - len(frames)))
         crypto = self.quic._cryptos[Epoch.ONE_RTT]
-        self._socket.send(crypto.encrypt_packet(header, payload, self._packet_number))
-        self._packet_number += 1
+        self._socket.send(crypto.encrypt_packet(header, payload, number))
 
     def window_of(self, stream_id: int) -> int:
         """How far the server lets this stream go, as far as it told us."""
@@ -139,8 +139,7 @@ def test_bytes_at_the_far_edge_of_the_window(victim: Callable[..., Victim], pki:
     for _ in range(40):
         attacker.exchange(0.01)
         attacker.send_frames(packets.stream_frame(0, attacker.window_of(0) - 1, b"x"))
-    attacker.exchange()
-    assert server.facts()["connections"] == 1  # it broke no rule, and is still there
+        assert attacker.quic.termination is None  # it broke no rule, and is still there
     grown = server.facts()["rss_bytes"] - before
     attacker.leave()
     assert grown < ALLOWED_BYTES, f"{grown >> 10} KiB"
