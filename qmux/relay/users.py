@@ -178,7 +178,7 @@ class UserConnection:
         return None if candidate is None or key is None else Choice(candidate.key, self._around.slot, key)
 
     def _choose(self, runtime: ServiceRuntime) -> Choice | None:
-        sessions = self._around.pool.sessions(runtime.config.name)
+        sessions = self._around.pool.sessions(runtime.config.name, time.monotonic())
         return runtime.selector.choose(sessions, self._about.source, self._exclude, self._usable)
 
     def _usable(self, slot: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -79,7 +80,7 @@ class Daemon:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    @property
+    @functools.cached_property
     def runtime(self) -> Path:
         with _environment(self.environment):
             return runtime_dir(load(self.config).config)
@@ -210,7 +211,7 @@ class Deployment:
             f'[quic]\nbind = "127.0.0.1:{self.quic_port}"\n{quic}',
             *(f"[services.{name}]\n{text}" for name, text in services.items()),
         ]
-        return "\n".join(lines)
+        return "\n".join(lines) + "\n"
 
     def server(self, services: Mapping[str, str], **options: Any) -> Daemon:
         config = self.write("server.toml", self.server_text(services, **options))
