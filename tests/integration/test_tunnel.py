@@ -13,7 +13,7 @@ from tests.integration.services import Service, blob, digest, echo, pattern
 
 def exchange(port: int, data: bytes, host: str = "127.0.0.1") -> bytes:
     """Send ``data`` and FIN, and everything that comes back."""
-    with socket.create_connection((host, port), timeout=30) as user:
+    with socket.create_connection((host, port), timeout=120) as user:
         sender = threading.Thread(target=_send, args=(user, data))
         sender.start()
         received = bytearray()
