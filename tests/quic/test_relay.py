@@ -11,7 +11,9 @@ import pytest
 
 from qmux.quic.engine import RelayEnd, RelayLimits
 from tests.aio import until
-from tests.quic.harness import Pair, Relayed, World, is_reset, receive_all, reset, send_and_shut
+from tests.quic.harness import Pair, Relayed, World, is_reset, read_exactly, receive_all, reset, send_and_shut
+
+TCP_CLOSE = 7  # tcp_states.h
 
 
 async def ends(relayed: Relayed) -> tuple[RelayEnd, RelayEnd]:
@@ -149,6 +151,28 @@ async def test_both_closed_but_the_rest_is_not_taken(world: World) -> None:
     assert await receive_all(user) == b""
     await send_and_shut(user, bytes(1_400_000))  # more than the window that the peer never moves
     assert await asyncio.wait_for(relay.done, 5) == RelayEnd.HALF_CLOSED_TIMEOUT
+
+
+async def test_an_upload_that_outlives_its_download_is_not_taken_for_a_reset(world: World) -> None:
+    """Both FINs are there while we pause: the kernel calls that socket closed, with bytes still to be read from it."""
+    ours, theirs = await (await world.pair()).stream()
+    inner, user = await world.tcp_pair()
+    inner.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
+    relay = ours.relay(inner, RelayLimits())
+    theirs.finish()
+    assert await receive_all(user) == b""
+    upload = os.urandom((2 << 20) + 72 * 1024)  # the peer's window, our buffer, and a rest that waits in the kernel
+    await send_and_shut(user, upload)
+    await until(lambda: tcp_state(user) == TCP_CLOSE, what="the acknowledgement of the user's FIN")
+    await asyncio.sleep(0.6)  # the relay looks for resets twice
+    assert relay.bytes_to_stream < len(upload)
+    assert await read_exactly(theirs, len(upload)) == upload
+    assert await theirs.read(1) == b""
+    assert await asyncio.wait_for(relay.done, 5) == RelayEnd.FINISHED
+
+
+def tcp_state(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
 async def is_quiet(progress: object) -> None:

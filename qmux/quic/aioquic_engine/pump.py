@@ -34,7 +34,6 @@ _IOVECS = 64
 _RESUME_BELOW_BYTES = 512 * 1024
 _PAUSE_ABOVE_BYTES = 1 << 20
 _LINGER_RST = struct.pack("ii", 1, 0)  # socket(7): close() then sends RST
-_TCP_CLOSE = 7  # tcp_states.h: the connection is gone, for instance by RST
 
 
 def append_chunk(chunks: deque[Chunk], data: Chunk) -> None:
@@ -204,9 +203,8 @@ class Pump:
             self._abort(AppCode.SOCKET_RESET, RelayEnd.SOCKET_RESET)
 
     def _is_reset(self) -> bool:
-        if self._socket.family == socket.AF_UNIX:
-            return False
-        return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+        # Not the state of TCP_INFO: CLOSE is also where a socket is that has both FINs and bytes still to be read.
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     def _finish_when_both_ended(self) -> None:
         if self._socket_ended and self._socket_shut and not self._closed:
