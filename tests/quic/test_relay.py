@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from qmux.quic.engine import RelayEnd, RelayLimits
+from qmux.quic.engine import Relay, RelayEnd, RelayLimits
 from tests.aio import until
 from tests.quic.harness import Pair, Relayed, World, is_reset, read_exactly, receive_all, reset, send_and_shut
 
@@ -157,18 +157,31 @@ async def test_an_upload_that_outlives_its_download_is_not_taken_for_a_reset(wor
     """Both FINs are there while we pause: the kernel calls that socket closed, with bytes still to be read from it."""
     ours, theirs = await (await world.pair()).stream()
     inner, user = await world.tcp_pair()
-    inner.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
     relay = ours.relay(inner, RelayLimits())
     theirs.finish()
     assert await receive_all(user) == b""
-    upload = os.urandom((2 << 20) + 72 * 1024)  # the peer's window, our buffer, and a rest that waits in the kernel
-    await send_and_shut(user, upload)
+    upload = bytearray()
+    while len(upload) < 8 << 20:  # until the relay takes no more: the last piece waits in the kernel
+        piece = os.urandom(16_384)
+        await asyncio.get_running_loop().sock_sendall(user, piece)
+        upload += piece
+        if not await reaches(relay, len(upload)):
+            break
+    user.shutdown(socket.SHUT_WR)
     await until(lambda: tcp_state(user) == TCP_CLOSE, what="the acknowledgement of the user's FIN")
     await asyncio.sleep(0.6)  # the relay looks for resets twice
     assert relay.bytes_to_stream < len(upload)
     assert await read_exactly(theirs, len(upload)) == upload
     assert await theirs.read(1) == b""
     assert await asyncio.wait_for(relay.done, 5) == RelayEnd.FINISHED
+
+
+async def reaches(relay: Relay, size_bytes: int) -> bool:
+    for _ in range(60):
+        if relay.bytes_to_stream == size_bytes:
+            return True
+        await asyncio.sleep(0.005)
+    return False
 
 
 def tcp_state(sock: socket.socket) -> int:
