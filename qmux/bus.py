@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from qmux.errors import StartError
 from qmux.pool.rows import BusMessage
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ QUEUE_MESSAGES = 2000
 BATCH = 200
 """Messages decoded in one turn of the loop: a flood must not starve the relays."""
 
+CONTROL = "inproc://bus-control"
+"""Where the proxy thread is told to end; inproc names belong to their context."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(BusMessage)
 
@@ -39,40 +43,45 @@ def endpoints(directory: str) -> tuple[str, str]:
 
 
 class BusProxy:
-    """XSUB/XPUB proxy in a thread. The sockets in ``directory`` belong to the user that the workers drop to."""
+    """XSUB/XPUB proxy in a thread. The sockets in ``directory`` belong to the user that the workers drop to.
+
+    Raises StartError where they cannot be made.
+    """
 
     def __init__(self, directory: str, uid: int, gid: int) -> None:
         self._context = zmq.Context()
-        publish, subscribe = endpoints(directory)
-        self._inlet = self._bind(zmq.XSUB, publish)
-        self._outlet = self._bind(zmq.XPUB, subscribe)
-        for endpoint in (publish, subscribe):
-            path = Path(endpoint.removeprefix("ipc://"))
-            os.chown(path, uid, gid)
-            path.chmod(0o600)
-        control = f"inproc://bus-control-{id(self)}"
+        self._context.setsockopt(zmq.LINGER, 0)
+        try:
+            inlet, outlet = (
+                self._bind(kind, endpoint, uid, gid)
+                for kind, endpoint in zip((zmq.XSUB, zmq.XPUB), endpoints(directory), strict=True)
+            )
+        except (zmq.ZMQError, OSError) as error:
+            self._context.destroy(0)
+            raise StartError(f"{directory}: the bus between the workers cannot be opened there: {error}") from None
         self._control = self._context.socket(zmq.PAIR)
-        self._control.bind(control)
-        self._thread = threading.Thread(target=self._run, args=(control,), name="bus", daemon=True)
+        self._control.bind(CONTROL)
+        told = self._context.socket(zmq.PAIR)
+        told.connect(CONTROL)
+        self._thread = threading.Thread(target=_proxy, args=(inlet, outlet, told), name="bus", daemon=True)
         self._thread.start()
 
-    def _bind(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
+    def _bind(self, kind: int, endpoint: str, uid: int, gid: int) -> zmq.Socket[bytes]:
         sock = self._context.socket(kind)
         _limit(sock)
         sock.bind(endpoint)
+        path = Path(endpoint.removeprefix("ipc://"))
+        os.chown(path, uid, gid)
+        path.chmod(0o600)
         return sock
 
-    def _run(self, control: str) -> None:
-        steering = self._context.socket(zmq.PAIR)
-        steering.connect(control)
-        zmq.proxy_steerable(self._inlet, self._outlet, None, steering)
-        for sock in (steering, self._inlet, self._outlet):
-            sock.close(0)
-
     def stop(self) -> None:
-        """End the thread and free everything."""
-        self._control.send(b"TERMINATE")
-        self._thread.join(2.0)
+        """End the thread and free everything; nothing where that was done."""
+        if self._context.closed:
+            return
+        if self._thread.is_alive():
+            self._control.send(b"TERMINATE", zmq.NOBLOCK)
+            self._thread.join()
         self._control.close(0)
         self._context.destroy(0)
 
@@ -84,6 +93,8 @@ class Publisher:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUB)
         _limit(self._socket)
+        # A PUB socket drops in silence unless it is told to say so (zmq_setsockopt(3), ZMQ_XPUB_NODROP).
+        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._socket.connect(endpoint)
         self.dropped = 0
 
@@ -119,19 +130,25 @@ class Subscriber:
 
     def _drain(self) -> None:
         """The descriptor signals edges only (zmq_getsockopt(3), ZMQ_FD): read until nothing is left, or go on later."""
-        self._scheduled = None
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+        # Before anything can fail: what was not read would never be signalled again.
+        self._scheduled = self._loop.call_soon(self._drain)
         for _ in range(BATCH):
+            if self._socket.closed:
+                return
             try:
                 data = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
+                self._scheduled.cancel()
+                self._scheduled = None
                 return
             self._received(data)
-        self._scheduled = self._loop.call_soon(self._drain)
 
     def _received(self, data: bytes) -> None:
         try:
             message = _decoder.decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.invalid += 1
             log.error("a bus message does not decode", extra={"reason": error})
             return
@@ -139,11 +156,23 @@ class Subscriber:
 
     def close(self) -> None:
         """Hear nothing more."""
+        if self._socket.closed:
+            return
         if self._scheduled is not None:
             self._scheduled.cancel()
+            self._scheduled = None
         self._loop.remove_reader(self._fd)
         self._socket.close(0)
         self._context.destroy(0)
+
+
+def _proxy(inlet: zmq.Socket[bytes], outlet: zmq.Socket[bytes], told: zmq.Socket[bytes]) -> None:
+    """The proxy thread; from its start the sockets are its own."""
+    try:
+        zmq.proxy_steerable(inlet, outlet, None, told)
+    finally:
+        for sock in (told, inlet, outlet):
+            sock.close(0)
 
 
 def _limit(sock: zmq.Socket[bytes]) -> None:
