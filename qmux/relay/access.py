@@ -1,4 +1,4 @@
-"""Who may connect to a service: ``allow`` and ``deny``, as nginx means them, the most specific list last."""
+"""Who may connect to a service: ``allow`` and ``deny``, lists of CIDRs."""
 
 from __future__ import annotations
 

@@ -47,17 +47,21 @@ async def attempt(connection: Connection, request: NewConn, early: bytes, deadli
         return AttemptResult(Outcome.FULL, "the client allows no more streams on this connection")
     except ConnectionLost as error:
         return AttemptResult(Outcome.LOST, str(error))
+    # Owned by this call: it has ended when this returns.
     asking = asyncio.ensure_future(_ask(stream, request, early))
     try:
         outcome = await _wait(asking, connection, deadline)
+        if outcome is None:
+            return asking.result()
+    except BaseException:  # the user is gone, or the worker stops
+        stream.abort(AppCode.CANCELLED)
+        raise
     finally:
         if not asking.done():
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-    if outcome is not None:
-        stream.abort(AppCode.CANCELLED)
-        return outcome
-    return asking.result()
+    stream.abort(AppCode.CANCELLED)
+    return outcome
 
 
 async def _wait(asking: asyncio.Future[AttemptResult], connection: Connection, deadline: float) -> AttemptResult | None:

@@ -26,6 +26,7 @@ class Counters:
 
     def relay_started(self, service: str, relay: Relay) -> None:
         """Count the bytes of ``relay`` from now on."""
+        self._services[service]  # so that a snapshot has it
         self._running[service].add(relay)
 
     def relay_ended(self, service: str, relay: Relay) -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
+from collections.abc import Sequence
 
 import aiohappyeyeballs
 
 from qmux.config.schema import Target
 from qmux.protocol.frames import RefuseCode
+from qmux.protocol.values import clipped
 from qmux.relay import sockets
 
 SECOND_FAMILY_AFTER_S = 0.25
 """When an address has not answered, the next one is tried beside it (RFC 8305 §5: 250 ms)."""
+
+FULL_QUEUE_PAUSE_S = 0.01
+"""A service that is busy accepts many users in this time."""
 
 _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
@@ -24,7 +30,7 @@ class DialFailed(Exception):
     def __init__(self, code: RefuseCode, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
         self.code = code
-        self.reason = reason
+        self.reason = clipped(reason)
 
 
 async def dial(target: Target, timeout_s: float) -> socket.socket:
@@ -36,28 +42,43 @@ async def dial(target: Target, timeout_s: float) -> socket.socket:
         raise DialFailed(RefuseCode.TIMEOUT, f"{target} did not answer within {timeout_s:g} s") from None
     except socket.gaierror as error:
         raise DialFailed(RefuseCode.NAME, f"{target}: {error.strerror}") from None
+    except UnicodeError:  # a label of more than 63 bytes, or an empty one
+        raise DialFailed(RefuseCode.NAME, f"{target}: this cannot be a host name") from None
     except OSError as error:
-        raise DialFailed(_code_of(error), f"{target}: {error.strerror or error}") from None
+        raise DialFailed(_code_of(error), f"{target}: {_words_of(error)}") from None
     sockets.prepare(sock)
+    if _is_connected_to_itself(sock):
+        sockets.reset(sock)
+        raise DialFailed(RefuseCode.REFUSED, f"{target}: {os.strerror(errno.ECONNREFUSED)}")
     return sock
 
 
 async def _dial_tcp(host: str, port: int) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    addresses = literal_address(host, port) or await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return await aiohappyeyeballs.start_connection(
-        addresses, happy_eyeballs_delay=SECOND_FAMILY_AFTER_S, interleave=1, loop=loop
+        literal_address(host, port) or await _resolve(host, port),
+        happy_eyeballs_delay=SECOND_FAMILY_AFTER_S,
+        interleave=1,
+        loop=asyncio.get_running_loop(),
     )
+
+
+async def _resolve(host: str, port: int) -> Sequence[aiohappyeyeballs.AddrInfoType]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def _dial_unix(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        await asyncio.get_running_loop().sock_connect(sock, path)
+        while True:
+            try:
+                sock.connect(path)
+                return sock
+            except BlockingIOError:
+                # The listener's queue is full. Unlike TCP, the attempt is over and nothing signals room (connect(2)).
+                await asyncio.sleep(FULL_QUEUE_PAUSE_S)
     except BaseException:
         sock.close()
         raise
-    return sock
 
 
 def literal_address(host: str, port: int) -> list[aiohappyeyeballs.AddrInfoType]:
@@ -70,6 +91,15 @@ def literal_address(host: str, port: int) -> list[aiohappyeyeballs.AddrInfoType]
         address = (host, port) if family == socket.AF_INET else (host, port, 0, 0)
         return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)]
     return []
+
+
+def _is_connected_to_itself(sock: socket.socket) -> bool:
+    """A target port that nobody listens on may be drawn as our own port: TCP then connects the socket to itself."""
+    return sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername()
+
+
+def _words_of(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _code_of(error: OSError) -> RefuseCode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable
 
@@ -51,9 +52,12 @@ class HandoffLink:
 
     def send(self, user: socket.socket, about: HandedUser) -> bool:
         """Give ``user`` away and close our descriptor. False (and nothing changed) where the other does not take it."""
+        data = _encoder.encode(about)
+        if len(data) > MAX_MESSAGE_BYTES:
+            return False  # the receiver would lose its end and the user with it
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [user.fileno()]))
         try:
-            self._socket.sendmsg([_encoder.encode(about)], [rights])
+            self._socket.sendmsg([data], [rights])
         except OSError:
             return False  # its queue is full, or it has just died: the caller chooses again
         user.close()
@@ -74,20 +78,25 @@ class HandoffLink:
             except OSError:
                 self.close()
                 return
-            users = [socket.socket(fileno=fd) for fd in fds]
             if not data:
+                _close_all(fds)
                 self.close()
                 return
-            self._received(data, users, flags)
+            self._received(data, fds, flags)
 
-    def _received(self, data: bytes, users: list[socket.socket], flags: int) -> None:
+    def _received(self, data: bytes, fds: list[int], flags: int) -> None:
         try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) != 1:
+                raise ValueError(f"truncated, or not with one descriptor but {len(fds)}")
             about = _decoder.decode(data)
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(users) != 1:
-                raise msgspec.DecodeError("truncated, or without its descriptor")
-        except msgspec.DecodeError as error:
+            user = socket.socket(fileno=fds[0])
+        except (ValueError, OSError, RecursionError) as error:  # ValueError: also msgspec's and Unicode's
             log.error("a handed-over user could not be taken", extra={"reason": error})
-            for user in users:
-                user.close()
+            _close_all(fds)
             return
-        self._on_handed(users[0], about)
+        self._on_handed(user, about)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

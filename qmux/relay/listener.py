@@ -16,7 +16,8 @@ BATCH = 32
 EXHAUSTED_PAUSE_S = 0.1
 """Out of descriptors or memory: look again after this time; the kernel's queue holds the users meanwhile."""
 
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+CLOSING_BATCH = 4096
+"""Users taken from the queue of a listener that closes, at most: the kernel's own limit of a queue (somaxconn)."""
 
 OnAccept = Callable[[socket.socket, object], None]
 
@@ -42,14 +43,16 @@ class Listener:
             self._loop.add_reader(self._socket.fileno(), self._on_readable)
 
     def close(self, shutdown: bool) -> None:
-        """Take what is queued, then close. ``shutdown``: nobody else shall accept on this bind either: the listener is
-        shut down first, in all its duplicates (shutdown(2) acts on the socket, close(2) on the descriptor).
+        """Accept no more. Without ``shutdown`` the queue is left to whoever holds a duplicate of the listener. With it
+        the bind is over for everybody (shutdown(2) acts on the socket, close(2) on the descriptor): who is queued is
+        taken first, since the kernel resets the queue.
         """
+        for _ in range(CLOSING_BATCH if shutdown else 0):
+            if not (self._may_accept() and self._accept_one()):
+                break
+        self._pause()
         if self._socket.fileno() < 0:
             return
-        self._pause()
-        while self._accept_one():
-            pass
         if shutdown:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -63,6 +66,9 @@ class Listener:
                 return
 
     def _accept_one(self) -> bool:
+        """Whether there may be another one."""
+        if self._socket.fileno() < 0:
+            return False
         try:
             sock, address = self._socket.accept()
         except (BlockingIOError, InterruptedError):
@@ -70,9 +76,11 @@ class Listener:
         except ConnectionAbortedError:
             return True  # this user gave up while queued (accept(2)); the next one may not have
         except OSError as error:
-            if error.errno not in _EXHAUSTED:
-                raise
-            self._wait(error.strerror or str(error))
+            if error.errno == errno.EINVAL:  # shut down through a duplicate: this bind is over for everybody
+                self._pause()
+                self._socket.close()
+            else:  # out of descriptors or memory, or a network error of that user (accept(2), "Error handling")
+                self._wait(error.strerror or str(error))
             return False
         self._on_accept(sock, address)
         return True
@@ -83,6 +91,7 @@ class Listener:
         self._resume = self._loop.call_later(EXHAUSTED_PAUSE_S, self.start)
 
     def _pause(self) -> None:
+        """Neither read nor wait to."""
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None

@@ -1,0 +1,249 @@
+"""One attempt for each way it can end, against a connection that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from qmux.protocol.attempt import MIN_PING_INTERVAL_S, MIN_SILENCE_S
+from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, Heartbeat, NewConn, StreamType
+from qmux.relay.attempt import AttemptResult, Outcome, attempt
+from tests.aio import run, until
+from tests.relay import fakes
+from tests.relay.fakes import FakeConnection, FakeStream
+
+REQUEST = NewConn(7, "web", "192.0.2.1:4000", "192.0.2.2:80")
+Act = Callable[[FakeStream], Awaitable[None]]
+
+
+async def tried(
+    connection: FakeConnection, act: Act | None = None, early: bytes = b"", deadline_s: float = 10.0
+) -> AttemptResult:
+    """The result of an attempt during which the client does ``act``."""
+    trying = asyncio.ensure_future(attempt(connection, REQUEST, early, time.monotonic() + deadline_s))
+    if act is not None:
+        await until(lambda: connection.streams and connection.streams[0].sent)
+        await act(connection.streams[0])
+    return await trying
+
+
+def test_ready() -> None:
+    async def act(stream: FakeStream) -> None:
+        stream.peer_sends(ConnReady())
+        stream.peer_sends(b"first bytes of the service")
+
+    async def main() -> None:
+        connection = FakeConnection()
+        result = await tried(connection, act)
+        stream = connection.streams[0]
+        assert result == AttemptResult(Outcome.READY, stream=stream)
+        assert stream.request() == (StreamType.TCP, REQUEST, b"")
+        assert stream.left == b"first bytes of the service"
+        assert stream.aborted is None
+
+    run(main())
+
+
+def test_early_data_goes_with_the_request() -> None:
+    async def act(stream: FakeStream) -> None:
+        stream.peer_sends(ConnReady())
+
+    async def main() -> None:
+        connection = FakeConnection()
+        early = b"GET / HTTP/1.1\r\n" * 4000
+        assert (await tried(connection, act, early)).outcome is Outcome.READY
+        assert connection.streams[0].request() == (StreamType.TCP, REQUEST, early)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (ConnRefused("refused"), "refused"),
+        (ConnRefused("timeout", "127.0.0.1:80 did not answer"), "timeout: 127.0.0.1:80 did not answer"),
+    ],
+)
+def test_refused(answer: ConnRefused, reason: str) -> None:
+    async def act(stream: FakeStream) -> None:
+        stream.peer_sends(answer)
+
+    async def main() -> None:
+        connection = FakeConnection()
+        assert await tried(connection, act) == AttemptResult(Outcome.REFUSED, reason)
+        assert connection.streams[0].aborted == AppCode.NONE
+
+    run(main())
+
+
+def test_a_slow_dial_is_not_dead() -> None:
+    async def act(stream: FakeStream) -> None:
+        await asyncio.sleep(2 * (MIN_SILENCE_S + MIN_PING_INTERVAL_S))
+        stream.peer_sends(ConnReady())
+
+    async def main() -> None:
+        connection = FakeConnection()
+        assert (await tried(connection, act)).outcome is Outcome.READY
+        assert 4 <= connection.pings <= 8
+
+    run(main())
+
+
+def test_silent() -> None:
+    async def main() -> None:
+        connection = FakeConnection(answers_pings=False)
+        started = time.monotonic()
+        result = await tried(connection)
+        took_s = time.monotonic() - started
+        assert result == AttemptResult(Outcome.SILENT, "the client's connection does not answer")
+        assert MIN_SILENCE_S <= took_s < MIN_SILENCE_S + 3 * MIN_PING_INTERVAL_S + 0.3
+        assert connection.streams[0].aborted == AppCode.CANCELLED
+
+    run(main())
+
+
+def test_a_client_that_dies_during_a_slow_dial() -> None:
+    async def act(stream: FakeStream) -> None:
+        await asyncio.sleep(1.0)
+        stream.connection.answers_pings = False  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        assert (await tried(FakeConnection(), act)).outcome is Outcome.SILENT
+
+    run(main())
+
+
+def test_late() -> None:
+    async def main() -> None:
+        connection = FakeConnection()
+        started = time.monotonic()
+        assert await tried(connection, deadline_s=0.3) == AttemptResult(Outcome.LATE, "setup_timeout")
+        assert 0.29 < time.monotonic() - started < 1.5
+        assert connection.streams[0].aborted == AppCode.CANCELLED
+
+    run(main())
+
+
+def test_late_while_the_request_has_no_room() -> None:
+    async def main() -> None:
+        connection = FakeConnection()
+        trying = asyncio.ensure_future(attempt(connection, REQUEST, b"x" * 65_536, time.monotonic() + 0.2))
+        await until(lambda: connection.streams)
+        connection.streams[0].write_room.clear()
+        assert (await trying).outcome is Outcome.LATE
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("why", "reason"),
+    [
+        (fakes.reset(0x12), "stream ended by peer with code 0x12"),
+        (fakes.lost(), "idle"),
+        (True, "the stream ended inside a frame"),
+    ],
+)
+def test_lost(why: Exception | bool, reason: str) -> None:
+    async def act(stream: FakeStream) -> None:
+        stream.peer_ends(why)
+
+    async def main() -> None:
+        assert await tried(FakeConnection(), act) == AttemptResult(Outcome.LOST, reason)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Heartbeat(1, 1), "a Heartbeat frame is not allowed here"),
+        (b"\x11\x7f\xff", "a ConnReady frame of 16383 bytes; at most 256 are allowed"),
+        (b"\x12\x01\xc1", "a ConnRefused frame does not decode"),
+    ],
+)
+def test_an_answer_that_is_none(answer: Heartbeat | bytes, reason: str) -> None:
+    async def act(stream: FakeStream) -> None:
+        stream.peer_sends(answer)
+
+    async def main() -> None:
+        connection = FakeConnection()
+        result = await tried(connection, act)
+        assert result.outcome is Outcome.LOST
+        assert result.reason.startswith(reason)
+        assert connection.streams[0].aborted == AppCode.PROTOCOL_ERROR
+
+    run(main())
+
+
+def test_frames_of_a_later_release_before_the_answer() -> None:
+    async def act(stream: FakeStream) -> None:
+        stream.peer_sends(b"\x40\x77\x03abc")
+        stream.peer_sends(ConnReady())
+
+    async def main() -> None:
+        assert (await tried(FakeConnection(), act)).outcome is Outcome.READY
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("why", "outcome"),
+    [(fakes.full(), Outcome.FULL), (fakes.lost(), Outcome.LOST)],
+)
+def test_no_stream(why: Exception, outcome: Outcome) -> None:
+    async def main() -> None:
+        connection = FakeConnection()
+        connection.refuses = why
+        result = await tried(connection)
+        assert result.outcome is outcome
+        assert result.reason
+
+    run(main())
+
+
+def test_a_user_that_leaves_meanwhile_frees_the_stream() -> None:
+    async def main() -> None:
+        connection = FakeConnection()
+        trying = asyncio.ensure_future(tried(connection))
+        await until(lambda: connection.streams and connection.streams[0].sent)
+        trying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await trying
+        assert connection.streams[0].aborted == AppCode.CANCELLED
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main())
+
+
+def test_a_user_that_leaves_when_the_answer_has_just_come() -> None:
+    async def main() -> None:
+        connection = FakeConnection()
+        trying = asyncio.ensure_future(attempt(connection, REQUEST, b"", time.monotonic() + 10))
+        await until(lambda: connection.streams and connection.streams[0].sent)
+        connection.streams[0].peer_sends(ConnReady())
+        await asyncio.sleep(0)
+        trying.cancel()
+        try:
+            result = await trying
+        except asyncio.CancelledError:
+            assert connection.streams[0].aborted == AppCode.CANCELLED
+        else:
+            assert result.outcome is Outcome.READY
+
+    run(main())
+
+
+def test_a_defect_below_frees_the_stream_and_is_not_hidden() -> None:
+    async def act(stream: FakeStream) -> None:
+        stream.peer_ends(RuntimeError("a defect"))
+
+    async def main() -> None:
+        connection = FakeConnection()
+        with pytest.raises(RuntimeError, match="a defect"):
+            await tried(connection, act)
+        assert connection.streams[0].aborted == AppCode.CANCELLED
+
+    run(main())

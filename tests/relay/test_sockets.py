@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from qmux.relay import sockets
+
+
+@pytest.fixture
+def pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    return client, server
+
+
+def test_prepare(pair: tuple[socket.socket, socket.socket]) -> None:
+    client, server = pair
+    with client, server:
+        sockets.prepare(server)
+        assert not server.getblocking()
+        assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert server.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        probed_s = sockets.KEEPALIVE_IDLE_S + sockets.KEEPALIVE_PROBES * sockets.KEEPALIVE_INTERVAL_S
+        assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == sockets.KEEPALIVE_IDLE_S
+        assert probed_s == 120
+
+
+def test_prepare_a_unix_socket() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sockets.prepare(ours)
+        assert not ours.getblocking()
+
+
+def test_reset_is_an_rst(pair: tuple[socket.socket, socket.socket]) -> None:
+    client, server = pair
+    with client:
+        sockets.reset(server)
+        assert server.fileno() == -1
+        client.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_close_alone_would_be_a_fin(pair: tuple[socket.socket, socket.socket]) -> None:
+    """What the other test must tell apart."""
+    client, server = pair
+    with client:
+        server.close()
+        client.settimeout(5)
+        assert client.recv(1) == b""
+
+
+def test_reset_of_what_is_closed_or_detached(pair: tuple[socket.socket, socket.socket]) -> None:
+    client, server = pair
+    with client:
+        descriptor = server.detach()
+        sockets.reset(server)
+        with socket.socket(fileno=descriptor) as kept:
+            kept.sendall(b"x")
+            assert client.recv(1) == b"x"
+
+
+def test_reset_of_a_unix_socket() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        sockets.reset(ours)
+        assert theirs.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("192.0.2.1", 80), "192.0.2.1:80"),
+        (("2001:db8::1", 80, 0, 0), "[2001:db8::1]:80"),
+        ("/run/app.sock", "/run/app.sock"),
+        ("", ""),
+    ],
+)
+def test_endpoint_text(address: object, text: str) -> None:
+    assert sockets.endpoint_text(address) == text
