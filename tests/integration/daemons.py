@@ -61,14 +61,19 @@ class Daemon:
     """One running ``qmuxd`` or ``qmuxc``."""
 
     def __init__(
-        self, command: str, config: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()
+        self,
+        command: str,
+        config: Path,
+        environment: Mapping[str, str],
+        arguments: Sequence[str] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.log_path = config.with_suffix(".log")
         self.environment = {**os.environ, **environment}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [COMMANDS / command, "-c", config, *arguments],
+                [*prefix, COMMANDS / command, "-c", config, *arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -198,8 +203,9 @@ class Deployment:
         """``qmuxd`` runs as root in some tests: everything stays below the test's own folder."""
         return {"XDG_STATE_HOME": str(self.state)}
 
-    def start(self, command: str, config: Path, *arguments: str) -> Daemon:
-        daemon = Daemon(command, config, self.environment(), arguments)
+    def start(self, command: str, config: Path, *arguments: str, prefix: Sequence[str] = ()) -> Daemon:
+        """``prefix``: a command that runs the daemon, such as ``ip netns exec NAME``; it must exec."""
+        daemon = Daemon(command, config, self.environment(), arguments, prefix)
         self.daemons.append(daemon)
         return daemon
 

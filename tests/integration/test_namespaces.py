@@ -1,0 +1,269 @@
+"""Server and client on two hosts: network namespaces joined by a veth pair, with the user on the server's host.
+
+What loopback cannot show: an MTU, an interface that goes down, an address that changes, packets that vanish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from qmux.pki import authority
+from tests.integration.daemons import Daemon, Deployment, until
+from tests.integration.services import Service, digest, echo, pattern
+from tests.integration.test_tunnel import exchange
+
+CLONE_NEWNET = 0x40000000  # sched.h
+QUIC_PORT, TRAFFIC_PORT = 8443, 8080
+SERVER_V4, CLIENT_V4, OTHER_V4 = "10.77.0.1", "10.77.0.2", "10.77.0.3"
+SERVER_V6, CLIENT_V6 = "fd77::1", "fd77::2"
+NOWHERE = "02:00:00:00:00:fe"
+"""A link-layer address that nobody has: what goes there vanishes without an error."""
+
+QUICK = 'resolve_interval = "1s"\nconnect_timeout = "1s"\nreconnect_max = "1s"\n'
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+class Host:
+    """One network namespace with one end of the veth pair."""
+
+    interface = "veth0"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        _ip("netns", "add", name)
+        self.ip("link", "set", "lo", "up")
+
+    def ip(self, *arguments: str) -> None:
+        """``ip`` inside the namespace."""
+        _ip("-n", self.name, *arguments)
+
+    def address(self, *addresses: str) -> None:
+        """Give the interface these, at once usable (``nodad``)."""
+        for address in addresses:
+            self.ip("addr", "add", address, "dev", self.interface, *(["nodad"] if ":" in address else []))
+
+    @property
+    def run(self) -> tuple[str, ...]:
+        """What to put before a command that shall run here."""
+        return ("ip", "netns", "exec", self.name)
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Sockets that this thread makes, and threads that it starts, belong to the namespace."""
+        with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{self.name}") as there:
+            _setns(there.fileno())
+            try:
+                yield
+            finally:
+                _setns(before.fileno())
+
+    def close(self) -> None:
+        _ip("netns", "delete", self.name)
+
+
+def _setns(fd: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+class Pair:
+    """Two hosts on one cable, a server on one and a client of service ``web`` on the other."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            self.server_host = stack.enter_context(contextlib.closing(Host(f"qmux-{os.getpid()}-s")))
+            self.client_host = stack.enter_context(contextlib.closing(Host(f"qmux-{os.getpid()}-c")))
+            self._join()
+            self._stack = stack.pop_all()
+
+    def _join(self) -> None:
+        _ip(
+            *("link", "add", "veth0", "netns", self.server_host.name, "type", "veth"),
+            *("peer", "name", "veth0", "netns", self.client_host.name),
+        )
+        self.server_host.address(f"{SERVER_V4}/24", f"{SERVER_V6}/64")
+        self.client_host.address(f"{CLIENT_V4}/24", f"{CLIENT_V6}/64")
+        for host in (self.server_host, self.client_host):
+            host.ip("link", "set", "veth0", "up")
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def mtu(self, size_bytes: int) -> None:
+        for host in (self.server_host, self.client_host):
+            host.ip("link", "set", "veth0", "mtu", str(size_bytes))
+
+    def start(self, target: str, server_host: str = SERVER_V4, quic: str = "") -> tuple[Daemon, Daemon]:
+        """Both daemons, the client registered."""
+        bundle = _server_bundle(self.deployment)
+        server_text = (
+            f'[server]\nbundle = "{bundle}"\nworkers = 2\nruntime_dir = "run-server"\nstate_dir = "state-server"\n'
+            f'[quic]\nbind = ":{QUIC_PORT}"\n{quic}[services.web]\nbind = ":{TRAFFIC_PORT}"\nqueue_timeout = "10s"\n'
+        )
+        address = f"[{server_host}]" if ":" in server_host else server_host
+        client_text = self.deployment.client_text(
+            "pod-1", {"web": target}, servers=[f"{address}:{QUIC_PORT}"], client=QUICK
+        )
+        write, start = self.deployment.write, self.deployment.start
+        server = start("qmuxd", write("server.toml", server_text), prefix=self.server_host.run).until_ready()
+        client = start("qmuxc", write("pod-1.toml", client_text), prefix=self.client_host.run)
+        server.until_clients(1, connections=2)
+        return server, client
+
+    def exchange(self, data: bytes) -> bytes:
+        """A user on the server's host: send ``data`` and FIN, return what comes back up to FIN."""
+        with self.server_host.inside():
+            return exchange(TRAFFIC_PORT, data)
+
+    def answers(self) -> bool:
+        try:
+            return self.exchange(b"again") == b"again"
+        except OSError:
+            return False
+
+
+def _server_bundle(deployment: Deployment) -> str:
+    return authority.issue_server(deployment.directory, ["server", SERVER_V4, SERVER_V6]).name
+
+
+@pytest.fixture
+def pair(deployment: Deployment) -> Iterator[Pair]:
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and the command ip (iproute2)")
+    try:
+        made = Pair(deployment)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this machine makes no network namespaces with a veth pair: {error.stderr.strip()}")
+    yield made
+    deployment.close()
+    made.close()
+
+
+@pytest.fixture
+def service(pair: Pair) -> Iterator[Service]:
+    with pair.client_host.inside():
+        echoing = Service(echo).__enter__()
+    yield echoing
+    echoing.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("mtu", [1500, 1280])
+@pytest.mark.parametrize("server_host", [SERVER_V4, SERVER_V6])
+def test_bytes_both_ways(pair: Pair, service: Service, mtu: int, server_host: str) -> None:
+    pair.mtu(mtu)
+    pair.start(service.target, server_host)
+    data = pattern(3_000_000)
+    assert hashlib.sha256(pair.exchange(data)).digest() == hashlib.sha256(data).digest()
+
+
+def test_an_interface_that_is_down_for_a_moment_loses_no_byte(pair: Pair, service: Service) -> None:
+    """Shorter than the idle timeout: the running user connection goes on where it was."""
+    pair.start(service.target)
+    with pair.server_host.inside():
+        user = socket.create_connection(("127.0.0.1", TRAFFIC_PORT), 10)
+    with user:
+        user.settimeout(30)
+        assert _echoes(user, b"before")
+        pair.client_host.ip("link", "set", "veth0", "down")
+        user.sendall(b"while it is dark")
+        _pause(1.0)
+        pair.client_host.ip("link", "set", "veth0", "up")
+        assert _receive(user, 16) == b"while it is dark"
+        assert _echoes(user, b"after")
+
+
+def test_the_client_recovers_when_its_interface_was_down_for_long(pair: Pair, service: Service) -> None:
+    server, client = pair.start(service.target, quic='idle_timeout = "3s"\nkeep_alive = "1s"\nheartbeat = "1s"\n')
+    assert pair.answers()
+    pair.client_host.ip("link", "set", "veth0", "down")
+    until(lambda: not server.status().get("clients"), "the server gives the client up", 15)
+    until(lambda: "cannot connect to server; trying again" in client.log, "the client says that it cannot connect", 15)
+    pair.client_host.ip("link", "set", "veth0", "up")
+    until(pair.answers, "served again", 15)
+    assert client.log.count("registered at server") == 2
+    assert "Traceback" not in server.log + client.log
+
+
+def test_the_client_recovers_when_its_address_changes(pair: Pair, service: Service) -> None:
+    server, client = pair.start(service.target)
+    assert pair.answers()
+    pair.client_host.ip("addr", "del", f"{CLIENT_V4}/24", "dev", "veth0")
+    pair.client_host.address(f"{OTHER_V4}/24")
+
+    def moved() -> bool:
+        ready = [each for each in server.status().get("clients", []) if each["state"] == "ready"]
+        return bool(ready) and pair.answers() and OTHER_V4 in server.log
+
+    until(moved, "served from the new address", 20)
+    assert "Traceback" not in server.log + client.log
+
+
+def test_packets_that_vanish_are_told_as_no_answer(pair: Pair, service: Service) -> None:
+    """A firewall that drops UDP: no error comes back, so the client can only say what it does not hear."""
+    _, client = pair.start(service.target)
+    client.stop()
+    pair.client_host.ip("neigh", "replace", SERVER_V4, "lladdr", NOWHERE, "dev", "veth0", "nud", "permanent")
+    again = pair.deployment.start("qmuxc", client.config, "--once", prefix=pair.client_host.run)
+    assert again.process.wait(30) == 5
+    assert f"is UDP port {QUIC_PORT} blocked by a firewall" in again.log
+
+
+def test_users_wait_while_the_network_is_dark(pair: Pair, service: Service) -> None:
+    """Users who come while the client cannot be reached wait for it, up to ``queue_timeout``."""
+    server, client = pair.start(service.target, quic='idle_timeout = "2s"\nkeep_alive = "500ms"\nheartbeat = "1s"\n')
+    pair.client_host.ip("link", "set", "veth0", "down")
+    until(lambda: not server.status().get("clients"), "the server gives the client up", 15)
+    answers: list[bytes] = []
+    user = threading.Thread(target=lambda: answers.append(pair.exchange(b"patient")))
+    user.start()
+    pair.client_host.ip("link", "set", "veth0", "up")
+    user.join(20)
+    assert answers == [b"patient"]
+    assert "Traceback" not in server.log + client.log
+
+
+def test_a_service_is_found_by_the_client_alone(pair: Pair) -> None:
+    """The target is dialled on the client's host: the server's has nothing at that port."""
+    with pair.client_host.inside():
+        sink = Service(digest).__enter__()
+    try:
+        pair.start(sink.target)
+        data = os.urandom(100_000)
+        assert pair.exchange(data).decode() == hashlib.sha256(data).hexdigest()
+        with pair.server_host.inside(), pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", sink.port), 5)
+    finally:
+        sink.__exit__(None, None, None)
+
+
+def _pause(seconds: float) -> None:
+    """Time itself is what the test needs, not a state."""
+    threading.Event().wait(seconds)
+
+
+def _receive(user: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count and (part := user.recv(count - len(data))):
+        data += part
+    return data
+
+
+def _echoes(user: socket.socket, data: bytes) -> bool:
+    user.sendall(data)
+    return _receive(user, len(data)) == data
