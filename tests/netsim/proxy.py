@@ -32,6 +32,8 @@ class Conditions:
     reorder: float = 0.0
     delay_s: float = 0.0
     jitter_s: float = 0.0
+    mtu_bytes: int = 65_535
+    """Of the UDP payload; what is larger vanishes, as on a path that drops what does not fit and does not say so."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Counters:
     forwarded: int = 0
     dropped: int = 0
     blackholed: int = 0
+    too_large: int = 0
     duplicated: int = 0
     reordered: int = 0
     rebinds: int = 0
@@ -162,6 +165,9 @@ class Proxy:
         draw = self._random.random
         if draw() < conditions.loss:
             self.counters.dropped += 1
+            return
+        if len(data) > conditions.mtu_bytes:
+            self.counters.too_large += 1
             return
         copies = 1
         if draw() < conditions.duplicate:

@@ -13,7 +13,8 @@ from aioquic.quic import events
 
 from qmux import steering
 from qmux.pki.identity import Identity
-from qmux.quic.aioquic_engine.overrides import UNLIMITED_BYTES, TunnelConnection
+from qmux.quic.aioquic_engine.mtu import SearchingConnection
+from qmux.quic.aioquic_engine.overrides import UNLIMITED_BYTES
 from qmux.quic.aioquic_engine.pump import Pump
 from qmux.quic.aioquic_engine.stream import AioquicStream
 from qmux.quic.engine import (
@@ -56,7 +57,7 @@ class AioquicConnection:
 
     def __init__(
         self,
-        quic: TunnelConnection,
+        quic: SearchingConnection,
         loop: asyncio.AbstractEventLoop,
         send: Callable[[bytes, Address], None],
         on_disposed: Callable[[AioquicConnection], None],
@@ -366,7 +367,7 @@ class AioquicConnection:
     def max_datagram_size(self) -> int:
         """See ``qmux.quic.engine.Connection.max_datagram_size``."""
         overhead = DATAGRAM_OVERHEAD_BYTES + len(self.quic.peer_connection_id)
-        by_packet = self.quic.configuration.max_datagram_size - overhead
+        by_packet = self.quic.datagram_bytes - overhead
         by_peer = self.quic.peer_max_datagram_frame_bytes - DATAGRAM_FRAME_OVERHEAD_BYTES
         return max(0, min(by_packet, by_peer))
 
@@ -408,7 +409,7 @@ class AioquicConnection:
             received_bytes=self.quic.received_bytes,
             sent_packets=self.quic.sent_packets,
             lost_packets=self.quic.lost_packets,
-            mtu_bytes=self.quic.configuration.max_datagram_size,
+            mtu_bytes=self.quic.datagram_bytes,
             cwnd_bytes=self.quic.congestion_window_bytes,
         )
 

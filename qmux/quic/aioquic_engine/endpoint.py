@@ -31,7 +31,8 @@ from qmux.pki.identity import Identity
 from qmux.quic.aioquic_engine import udp
 from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
 from qmux.quic.aioquic_engine.credentials import Credentials
-from qmux.quic.aioquic_engine.overrides import TunnelConnection, reset_token
+from qmux.quic.aioquic_engine.mtu import SearchingConnection
+from qmux.quic.aioquic_engine.overrides import reset_token
 from qmux.quic.aioquic_engine.refusal import refuse_initial
 from qmux.quic.aioquic_engine.tokens import RetryTokens
 from qmux.quic.engine import Acceptor, EndpointConfig, EndpointStats
@@ -76,6 +77,7 @@ class AioquicEndpoint:
     def add_socket(self, sock: socket.socket) -> None:
         """See ``qmux.quic.engine.Endpoint.add_socket``."""
         sock.setblocking(False)
+        udp.forbid_fragments(sock)
         self._sockets.append(sock)
         self._loop.add_reader(sock.fileno(), self._on_readable, sock)
 
@@ -242,7 +244,7 @@ class AioquicEndpoint:
 
     def _accept(self, header: QuicHeader, original_id: bytes | None) -> AioquicConnection:
         identities: list[Identity] = []
-        quic = TunnelConnection(
+        quic = SearchingConnection(
             configuration=self._quic_config,
             verifier=self._credentials.client_verifier(identities.append),
             slot=self._config.slot,

@@ -11,7 +11,8 @@ from qmux import steering
 from qmux.quic.aioquic_engine import udp
 from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
 from qmux.quic.aioquic_engine.credentials import Credentials
-from qmux.quic.aioquic_engine.overrides import RESET_TOKEN_BYTES, UNLIMITED_BYTES, TunnelConnection
+from qmux.quic.aioquic_engine.mtu import SearchingConnection
+from qmux.quic.aioquic_engine.overrides import RESET_TOKEN_BYTES, UNLIMITED_BYTES
 from qmux.quic.engine import CloseKind, CloseReason, ConnectConfig, ConnectionHandler
 
 BATCH = 64
@@ -46,7 +47,7 @@ class _Outgoing:
         self._loop = loop
         self._peer: Address = sock.getpeername()
         credentials = Credentials(config.material)
-        quic = TunnelConnection(
+        quic = SearchingConnection(
             configuration=credentials.configuration(
                 is_client=True, idle_timeout_s=config.idle_timeout_s, window_bytes=config.stream_window_bytes
             ),
@@ -132,6 +133,7 @@ def _open_socket(address: tuple[str, int]) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        udp.forbid_fragments(sock)
         sock.connect(address)
     except OSError:
         sock.close()

@@ -10,6 +10,10 @@ from typing import Any
 MAX_DATAGRAM_BYTES = 65_535
 """A peer on the native engine may use jumbo datagrams: receive whatever UDP can carry."""
 
+IP_MTU_DISCOVER = 10
+IPV6_MTU_DISCOVER = 23
+PMTUDISC_PROBE = 3  # linux/in.h: set DF, ignore what the kernel believes of the path
+
 IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", 50)
 IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(20)
@@ -32,6 +36,14 @@ _LOST_ERRORS = frozenset(
 Address = tuple[Any, ...]
 LocalAddress = tuple[int, int, bytes]
 """cmsg level, type and the pktinfo to send with."""
+
+
+def forbid_fragments(sock: socket.socket) -> None:
+    """Set "don't fragment", and let the engine alone search for the size (ip(7), ipv6(7); RFC 9000 §14)."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
 
 
 def receive(sock: socket.socket) -> tuple[bytes, Address, LocalAddress | None]:

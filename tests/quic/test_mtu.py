@@ -1,0 +1,75 @@
+"""The search for the largest datagram of a path, and what happens when the path shrinks."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+
+import pytest
+from aioquic.quic.congestion.base import QuicCongestionControl
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketRecovery
+
+from qmux.quic.aioquic_engine.mtu import BASE_BYTES, STEPS_BYTES
+from tests.aio import until
+from tests.netsim.proxy import Conditions, Proxy
+from tests.quic.harness import World, read_exactly
+
+
+async def test_loopback_carries_the_largest(world: World) -> None:
+    pair = await world.pair()
+    ends = (pair.server.connection, pair.client.connection)
+    await until(lambda: all(end.stats().mtu_bytes == STEPS_BYTES[-1] for end in ends), what="the search ends")
+    assert not any(end.stats().lost_packets for end in ends)
+
+
+@pytest.mark.parametrize(("path_bytes", "found"), [(1200, 1200), (1300, 1200), (1472, 1452), (9000, 8952)])
+async def test_a_smaller_path_is_found_and_no_data_is_lost(world: World, path_bytes: int, found: int) -> None:
+    server = world.serve()
+    async with Proxy(server.address, Conditions(mtu_bytes=path_bytes)) as proxy:
+        pair = await world.pair(server, via=proxy.address)
+        ours, theirs = await pair.stream()
+        data = os.urandom(300_000)
+        got, _ = await asyncio.gather(read_exactly(theirs, len(data)), ours.write(data))
+        assert got == data
+        ends = (pair.server.connection, pair.client.connection)
+        await until(lambda: all(end.stats().mtu_bytes == found for end in ends), what=f"{found} is found")
+        # Only probes were too large: three of one size at each end.
+        assert proxy.counters.too_large <= 6
+
+
+@pytest.mark.parametrize("chatter", [False, True], ids=["quiet", "with small packets"])
+async def test_a_path_that_shrinks(world: World, chatter: bool) -> None:
+    """Large packets vanish, small ones do not: the transfer goes on with small ones."""
+    server = world.serve()
+    async with Proxy(server.address) as proxy:
+        pair = await world.pair(server, via=proxy.address)
+        ours, theirs = await pair.stream()
+        sender = pair.server.connection
+        await until(lambda: sender.stats().mtu_bytes == STEPS_BYTES[-1], what="large datagrams")
+        proxy.to_server = proxy.to_client = Conditions(mtu_bytes=1300)
+        data = os.urandom(500_000)
+        writing = asyncio.ensure_future(ours.write(data))
+        reading = asyncio.ensure_future(read_exactly(theirs, len(data)))
+        while chatter and not reading.done():  # each one acknowledged: no timeouts in a row
+            pair.client.connection.ping()
+            await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(reading, 20) == data
+        await writing
+        assert sender.stats().mtu_bytes == BASE_BYTES
+        assert proxy.counters.too_large > 0
+
+
+def test_what_the_search_reaches_into_is_there() -> None:
+    """Canary: private names and signatures of aioquic that ``mtu.py`` uses."""
+    assert list(inspect.signature(QuicConnection._flush_builder).parameters) == [
+        "self", "builder", "network_path", "peer_cid", "now",
+    ]  # fmt: skip
+    assert "self._max_datagram_size" in inspect.getsource(QuicConnection.datagrams_to_send)
+    assert "_datagram_needs_padding" in inspect.getsource(QuicPacketBuilder._end_packet)
+    assert "_pto_count" in inspect.getsource(QuicPacketRecovery.on_loss_detection_timeout)
+    assert "if packet.in_flight" in inspect.getsource(QuicPacketRecovery._on_packets_lost)
+    assert set(inspect.signature(QuicPacketRecovery._on_packets_lost).parameters) >= {"now", "packets", "space"}
+    assert set(inspect.signature(QuicCongestionControl.on_packet_acked).parameters) == {"self", "now", "packet"}
