@@ -17,10 +17,10 @@ from typing import Any, TextIO
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "repeated"}
 
 REPEAT_WINDOW_S = 10.0
-"""A line that was written is written again at most once in this time, with the count of those left out."""
+"""In this time the same line is written at most ``REPEAT_BURST`` times; the next one says how many were left out."""
 
 REPEAT_BURST = 5
-"""How often the same line may appear in a window before it is held back: enough to see that it is not a single one."""
+"""Enough to see that it is not a single one."""
 
 MAX_TRACKED_LINES = 512
 """Different lines that are counted at a time; a flood of different ones is not what the limit is for."""
@@ -49,7 +49,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class HumanFormatter(logging.Formatter):
-    """``12:00:01.123 warning worker-0 text  service=a client=pod-1``; colour only on a terminal, by level."""
+    """``2026-11-20T12:00:01.123Z warning worker-0    text  service=a client=pod-1``, UTC."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class HumanFormatter(logging.Formatter):
         """One line, and the traceback where there is one."""
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         head = f"{clock}.{int(record.msecs):03d}Z {record.levelname.lower():7} {self._process:11} "
-        text = record.getMessage() + _repeat_note(record)
+        text = _one_line(record.getMessage()) + _repeat_note(record)
         fields = " ".join(f"{name}={_shown(value)}" for name, value in fields_of(record).items())
         lines = [head + text + ("  " + fields if fields else "")]
         if record.exc_info:
@@ -92,7 +92,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class RepeatFilter(logging.Filter):
-    """Lets a line through ``REPEAT_BURST`` times a window, then once a window with the count of those held back.
+    """Lets a line through ``REPEAT_BURST`` times a window; the first of the next one says how many were held back.
 
     Lines are the same when logger, level, template and ``service``, ``client`` and ``reason`` are.
     """
@@ -104,9 +104,10 @@ class RepeatFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether ``record`` is written; sets its ``repeated``."""
         extra = tuple(str(getattr(record, name, "")) for name in ("service", "client", "reason"))
-        key = (record.name, record.levelno, record.msg, extra)
+        key = (record.name, record.levelno, str(record.msg), extra)
         entry = self._seen.get(key)
-        if entry is None or record.created - entry[0] >= REPEAT_WINDOW_S:
+        # Not only "later": a wall clock that was set back must not silence a line until it has caught up.
+        if entry is None or not 0 <= record.created - entry[0] < REPEAT_WINDOW_S:
             record.repeated = int(entry[2]) if entry else 0
             self._forget_oldest()
             self._seen.pop(key, None)
@@ -130,4 +131,10 @@ def _repeat_note(record: logging.LogRecord) -> str:
 
 def _shown(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "=\n') else text
+    is_plain = text.isprintable() and text and not any(c in text for c in ' "=')
+    return text if is_plain else f'"{_one_line(text).replace(chr(34), chr(92) + chr(34))}"'
+
+
+def _one_line(text: str) -> str:
+    """What cannot be printed, escaped: a peer's words may neither begin a line of their own nor steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

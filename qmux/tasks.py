@@ -27,11 +27,13 @@ class TaskSet:
         return task
 
     async def close(self) -> None:
-        """Cancel every task and wait until all have ended."""
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel every task and wait until all have ended, also those that were started meanwhile. A task may close the
+        set that it is in; it ends by itself then.
+        """
+        while tasks := self._tasks - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
