@@ -71,9 +71,12 @@ class Qmux:
         return [process.pid for process in self._processes]
 
     def about(self) -> str:
-        server = json.loads(self._run("status", "--json", "-c", str(self._directory / "server.toml")))["server"]
-        engine = server["engine"]
-        return f"{server['version']}, engine {engine}{_packets(engine)}, {self._options.workers} workers and one client"
+        status = json.loads(self._run("status", "--json", "-c", str(self._directory / "server.toml")))
+        server = status["server"]
+        mtu_bytes = max((client["mtu_bytes"] for client in status["clients"]), default=0)
+        path = f"datagrams of up to {mtu_bytes} bytes"
+        workers = f"{self._options.workers} workers and one client"
+        return f"{server['version']}, engine {server['engine']}, {path}, {workers}"
 
     def _daemon(self, command: str, file: str, config: str) -> None:
         path = self._directory / file
@@ -93,11 +96,3 @@ def _script(name: str) -> str:
     """The command of the environment that this Python belongs to."""
     path = Path(sys.executable).with_name(name)
     return str(path) if path.exists() else processes.program(name)
-
-
-def _packets(engine: str) -> str:
-    if engine != "aioquic":
-        return ""
-    from aioquic.quic.configuration import QuicConfiguration
-
-    return f" (QUIC packets of at most {QuicConfiguration().max_datagram_size} bytes)"

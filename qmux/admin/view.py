@@ -181,6 +181,7 @@ def _client(session: Candidate) -> dict[str, Any]:
         "connections": len(rows),
         "active": sum(row.active for row in rows),
         "rtt_ms": round(min(rtts), 3) if rtts else None,
+        "mtu_bytes": max(row.mtu_bytes for row in rows),
         "since": first.connected_at_ms / 1000,
         "not_after": first.not_after,
     }

@@ -45,6 +45,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     rtt_ms: float
     connected_at_ms: int
     not_after: int  # of the certificate, seconds since the epoch
+    mtu_bytes: int = 0  # the largest datagram in use
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, tag="delta"):

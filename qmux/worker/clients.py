@@ -246,11 +246,14 @@ class ClientConnection:
             self._set_state("ready")
 
     def measure(self) -> None:
-        """Called once a second: the round-trip time for the row, where it changed visibly."""
+        """Called once a second: round-trip time and datagram size for the row, where they changed visibly."""
         row = self._roster.pool.own(self.key)
-        rtt_ms = round(self.connection.stats().rtt_s * 1000, 2)
-        if row is not None and abs(rtt_ms - row.rtt_ms) > max(0.5, row.rtt_ms / 5):
-            self._roster.pool.update(self.key, rtt_ms=rtt_ms)
+        stats = self.connection.stats()
+        rtt_ms = round(stats.rtt_s * 1000, 2)
+        if row is None:
+            return
+        if abs(rtt_ms - row.rtt_ms) > max(0.5, row.rtt_ms / 5) or stats.mtu_bytes != row.mtu_bytes:
+            self._roster.pool.update(self.key, rtt_ms=rtt_ms, mtu_bytes=stats.mtu_bytes)
 
     async def close_tasks(self) -> None:
         """End what runs for this connection."""

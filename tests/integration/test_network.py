@@ -70,7 +70,7 @@ def tunnelled(
 
 
 def test_20_mb_through_loss_reordering_and_rebinding(deployment: Deployment) -> None:
-    conditions = Conditions(loss=0.02, reorder=0.01, duplicate=0.01, delay_s=0.001)
+    conditions = Conditions(loss=0.02, reorder=0.02, duplicate=0.01, delay_s=0.001, mtu_bytes=1500)
     data = (pattern(1 << 20) * 20)[:SIZE_BYTES]
     with (
         Service(digest) as sink,

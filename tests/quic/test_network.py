@@ -10,7 +10,7 @@ from qmux.quic.engine import RelayEnd
 from tests.netsim.proxy import Conditions, Proxy
 from tests.quic.harness import Pair, World, receive_all, send_and_shut
 
-BAD = Conditions(loss=0.02, reorder=0.05, duplicate=0.01, delay_s=0.001)
+BAD = Conditions(loss=0.02, reorder=0.05, duplicate=0.01, delay_s=0.001, mtu_bytes=1500)
 LOSSY_BYTES = 10_000_000
 """Each way."""
 
