@@ -134,13 +134,15 @@ def test_the_rule_about_sleeps_finds_something(code: str, expected: int) -> None
 
 
 def test_no_exception_is_swallowed() -> None:
-    """Whoever catches everything calls something with it, or raises."""
-    wrong = [
-        f"{relative(path)}:{node.lineno}"
-        for path in python_files("qmux", "supervisor")
-        for node in ast.walk(parsed(path))
-        if isinstance(node, ast.ExceptHandler) and swallows(node)
-    ]
+    """Whoever catches everything calls something with it, raises, or says on that line why not."""
+    wrong = []
+    for path in python_files("qmux", "supervisor"):
+        lines = path.read_text().splitlines()
+        wrong += [
+            f"{relative(path)}:{node.lineno}"
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.ExceptHandler) and swallows(node) and "#" not in lines[node.lineno - 1]
+        ]
     assert not wrong, "\n".join(wrong)
 
 
