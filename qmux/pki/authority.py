@@ -74,7 +74,7 @@ def issue_client(directory: Path, name: str, services: Sequence[str]) -> Path:
 def _issue(directory: Path, name: str, sans: Sequence[x509.GeneralName], usage: x509.ObjectIdentifier) -> Path:
     ca, ca_key = _load_ca(directory)
     path = directory / f"{name}.pem"
-    _refuse_foreign(path, ca, name)
+    _refuse_foreign(path, ca, name, usage)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -92,18 +92,23 @@ def _issue(directory: Path, name: str, sans: Sequence[x509.GeneralName], usage: 
     return path
 
 
-def _refuse_foreign(path: Path, ca: x509.Certificate, name: str) -> None:
-    """Only a bundle of this name by this CA is replaced: that is how one renews."""
+def _refuse_foreign(path: Path, ca: x509.Certificate, name: str, usage: x509.ObjectIdentifier) -> None:
+    """Only a bundle of this name and kind by this CA is replaced: that is how one renews."""
     if not path.exists():
         return
+    is_same_kind = True
     try:
         old = x509.load_pem_x509_certificates(path.read_bytes())[0]
         old.verify_directly_issued_by(ca)
         ours = old.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == name
+        is_same_kind = usage in old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except Exception:  # not PEM, another CA, another signature: whatever it is, it is not ours to replace
         ours = False
     if not ours:
         raise CertificateError(f"{path}: exists and is not a bundle of this name by this CA; it was left alone")
+    if not is_same_kind:
+        other = "client" if usage == ExtendedKeyUsageOID.SERVER_AUTH else "server"
+        raise CertificateError(f"{path}: exists and is the bundle of a {other}; it was left alone: take another name")
 
 
 def _load_ca(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -175,6 +175,20 @@ def test_a_bundle_of_another_ca_or_another_name_is_left_alone(
         assert (pki / "pod-1.pem").read_bytes() == content
 
 
+def test_a_server_and_a_client_of_one_name_do_not_replace_each_other(pki: Path) -> None:
+    """Both would be written to NAME.pem: the one that came first stays."""
+    server = authority.issue_server(pki, ["tunnel"])
+    before = server.read_bytes()
+    with pytest.raises(CertificateError, match="the bundle of a server; it was left alone"):
+        authority.issue_client(pki, "tunnel", ["a"])
+    assert server.read_bytes() == before
+    client = authority.issue_client(pki, "pod-1", ["a"])
+    before = client.read_bytes()
+    with pytest.raises(CertificateError, match="the bundle of a client; it was left alone"):
+        authority.issue_server(pki, ["pod-1"])
+    assert client.read_bytes() == before
+
+
 def test_the_ca_is_never_a_bundle(pki: Path) -> None:
     before = (pki / "ca.pem").read_bytes()
     with pytest.raises(CertificateError, match="left alone"):
