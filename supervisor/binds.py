@@ -76,6 +76,14 @@ class Binds:
         """The open addresses of one kind."""
         return [opened for opened in self if opened.wanted.kind == kind]
 
+    def addresses(self) -> dict[str, list[str]]:
+        """What listens, for status: ``quic`` and ``traffic:SERVICE``, each with the addresses of all its binds."""
+        found: dict[str, list[str]] = {}
+        for opened in self:
+            place = f"{opened.wanted.kind}:{opened.wanted.service}".rstrip(":")
+            found.setdefault(place, []).extend(group.address for group in opened.groups)
+        return found
+
     def prepare(self, config: Config) -> Difference:
         """Open what ``config`` wants in addition. Changes nothing that is in use; ``commit`` or ``discard`` follows.
 

@@ -252,7 +252,8 @@ class Supervisor:
 
     def _send_table(self) -> None:
         if admin := self._fleet.admin:
-            admin.send(Table(process_rows(self._fleet.seats, self._daemon.started_at), self._facts()))
+            rows = process_rows(self._fleet.seats, self._daemon.started_at, self._stopper is not None)
+            admin.send(Table(rows, self._facts()))
 
     def _facts(self) -> dict[str, Any]:
         engines = {str(worker.facts["engine"]) for worker in self._fleet.workers() if "engine" in worker.facts}
@@ -264,10 +265,7 @@ class Supervisor:
             "workers": self._daemon.workers,
             "server_id": self._daemon.server_id.hex(),
             "config_version": self._daemon.version,
-            "binds": {
-                f"{opened.wanted.kind}:{opened.wanted.service}": [group.address for group in opened.groups]
-                for opened in self._binds
-            },
+            "binds": self._binds.addresses(),
             "last_reload": as_fact(self._reloader.last),
         }
 

@@ -84,3 +84,13 @@ def test_each_worker_gets_its_share(binds: Binds) -> None:
     ((message, fd),) = traffic.messages(0)
     assert (message.kind, message.service, message.address) == ("traffic", "a", traffic.groups[0].address)
     assert fd == traffic.groups[0].sockets[0].fileno()
+
+
+def test_every_address_of_a_service_is_told(binds: Binds) -> None:
+    first, second, quic, own = (free_port() for _ in range(4))
+    shared = service("a", first, second, quic=(Bind(HOST, own),))
+    binds.commit(binds.prepare(server((Bind(HOST, quic),), a=shared)))
+    assert binds.addresses() == {
+        "quic": [f"{HOST}:{quic}", f"{HOST}:{own}"],
+        "traffic:a": [f"{HOST}:{first}", f"{HOST}:{second}"],
+    }
