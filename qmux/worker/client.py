@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -14,6 +15,7 @@ from qmux.child import Child
 from qmux.config.schema import ClientConfig, ServerAddress
 from qmux.messages import Accept, Configure, Done, Down, Drain, Peers, Ready, Stop
 from qmux.pki.bundle import parse
+from qmux.pool.rows import ServerLink as LinkRow
 from qmux.pool.rows import WorkerReport
 from qmux.protocol.frames import AppCode, Offered, Register
 from qmux.protocol.values import MAX_NAME
@@ -63,6 +65,7 @@ class ClientWorker:
         self._links: dict[tuple[ServerAddress, tuple[str, int]], ServerLink] = {}
         self._holders: dict[bytes, ServerLink] = {}
         self._failures: dict[object, Failure] = {}
+        self._unresolved: dict[ServerAddress, int] = {}  # since when, wall clock, milliseconds
         self._is_ready = False
         self._publishing = Publishing(message.bus_publish, message.bus_subscribe, None, self._report)
 
@@ -120,6 +123,7 @@ class ClientWorker:
         wanted = set(self._config.servers)
         for server in [server for server in self._resolvers if server not in wanted]:
             self._resolvers.pop(server).cancel()
+            self._unresolved.pop(server, None)
             self._drop_links(server, ())
         for server in self._config.servers:
             if server not in self._resolvers:
@@ -136,12 +140,15 @@ class ClientWorker:
                 failure = unresolved(server.host, error.strerror or str(error))
                 if failure.text != reported:
                     reported = failure.text
-                    log.warning("cannot find server; trying again", extra={"server": server, "reason": failure.text})
+                    self._unresolved.setdefault(server, round(time.time() * 1000))
+                    text = "cannot find server" if self.once else "cannot find server; trying again"
+                    log.warning(text, extra={"server": server, "reason": failure.text})
                 self._attempt_failed(server, failure)
                 await asyncio.sleep(max(1.0, backoff.next_s()))
                 continue
             backoff.reset()
             reported = ""
+            self._unresolved.pop(server, None)
             self._drop_links(server, found)
             for address in found:
                 if (server, address) not in self._links:
@@ -235,8 +242,16 @@ class ClientWorker:
         self.signal.fire()
 
     def _report(self) -> WorkerReport:
-        rows = tuple(link.row() for link in self._links.values())
-        return worker_report(self._slot, self._epoch, self._engine.name, self._offers.counters.snapshot(), {}, rows)
+        return worker_report(
+            self._slot, self._epoch, self._engine.name, self._offers.counters.snapshot(), {}, tuple(self._rows())
+        )
+
+    def _rows(self) -> list[LinkRow]:
+        """Every server, those too whose name has no address yet."""
+        linked = {server for server, _ in self._links}
+        nowhere = {server: since for server, since in self._unresolved.items() if server not in linked}
+        rows = [link.row() for link in self._links.values()]
+        return rows + [LinkRow(str(server), "", "unresolved", 0, 0.0, since) for server, since in nowhere.items()]
 
 
 def _offered(config: ClientConfig) -> tuple[Offered, ...]:

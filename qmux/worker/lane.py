@@ -76,6 +76,12 @@ class LaneConnection:
         """Registered and not ended."""
         return self.ack is not None and not self.ended.done()
 
+    @property
+    def left_out(self) -> list[str]:
+        """Services that we offered and the server did not take, because it has none of that name."""
+        taken = {settings.name for settings in self.ack.services} if self.ack is not None else set()
+        return [offered.name for offered in self._register.services if offered.name not in taken]
+
     async def until_ended_or_replaced(self) -> None:
         """Until the connection is gone, or another shall take its place."""
         either: list[asyncio.Future[Any]] = [self.ended, self.wants_replacement]

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from qmux.config.schema import ServerAddress
 from qmux.pool.rows import ServerLink as LinkRow
-from qmux.protocol.frames import AppCode, Lanes, RegisterAck
+from qmux.protocol import reasons
+from qmux.protocol.frames import AppCode, Lanes, RegisterAck, RejectCode
 from qmux.quic.engine import CloseKind, CloseReason
 from qmux.tasks import TaskSet
 from qmux.worker.backoff import Backoff
@@ -130,6 +131,9 @@ class ServerLink:
                 "registered at server",
                 extra={"server": self, "lanes": len(first.ack.lanes), "version": first.ack.version},
             )
+            for name in first.left_out:
+                reason = reasons.rejected(RejectCode.UNKNOWN_SERVICE, "")
+                log.warning("service not registered", extra={"server": self, "service": name, "reason": reason})
             self._all_lost.clear()
             self._hold(first.ack.lane, first)
             self._want(first.ack.lanes)

@@ -101,9 +101,13 @@ def test_server_without_that_service(deployment: Deployment, server: Daemon) -> 
 
 def test_unknown_service_beside_a_known_one_is_left_out(deployment: Deployment, server: Daemon) -> None:
     authority.issue_client(deployment.directory, "pod-3", ["*"])
-    deployment.client("pod-3", {"web": "127.0.0.1:9", "nowhere": "127.0.0.1:9"})
+    client = deployment.client("pod-3", {"web": "127.0.0.1:9", "nowhere": "127.0.0.1:9"})
     server.until_clients(1)
     assert server.status()["clients"][0]["services"] == ["web"]
+    until(lambda: "service not registered" in client.log, "the client says so")
+    (line,) = (line for line in client.log.splitlines() if "service not registered" in line)
+    assert "service=nowhere" in line
+    assert "the server has no such service" in line
 
 
 def test_nothing_listens(deployment: Deployment) -> None:
@@ -111,6 +115,20 @@ def test_nothing_listens(deployment: Deployment) -> None:
     code, log = exit_of(deployment, bundle)
     assert code == 5
     assert "nothing listens on UDP port" in log
+
+
+def test_a_name_without_address_is_told_and_shown(deployment: Deployment) -> None:
+    """RFC 6761 §6.4: names below "invalid" never resolve."""
+    client = deployment.client("pod-1", {"web": "127.0.0.1:9"}, servers=["tunnel.invalid:8443"]).until_ready()
+    (row,) = until(lambda: client.status().get("servers"), "the server's row")
+    assert (row["server"], row["address"], row["state"]) == ("tunnel.invalid:8443", "", "unresolved")
+    assert "the name tunnel.invalid cannot be resolved" in client.log
+    client.stop()
+    config = deployment.write("once.toml", client.config.read_text())
+    once = deployment.start("qmuxc", config, "--once")
+    assert once.process.wait(30) == 5
+    assert "cannot find server" in once.log
+    assert "trying again" not in once.log
 
 
 def test_silent_after_the_handshake_is_gone(deployment: Deployment) -> None:
