@@ -107,6 +107,8 @@ class _Outgoing:
             self._network_failed(error)
 
     def _network_failed(self, error: OSError) -> None:
+        # uvloop calls a reader once where a socket has an error, and never again (its ``UVPoll._fatal_error``).
+        self._loop.call_soon(self._read_again)
         # Before the handshake an ICMP answer is all there is; later it can be forged (RFC 9000 §9 ignores it too).
         if self.connection.is_connected or self.connection.is_closed:
             return
@@ -117,6 +119,11 @@ class _Outgoing:
         else:
             return
         self._loop.call_soon(self.connection.fail, reason)
+
+    def _read_again(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.add_reader(self._socket.fileno(), self._on_readable)
 
     def _disposed(self, _: AioquicConnection) -> None:
         self._loop.call_soon(self._close)  # the socket may be in use further up the call stack

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import select
 import socket
 import struct
 import time
@@ -42,6 +43,13 @@ def append_chunk(chunks: deque[Chunk], data: Chunk) -> None:
         chunks[-1] = b"".join((chunks[-1], data))
     else:
         chunks.append(data)
+
+
+def _has_error(sock: socket.socket) -> bool:
+    """Whether an error, such as a reset, waits behind bytes that are still to be read; looking does not clear it."""
+    poller = select.poll()
+    poller.register(sock, 0)
+    return any(events & select.POLLERR for _, events in poller.poll(0))
 
 
 class Pump:
@@ -167,6 +175,11 @@ class Pump:
         if self._connection.buffered_bytes(self._stream_id) >= _PAUSE_ABOVE_BYTES:
             self._stop_reading()
             self._connection.watch(self._stream_id, self._room_again)
+        elif _has_error(self._socket):
+            # uvloop calls a reader once where a socket has an error, and never again (its ``UVPoll._fatal_error``).
+            # What came before the error is read first, as the kernel gives it; the error itself comes last.
+            self._stop_reading()
+            self._loop.call_soon(self._read_again)
 
     def _room_again(self) -> bool:
         if self._closed:

@@ -1,0 +1,126 @@
+"""Errors of sockets at the wrong moment: a reset behind unread bytes, an ICMP answer on a live connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.integration.services import Service, echo
+from tests.integration.test_network import Network
+from tests.netsim.proxy import Conditions
+
+RST = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER
+
+
+def users(daemon: Daemon) -> int:
+    return sum(int(service["connections"]) for service in daemon.status()["services"])
+
+
+@pytest.mark.parametrize("early_data", [False, True])
+@pytest.mark.parametrize("size_bytes", [5, 300_000])
+def test_reset_behind_unread_bytes(deployment: Deployment, early_data: bool, size_bytes: int) -> None:
+    """Users that reset while they are still being connected: nothing of them stays, here or at the service."""
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            pass
+
+    port = free_port()
+    with Service(swallow) as service:
+        lines = f'bind = "127.0.0.1:{port}"\nearly_data = {str(early_data).lower()}'
+        server = deployment.server({"web": lines}, workers=1)
+        with Network(deployment.quic_port, Conditions(delay_s=0.1)) as network:
+            host, quic_port = network.address
+            client = deployment.client("pod-1", {"web": service.target}, servers=[f"{host}:{quic_port}"])
+            server.until_clients(1)
+            for number in range(20):
+                user = socket.create_connection(("127.0.0.1", port), 10)
+                user.sendall(bytes(size_bytes))
+                if number % 2:
+                    user.shutdown(socket.SHUT_WR)
+                user.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+                threading.Timer(0.01 * number, user.close).start()
+            until(lambda: service.connections >= 10, "users reach the service")
+            for daemon in (server, client):
+                until(lambda daemon=daemon: users(daemon) == 0, "all gone")  # type: ignore[misc]
+            until(lambda: service.open == 0, "the service holds none")
+        assert "Traceback" not in server.log + client.log
+
+
+class Forwarder:
+    """A UDP forwarder for one client that can be taken away: then the client's packets get an ICMP answer."""
+
+    def __init__(self, server_port: int) -> None:
+        self._server = ("127.0.0.1", server_port)
+        self._upstream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._upstream.connect(self._server)
+        self.port = free_port(socket.SOCK_DGRAM)
+        self._client: tuple[str, int] | None = None
+        self._ended = threading.Event()
+        self._near = self._open()
+        threading.Thread(target=self._back, daemon=True).start()
+
+    def _open(self) -> socket.socket:
+        near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        near.bind(("127.0.0.1", self.port))
+        near.settimeout(0.05)
+        threading.Thread(target=self._forth, args=(near,), daemon=True).start()
+        return near
+
+    def _forth(self, near: socket.socket) -> None:
+        while True:
+            try:
+                data, self._client = near.recvfrom(65_536)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            self._upstream.send(data)
+
+    def _back(self) -> None:
+        while not self._ended.is_set():
+            data = self._upstream.recv(65_536)
+            try:
+                if self._client is not None:
+                    self._near.sendto(data, self._client)
+            except OSError:
+                pass  # taken away
+
+    def away_for(self, duration_s: float) -> None:
+        self._near.close()
+        time.sleep(duration_s)
+        self._near = self._open()
+
+
+def test_icmp_answers_do_not_deafen_a_client(deployment: Deployment) -> None:
+    """Packets of a live connection get "port unreachable" for a while: the connection goes on, and no user is lost."""
+
+    async def tick(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ticking = asyncio.ensure_future(echo(reader, writer))
+        while not ticking.done():  # something to send while the path is away
+            writer.write(b".")
+            await asyncio.sleep(0.02)
+
+    port = free_port()
+    with Service(tick) as service:
+        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1)
+        forwarder = Forwarder(deployment.quic_port)
+        client = deployment.client("pod-1", {"web": service.target}, servers=[f"127.0.0.1:{forwarder.port}"])
+        server.until_clients(1)
+        with socket.create_connection(("127.0.0.1", port), 10) as user:
+            assert user.recv(1) == b"."
+            forwarder.away_for(0.5)
+            user.sendall(b"!")
+            deadline = time.monotonic() + 8
+            received = b""
+            while b"!" not in received and time.monotonic() < deadline:
+                received = user.recv(65_536)
+            assert b"!" in received
+        assert server.log.count("client registered") == 1
+        assert "connection to server ended" not in client.log
