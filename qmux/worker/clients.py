@@ -16,6 +16,7 @@ from qmux.quic.engine import CloseKind, CloseReason, Connection, ConnectionLost,
 from qmux.relay.heads import read_stream_type
 from qmux.tasks import TaskSet
 from qmux.worker import registration
+from qmux.worker.failures import of_client
 
 if TYPE_CHECKING:
     from qmux.worker.roster import Roster
@@ -70,8 +71,10 @@ class ClientConnection:
         self._roster.gone(self)
         if self.key or reason.kind not in _QUIET:
             level = logging.INFO if self.key or reason.kind is CloseKind.IDLE else logging.WARNING
-            text = "client disconnected" if self.key else "client could not connect"
-            log.log(level, text, extra={**self.fields(), "reason": reason})
+            if self.key:
+                log.log(level, "client disconnected", extra={**self.fields(), "reason": reason})
+            else:
+                log.log(level, "client could not connect", extra={**self.fields(), "reason": of_client(reason)})
 
     def fields(self) -> dict[str, object]:
         """What a log line says of this connection."""

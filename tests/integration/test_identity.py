@@ -44,6 +44,7 @@ def test_wrong_ca(deployment: Deployment, server: Daemon, tmp_path: Path) -> Non
     assert code == 3
     assert "server's certificate is not accepted" in log
     assert "CA" in log
+    assert "the client does not accept our certificate: the certificate is signed by another CA" in server.log
     assert clients(server) == []
 
 
@@ -62,6 +63,7 @@ def test_certificate_of_another_ca(deployment: Deployment, server: Daemon, tmp_p
     code, log = exit_of(deployment, forged)
     assert code == 3
     assert "does not know the CA of our certificate" in log
+    assert "its certificate is not accepted: the certificate is signed by another CA" in server.log
     assert clients(server) == []
     assert server.process.poll() is None
 

@@ -148,6 +148,18 @@ async def test_a_lost_handshake_is_given_up_by_the_server(world: World) -> None:
         assert server.endpoint.stats().handshakes_failed == 1
 
 
+async def test_a_client_that_closes_during_the_handshake_is_told_as_such(world: World) -> None:
+    """Its close travels as the transport's APPLICATION_ERROR (RFC 9000 §10.2.3): nothing went wrong with QUIC."""
+    server = world.serve()
+    async with Proxy(server.address) as proxy:
+        proxy.blackhole_to_client = True
+        client = world.connect(proxy.address)
+        side = await server.side()
+        client.connection.close(0x4, "no longer wanted")
+        reason = await side.heard.is_closed()
+        assert (reason.kind, reason.code) == (CloseKind.APPLICATION, 0)
+
+
 async def test_another_protocol_is_refused_by_tls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     server = world.serve()
     monkeypatch.setattr("qmux.quic.aioquic_engine.credentials.ALPN", "other/9")

@@ -42,7 +42,8 @@ async def test_a_bad_client_never_connects(
     assert words in reason.message
     assert "connected" not in client.heard.told
     theirs = await server.side()
-    await theirs.heard.is_closed()
+    own = await theirs.heard.is_closed()
+    assert (own.kind, own.message) == (CloseKind.CERTIFICATE, reason.message)
     assert theirs.heard.told == ["closed"]
     assert theirs.connection.identity is None
     stats = server.endpoint.stats()

@@ -13,6 +13,7 @@ from aioquic.quic import events
 
 from qmux import steering
 from qmux.pki.identity import Identity
+from qmux.pki.verify import BAD_CERTIFICATE, CERTIFICATE_REQUIRED, UNKNOWN_CA
 from qmux.quic.aioquic_engine.mtu import SearchingConnection
 from qmux.quic.aioquic_engine.overrides import UNLIMITED_BYTES
 from qmux.quic.aioquic_engine.pump import Pump
@@ -47,6 +48,12 @@ DATAGRAM_FRAME_OVERHEAD_BYTES = 3
 
 MAX_QUEUED_DATAGRAMS = 256
 """aioquic's own queue has no bound; beyond this a DATAGRAM is dropped, as a full socket buffer would."""
+
+CERTIFICATE_ALERTS = frozenset({*range(BAD_CERTIFICATE, UNKNOWN_CA + 1), CERTIFICATE_REQUIRED})
+"""The alerts about a certificate (RFC 8446 §6): sent by us, they are about the peer's."""
+
+APPLICATION_ERROR = 0x0C
+"""The transport's code for an application that closes before the handshake is complete (RFC 9000 §20.1, §10.2.3)."""
 
 _numbers = itertools.count(1)
 Address = tuple[Any, ...]
@@ -427,7 +434,12 @@ class AioquicConnection:
             return CloseReason(CloseKind.IDLE if self.is_connected else CloseKind.TIMEOUT)
         if event.frame_type is None and self.quic.closed_by_peer:
             return CloseReason(CloseKind.APPLICATION, code, message)
+        if code == APPLICATION_ERROR and self.quic.closed_by_peer:
+            # What an application's close looks like before the handshake is complete.
+            return CloseReason(CloseKind.APPLICATION, 0, message or "closed before the handshake was complete")
         if 0x100 <= code <= 0x1FF:  # CRYPTO_ERROR, RFC 9000 §20.1
+            if not self.quic.closed_by_peer and code - 0x100 in CERTIFICATE_ALERTS:
+                return CloseReason(CloseKind.CERTIFICATE, code, message)
             return CloseReason(CloseKind.TLS, code - 0x100, message)
         return CloseReason(CloseKind.TRANSPORT, code, message)
 
