@@ -125,10 +125,12 @@ def test_what_needs_a_restart_is_said(deployment: Deployment) -> None:
 
 
 def test_no_user_fails_through_50_reloads(deployment: Deployment) -> None:
-    port, extra = free_port(), free_port()
+    # The load draws thousands of local ports on 127.0.0.1, and one that is in TIME_WAIT cannot be bound there, not even
+    # with SO_REUSEADDR, since a user's socket does not have it: hence another address for the bind that comes and goes.
+    port, extra = free_port(), free_port(host="127.0.0.2")
     with Service(echo) as service:
         web = {"a": f'bind = "127.0.0.1:{port}"'}
-        both = {**web, "b": f'bind = "127.0.0.1:{extra}"'}
+        both = {**web, "b": f'bind = "127.0.0.2:{extra}"'}
         server = deployment.server(web)
         deployment.client("pod-1", {"a": service.target, "b": service.target})
         server.until_clients(1, connections=2)
@@ -215,3 +217,37 @@ def test_client_reload_changes_targets_and_services(deployment: Deployment) -> N
         assert client.reload()["ok"]
         until(lambda: server.status()["clients"][0]["services"] == ["a"], "the removed service is not offered")
         assert (says(first), says(second)) == ("new", "")
+
+
+def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: Deployment) -> None:
+    """The same happens to an address that a name in ``servers`` has lost: nobody is cut off by a change of DNS."""
+    port = free_port()
+    with Service(echo) as service:
+        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
+        client = deployment.client("pod-1", {"web": service.target})
+        server.until_clients(1, connections=2)
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
+            user.sendall(b"before")
+            assert user.recv(10) == b"before"
+            text = client.config.read_text().replace("127.0.0.1:", "localhost:", 1)
+            client.config.write_text(text)
+            assert client.reload()["exit_code"] == 0
+
+            def registered() -> bool:
+                servers = client.status().get("servers", [])
+                return any(row["server"].startswith("localhost") and row["state"] == "registered" for row in servers)
+
+            until(registered, "registered at the other name")
+            assert any(row["state"] == "giving up" for row in client.status()["servers"])
+            assert says_back(port)
+            user.sendall(b"after")
+            assert user.recv(10) == b"after"
+        until(lambda: not any(row["state"] == "giving up" for row in client.status()["servers"]), "the end of the old")
+        assert says_back(port)
+        assert "Traceback" not in client.log + server.log
+
+
+def says_back(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
+        user.sendall(b"hello")
+        return user.recv(10) == b"hello"
