@@ -11,7 +11,7 @@ import msgspec
 from qmux.errors import PeerError
 from qmux.protocol.attempt import AttemptClock
 from qmux.protocol.codec import FrameDecoder, encode, encode_stream_type
-from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, NewConn, StreamType
+from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, NewConn, RefuseCode, StreamType
 from qmux.quic.engine import Connection, ConnectionLost, Stream, StreamError, StreamLimit
 from qmux.relay.frames import read_frame
 
@@ -33,6 +33,10 @@ class AttemptResult(msgspec.Struct, frozen=True):
     outcome: Outcome
     reason: str = ""
     stream: Stream | None = None
+    is_passing: bool = False  # REFUSED, but another client, or this one a moment later, may not
+
+
+_PASSING = frozenset({RefuseCode.DRAINING, RefuseCode.OVERLOADED})
 
 
 async def attempt(connection: Connection, request: NewConn, early: bytes, deadline: float) -> AttemptResult:
@@ -99,4 +103,5 @@ async def _ask(stream: Stream, request: NewConn, early: bytes) -> AttemptResult:
         return AttemptResult(Outcome.READY, stream=stream)
     stream.abort(AppCode.NONE)
     assert isinstance(answer, ConnRefused), "the decoder allows nothing else"
-    return AttemptResult(Outcome.REFUSED, f"{answer.code}: {answer.reason}" if answer.reason else answer.code)
+    reason = f"{answer.code}: {answer.reason}" if answer.reason else answer.code
+    return AttemptResult(Outcome.REFUSED, reason, is_passing=answer.code in _PASSING)

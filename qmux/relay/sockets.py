@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 
@@ -32,6 +33,15 @@ def reset(sock: socket.socket) -> None:
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RST)
     sock.close()
+
+
+def is_reset(sock: socket.socket) -> bool:
+    """Whether the other end reset the connection; looking does not clear it. A FIN is no such sign: who has said all
+    may still wait for the answer.
+    """
+    poller = select.poll()
+    poller.register(sock, 0)
+    return any(events & select.POLLERR for _, events in poller.poll(0))
 
 
 def endpoint_text(address: object) -> str:

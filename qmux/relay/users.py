@@ -5,94 +5,27 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from typing import Protocol
 
-from qmux.config.schema import ServiceConfig
 from qmux.pool.candidates import SessionKey
-from qmux.pool.pool import Pool
-from qmux.pool.selection import Choice, Selector
+from qmux.pool.selection import Choice
 from qmux.protocol.attempt import may_retry
-from qmux.protocol.frames import NewConn
-from qmux.quic.engine import Connection, RelayEnd, RelayLimits
+from qmux.protocol.frames import AppCode, NewConn
+from qmux.quic.engine import RelayEnd, Stream
 from qmux.relay import sockets
-from qmux.relay.access import AccessList
 from qmux.relay.attempt import AttemptResult, Outcome, attempt
-from qmux.relay.counters import Counters
 from qmux.relay.handoff import MAX_HOPS, HandedUser
+from qmux.relay.surroundings import Opener, ServiceRuntime, Surroundings
 
 log = logging.getLogger(__name__)
 
 EARLY_DATA_BYTES = 65_536
 """With ``early_data``: sent with the request at most (docs/architecture.md, "Protocol")."""
 
+ROOM_LOOK_S = 0.05
+"""How often a connection without a free stream is looked at again: a client tells of new ones, or of one that ended,
+within a round trip, and nothing here is called for that."""
+
 _FAULTY = (Outcome.SILENT, Outcome.LOST)
-
-
-class ServiceRuntime:
-    """A service at this worker: its configuration and what goes with it; replaced on reload."""
-
-    def __init__(self, config: ServiceConfig, slot: int) -> None:
-        self.config = config
-        self.access = AccessList(config.allow, config.deny)
-        self.selector = Selector(config.name, config.balance, slot)
-        self.limits = RelayLimits(config.idle_timeout_s, config.half_closed_timeout_s)
-
-
-class Opener(Protocol):
-    """A client's connection of this worker, as a user's connection needs it."""
-
-    @property
-    def connection(self) -> Connection:
-        """The QUIC connection."""
-        ...
-
-    def user_came(self) -> None:
-        """A user connection begins on it."""
-        ...
-
-    def user_left(self) -> None:
-        """It ended."""
-        ...
-
-    def suspect(self) -> None:
-        """It did not answer."""
-        ...
-
-
-class Surroundings(Protocol):
-    """What the worker offers to its users' connections."""
-
-    slot: int
-    pool: Pool
-    counters: Counters
-
-    def service(self, name: str) -> ServiceRuntime | None:
-        """The service by this name, as configured now."""
-        ...
-
-    def opener(self, key: int) -> Opener | None:
-        """The connection of one of our rows."""
-        ...
-
-    def admit(self, service: str) -> bool:
-        """Count one more user of ``service``, or False where ``maxconn`` is reached."""
-        ...
-
-    def release(self, service: str) -> None:
-        """An admitted user is gone."""
-        ...
-
-    def hand_over(self, slot: int, user: socket.socket, about: HandedUser) -> bool:
-        """Give a user to another worker; False where it does not take it."""
-        ...
-
-    def takes_users(self, slot: int) -> bool:
-        """Whether that worker may be handed users."""
-        ...
-
-    async def changed(self, timeout_s: float) -> None:
-        """Wait for a change of the pool."""
-        ...
 
 
 class Failed(Exception):
@@ -112,7 +45,8 @@ class UserConnection:
         self._about = about
         self._started_at = now - about.waited_ms / 1000
         self._exclude: set[SessionKey] = set(about.tried)
-        self._faulty: set[SessionKey] = set()
+        self._passing: set[SessionKey] = set()  # excluded for a reason that may pass while the user waits
+        self._is_full = False
         self._unusable: set[int] = set()
         self._attempts = len(about.tried)
         self._last_failure: Failed | None = None
@@ -144,7 +78,9 @@ class UserConnection:
         left_s = self._started_at + runtime.config.queue_timeout_s - time.monotonic()
         if left_s <= 0:
             raise otherwise
-        await self._around.changed(left_s)
+        await self._around.changed(min(left_s, ROOM_LOOK_S) if self._is_full else left_s)
+        if sockets.is_reset(self._socket):
+            raise Failed("user_reset", "the user gave up while it waited")
 
     def _runtime(self) -> ServiceRuntime:
         runtime = self._around.service(self._about.service)
@@ -185,11 +121,12 @@ class UserConnection:
         return self._about.hops < MAX_HOPS and slot not in self._unusable and self._around.takes_users(slot)
 
     async def _no_choice(self, runtime: ServiceRuntime) -> None:
-        if self._last_failure is not None and not self._faulty:
+        if self._last_failure is not None and not self._passing:
             raise self._last_failure  # every client said no: waiting would change nothing
         await self._wait(runtime, self._last_failure or Failed("queue_timeout", "no client serves it"))
-        self._exclude -= self._faulty  # a client that was lost may be connected again
+        self._exclude -= self._passing  # a client that was lost may be connected again, a full one have room
         self._unusable.clear()
+        self._is_full = False
 
     def _hand_over(self, choice: Choice) -> bool:
         about = self._about
@@ -219,7 +156,7 @@ class UserConnection:
         opener = self._around.opener(choice.key)
         if opener is None:
             self._exclude.add(choice.session)
-            self._faulty.add(choice.session)
+            self._passing.add(choice.session)
             return False
         early = self._early_data() if runtime.config.early_data else b""
         opener.user_came()
@@ -247,22 +184,24 @@ class UserConnection:
     def _judge(
         self, runtime: ServiceRuntime, choice: Choice, opener: Opener, result: AttemptResult, early_data_sent: bool
     ) -> None:
+        failure = self._last_failure = Failed(_code_of(result), f"{choice.session[0]}: {result.reason}")
+        self._exclude.add(choice.session)
+        if result.outcome is Outcome.FULL:  # nothing was sent at all: no attempt
+            self._is_full = True
+            self._passing.add(choice.session)
+            return
         self._attempts += 1
-        failure = Failed(_code_of(result), f"{choice.session[0]}: {result.reason}")
         if result.outcome is Outcome.LATE:
             raise failure
         if result.outcome is Outcome.SILENT:
             opener.suspect()
-        # FULL means that nothing was sent at all, like a refusal.
-        answered = result.outcome not in _FAULTY
-        if not may_retry(answered=answered, early_data_sent=early_data_sent):
+        faulty = result.outcome in _FAULTY
+        if not may_retry(answered=not faulty, early_data_sent=early_data_sent):
             raise failure
         if self._attempts > runtime.config.retries:
             raise failure
-        self._last_failure = failure
-        self._exclude.add(choice.session)
-        if result.outcome in _FAULTY:
-            self._faulty.add(choice.session)
+        if faulty or result.is_passing:
+            self._passing.add(choice.session)
         self._around.counters[runtime.config.name].retried += 1
 
     async def _relay(self, runtime: ServiceRuntime, result: AttemptResult, early: bytes) -> None:
@@ -270,9 +209,10 @@ class UserConnection:
         name = runtime.config.name
         counters = self._around.counters
         if early:
-            self._socket.recv(len(early))  # delivered with the request
+            self._take_delivered(early, result.stream)
         relay = result.stream.relay(self._socket, runtime.limits)
         counters[name].total += 1
+        counters[name].bytes_in += len(early)
         counters.relay_started(name, relay)
         try:
             end = await relay.done
@@ -285,6 +225,13 @@ class UserConnection:
         if end in (RelayEnd.FINISHED, RelayEnd.SOCKET_RESET, RelayEnd.STREAM_RESET):
             level = logging.DEBUG
         log.log(level, "user connection ended", extra={**self._fields(), "reason": end.value})
+
+    def _take_delivered(self, early: bytes, stream: Stream) -> None:
+        try:
+            self._socket.recv(len(early))
+        except OSError as error:
+            stream.abort(AppCode.SOCKET_RESET)
+            raise Failed("user_reset", error.strerror or str(error)) from None
 
     def _failed(self, error: Failed) -> None:
         self._around.counters.refused(self._about.service, error.code)

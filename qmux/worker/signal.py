@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 COALESCE_S = 0.005
 """Changes come in bursts (a bus message, a wave of connections): those who wait look once for each burst."""
+
+BATCH = 64
+"""Woken at a time, who waits longest first: thousands who look at once would hold up everybody else."""
 
 
 class ChangeSignal:
@@ -15,22 +19,26 @@ class ChangeSignal:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._next: asyncio.Future[None] = self._loop.create_future()
-        self._waiting = 0
+        self._waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._left = 0  # of those who wait, how many are still to be woken
         self._timer: asyncio.TimerHandle | None = None
 
     def fire(self) -> None:
         """Something changed."""
-        if self._waiting and self._timer is None:
+        self._left = len(self._waiting)
+        if self._left and self._timer is None:
             self._timer = self._loop.call_later(COALESCE_S, self._wake)
 
     async def wait(self, timeout_s: float) -> None:
         """Until the next change, or for ``timeout_s``."""
-        self._waiting += 1
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiting[waiter] = None
+        timer = self._loop.call_later(max(0.0, timeout_s), _resolve, waiter)
         try:
-            await asyncio.wait([self._next], timeout=max(0.0, timeout_s))
+            await waiter
         finally:
-            self._waiting -= 1
+            timer.cancel()
+            self._waiting.pop(waiter, None)
 
     async def wait_until(self, holds: Callable[[], bool], timeout_s: float) -> bool:
         """Until ``holds``, looked at after each change; False where ``timeout_s`` passed first."""
@@ -43,6 +51,13 @@ class ChangeSignal:
         return True
 
     def _wake(self) -> None:
-        self._timer = None
-        woken, self._next = self._next, self._loop.create_future()
-        woken.set_result(None)
+        count = min(BATCH, self._left, len(self._waiting))
+        for _ in range(count):
+            _resolve(self._waiting.popitem(last=False)[0])
+        self._left = min(self._left - count, len(self._waiting))
+        self._timer = self._loop.call_later(COALESCE_S, self._wake) if self._left else None
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -15,7 +15,8 @@ from qmux.pool.pool import Pool
 from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.handoff import HandedUser, HandoffLink
-from qmux.relay.users import Opener, ServiceRuntime, UserConnection
+from qmux.relay.surroundings import Opener, ServiceRuntime
+from qmux.relay.users import UserConnection
 from qmux.tasks import TaskSet
 from qmux.worker.roster import Roster
 from qmux.worker.signal import ChangeSignal
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Users:
-    """Implements ``qmux.relay.users.Surroundings``."""
+    """Implements ``qmux.relay.surroundings.Surroundings``."""
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class Users:
         self.count -= 1
         self._signal.fire()
 
-    # --- qmux.relay.users.Surroundings ---
+    # --- qmux.relay.surroundings.Surroundings ---
 
     def service(self, name: str) -> ServiceRuntime | None:
         """See ``Surroundings.service``."""

@@ -38,13 +38,13 @@ def held(port: int, count: int, threads: int = 8) -> Iterator[Counter[str]]:
             worker.start()
         for worker in workers:
             worker.join(120)
-        yield _names(users)
+        yield names(users)
     finally:
         for user in users:
             user.close()
 
 
-def _names(users: list[socket.socket]) -> Counter[str]:
+def names(users: list[socket.socket]) -> Counter[str]:
     found: Counter[str] = Counter()
     selector = selectors.DefaultSelector()
     for user in users:

@@ -1,0 +1,109 @@
+"""Users that wait: for a client, for a stream, for a place; and what waiting costs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+
+from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.integration.services import Service, named
+from tests.integration.test_network import Network
+from tests.integration.test_pool import names
+from tests.netsim.proxy import Conditions
+
+
+@contextlib.contextmanager
+def users(port: int, count: int) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(count)]
+
+
+def refused(server: Daemon) -> dict[str, int]:
+    found: dict[str, int] = server.status()["services"][0]["refused"]
+    return found
+
+
+def test_more_users_than_a_new_client_has_streams(deployment: Deployment) -> None:
+    """A client's first 64 streams are raised by its registration, one round trip later: who came earlier waits."""
+    port = free_port()
+    with Service(named("x")) as service:
+        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"\nqueue_timeout = "30s"'}, workers=1)
+        with users(port, 200) as waiting, Network(deployment.quic_port, Conditions(delay_s=0.05)) as network:
+            host, quic_port = network.address
+            deployment.client("pod-1", {"web": service.target}, servers=[f"{host}:{quic_port}"])
+            assert names(waiting) == {"x": 200}
+        assert refused(server) == {}
+
+
+def test_users_wait_for_a_stream(deployment: Deployment) -> None:
+    """Every stream of the only client is taken: the next user waits until one ends, or for queue_timeout."""
+    port = free_port()
+    with Service(named("x")) as service:
+        lines = f'bind = "127.0.0.1:{port}"\nqueue_timeout = "2s"'
+        server = deployment.server({"web": lines}, workers=1, quic="max_streams = 64")
+        deployment.client("pod-1", {"web": service.target})
+        server.until_clients(1)
+        with users(port, 64) as served, users(port, 6) as waiting:
+            assert names(served) == {"x": 64}
+            time.sleep(0.3)  # they wait; nothing is to be seen of that
+            for user in served[:4]:
+                user.close()
+            assert names(waiting) == {"x": 4, "reset": 2}
+        until(lambda: refused(server) == {"client_full": 2}, "counted")
+
+
+def test_a_user_that_gave_up_is_not_connected(deployment: Deployment) -> None:
+    port = free_port()
+    with Service(named("x")) as service:
+        lines = f'bind = "127.0.0.1:{port}"\nqueue_timeout = "20s"\nmaxconn = 1'
+        server = deployment.server({"web": lines}, workers=1)
+        deployment.client("pod-1", {"web": service.target})
+        server.until_clients(1)
+        with users(port, 1) as served, users(port, 1) as waiting:
+            assert names(served) == {"x": 1}
+            waiting[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            waiting[0].close()
+            served[0].close()
+            until(lambda: refused(server) == {"user_reset": 1}, "the reset is seen")
+        assert service.connections == 1
+
+
+def test_thousands_wait_and_the_worker_has_time_for_others(deployment: Deployment) -> None:
+    """6,000 users wait for the client of one service; those of another service come and go as ever."""
+    waiting_port, port = free_port(), free_port()
+    with Service(named("x")) as service, contextlib.ExitStack() as stack:
+        services = {
+            "late": f'bind = "127.0.0.1:{waiting_port}"\nqueue_timeout = "60s"',
+            "web": f'bind = "127.0.0.1:{port}"',
+        }
+        server = deployment.server(services, workers=1)
+        deployment.client("pod-1", {"web": service.target})
+        server.until_clients(1)
+        worker = psutil.Process(server.workers()[0]["pid"])
+        stack.enter_context(users(waiting_port, 6000))
+        until(lambda: worker.num_fds() > 6000, "accepted", 60)
+        stop = threading.Event()
+        times_s: list[float] = []
+
+        def come_and_go() -> None:
+            while not stop.is_set():
+                started = time.monotonic()
+                with socket.create_connection(("127.0.0.1", port), 30) as user:
+                    assert user.recv(2) == b"x\n"
+                times_s.append(time.monotonic() - started)
+                time.sleep(0.01)
+
+        before_s, started = sum(worker.cpu_times()[:2]), time.monotonic()
+        thread = threading.Thread(target=come_and_go)
+        thread.start()
+        time.sleep(3.0)
+        stop.set()
+        thread.join(30)
+        used = (sum(worker.cpu_times()[:2]) - before_s) / (time.monotonic() - started)
+        assert used < 0.6, f"{used:.0%} of a core, {len(times_s)} users"
+        assert sorted(times_s)[len(times_s) // 2] < 0.1
