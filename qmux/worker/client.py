@@ -63,6 +63,7 @@ class ClientWorker:
         self._tasks = TaskSet()
         self._resolvers: dict[ServerAddress, asyncio.Task[None]] = {}
         self._links: dict[tuple[ServerAddress, tuple[str, int]], ServerLink] = {}
+        self._retired: set[ServerLink] = set()
         self._holders: dict[bytes, ServerLink] = {}
         self._failures: dict[object, Failure] = {}
         self._unresolved: dict[ServerAddress, int] = {}  # since when, wall clock, milliseconds
@@ -103,14 +104,14 @@ class ClientWorker:
 
     async def close(self) -> None:
         """See ``Worker.close``."""
-        await asyncio.gather(*(self._end_link(key) for key in list(self._links)))
+        await asyncio.gather(*(self._end_link(link) for link in self._all_links()))
         await self._offers.close()
         await self._tasks.close()
         self._publishing.close()
 
     async def _drain(self, deadline_s: float) -> None:
         self._offers.draining = True
-        for link in self._links.values():
+        for link in self._all_links():
             for lane in link.connections():
                 lane.drain(deadline_s)
         await self.signal.wait_until(lambda: not self._offers.active, deadline_s)
@@ -155,15 +156,24 @@ class ClientWorker:
                     self._links[server, address] = ServerLink(server, address, self)
             await asyncio.sleep(self._config.resolve_interval_s)
 
+    def _all_links(self) -> list[ServerLink]:
+        return [*self._links.values(), *self._retired]
+
     def _drop_links(self, server: ServerAddress, keep: Sequence[tuple[str, int]]) -> None:
         for key in [key for key in self._links if key[0] == server and key[1] not in keep]:
-            self._tasks.start(self._end_link(key), "end of a server link")
+            self._tasks.start(self._retire_link(self._links.pop(key)), "end of a server link")
 
-    async def _end_link(self, key: tuple[ServerAddress, tuple[str, int]]) -> None:
-        link = self._links.pop(key, None)
-        if link is not None:
-            await link.close(AppCode.GOING_AWAY, "the client gives this server up")
-            self.release(link)
+    async def _retire_link(self, link: ServerLink) -> None:
+        """An address that its name has lost, or a server that a reload removed: users who are there may finish."""
+        self.release(link)
+        self._retired.add(link)
+        await link.retire()
+        await self._end_link(link)
+
+    async def _end_link(self, link: ServerLink) -> None:
+        await link.close(AppCode.GOING_AWAY, "the client gives this server up")
+        self._retired.discard(link)
+        self.release(link)
 
     # --- qmux.worker.serverlink.Dialer ---
 
@@ -236,7 +246,7 @@ class ClientWorker:
         )
 
     def _load_changed(self) -> None:
-        for link in self._links.values():
+        for link in self._all_links():
             for lane in link.connections():
                 lane.load_changed()
         self.signal.fire()
@@ -250,7 +260,7 @@ class ClientWorker:
         """Every server, those too whose name has no address yet."""
         linked = {server for server, _ in self._links}
         nowhere = {server: since for server, since in self._unresolved.items() if server not in linked}
-        rows = [link.row() for link in self._links.values()]
+        rows = [link.row() for link in self._all_links()]
         return rows + [LinkRow(str(server), "", "unresolved", 0, 0.0, since) for server, since in nowhere.items()]
 
 

@@ -74,6 +74,7 @@ class ServerLink:
         self._tasks = TaskSet()
         self._state = "connecting"
         self._since_ms = _wall_ms()
+        self._is_retired = False
         self._all_lost = asyncio.Event()
         self._task = self._tasks.start(self._run(), f"link to {self}")
 
@@ -111,6 +112,19 @@ class ServerLink:
         rtts_ms = [lane.connection.stats().rtt_s * 1000 for lane in usable]
         rtt_ms = round(min(rtts_ms), 2) if rtts_ms else 0.0
         return LinkRow(str(self.server), self.text, self._state, len(usable), rtt_ms, self._since_ms)
+
+    async def retire(self) -> None:
+        """Connect no more and take no more users; return when the last one is gone. ``close`` follows."""
+        for task in (self._task, *self._keepers.values()):
+            task.cancel()
+        self._is_retired = True
+        self._now("giving up")
+        lanes = [lane for lane in self.connections() if lane.is_usable]
+        for lane in lanes:
+            lane.drain(SURPLUS_LIFE_S)
+        if lanes:
+            log.info("giving a server up: its users may finish", extra={"server": self, "connections": self._active()})
+        await self._dialer.signal.wait_until(lambda: self._active() == 0, SURPLUS_LIFE_S)
 
     async def close(self, code: AppCode, reason: str) -> None:
         """Close every connection and stop."""
@@ -198,7 +212,7 @@ class ServerLink:
 
     def _want(self, lanes: tuple[int, ...]) -> None:
         self._wanted = lanes
-        for number in lanes:
+        for number in () if self._is_retired else lanes:
             if number not in self._keepers:
                 self._keepers[number] = self._tasks.start(self._keep(number), f"lane {number} of {self}")
         for number in [number for number in self._keepers if number not in lanes]:
