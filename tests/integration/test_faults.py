@@ -181,7 +181,7 @@ def test_suspect_client_is_passed_over(deployment: Deployment) -> None:
         deployment.client("good", {"web": good.target})
         client = deployment.client("stopped", {"web": bad.target})
         server.until_clients(2)
-        worker = psutil.Process(client.workers()[0]["pid"])
+        worker = psutil.Process(until(client.workers, "the client's processes")[0]["pid"])
         worker.send_signal(signal.SIGSTOP)
         try:
             started = time.monotonic()
