@@ -8,15 +8,20 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from qmux.errors import PeerError
 from qmux.protocol.codec import encode_stream_type
 from qmux.protocol.frames import AppCode, Drain, Frame, Lanes, Register, RegisterAck, RegisterReject, StreamType
 from qmux.protocol.sessions import ClientSession
 from qmux.quic.engine import CloseReason, Connection, ConnectionLost, Stream, StreamError
 from qmux.tasks import TaskSet
-from qmux.worker.failures import Failure, closed, rejected
+from qmux.worker.failures import UNREACHABLE, Failure, closed, rejected
 
 log = logging.getLogger(__name__)
+
+MAX_UNSENT = 64
+"""Frames that wait for a server that does not read its control stream."""
 
 LOOK_S = 0.5
 """How often a heartbeat's answer is looked for: the silence that counts is at least two seconds."""
@@ -60,6 +65,7 @@ class LaneConnection:
         self._tasks = TaskSet()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._register_timer: asyncio.TimerHandle | None = None
 
     def attach(self, connection: Connection) -> None:
         """The connection that this is the handler of."""
@@ -91,12 +97,12 @@ class LaneConnection:
 
     def connected(self) -> None:
         """See ``ConnectionHandler``."""
+        self._register_timer = asyncio.get_running_loop().call_later(self._timeout_s, self._not_registered)
         self._tasks.start(self._run(), f"control of connection {self.connection.number}")
 
     def stream_opened(self, stream: Stream) -> None:
         """See ``ConnectionHandler``."""
         self._users.serve(self, stream)
-        self.load_changed()
 
     def datagram_received(self, data: bytes) -> None:
         """See ``ConnectionHandler``: this version asked for none."""
@@ -104,8 +110,9 @@ class LaneConnection:
 
     def closed(self, reason: CloseReason) -> None:
         """See ``ConnectionHandler``."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._register_timer):
+            if timer is not None:
+                timer.cancel()
         if not self.registered.done():
             self.registered.set_result(closed(reason, self._address, self._timeout_s))
         if not self.ended.done():
@@ -141,9 +148,18 @@ class LaneConnection:
                 self.registered.set_result(rejected(frame))
             self.connection.close(AppCode.NONE, "rejected")
         elif isinstance(frame, Lanes):
+            if self.ack is not None:  # nobody may be listening yet: the ack is what is looked at then
+                self.ack = replace(self.ack, lanes=frame.lanes)
             self.on_lanes(frame)
         elif isinstance(frame, Drain) and frame.replace:
             self._ask_replacement("the server asks for a new connection")
+
+    def _not_registered(self) -> None:
+        """The handshake was answered, the registration is not."""
+        if not self.registered.done():
+            text = f"the server did not answer our registration within {self._timeout_s:g} s; trying again may help"
+            self.registered.set_result(Failure("no_registration", text, UNREACHABLE))
+            self.close(AppCode.NOT_REGISTERED, "no answer to Register")
 
     def load_changed(self) -> None:
         """A user came or went somewhere in this process."""
@@ -200,6 +216,9 @@ class LaneConnection:
 
     def _send(self, data: bytes) -> None:
         assert self._control is not None, "registered on it"
+        if len(self._tasks) > MAX_UNSENT:
+            self.close(AppCode.PROTOCOL_ERROR, "the control stream is not read")
+            return
         self._tasks.start(self._write(self._control, data), f"control frame to {self._address}")
 
     async def _write(self, stream: Stream, data: bytes) -> None:

@@ -29,6 +29,9 @@ from qmux.worker.lane import LaneConnection
 
 log = logging.getLogger(__name__)
 
+CHANGE_S = 0.02
+"""Users who come and go within this time are one change of load: heartbeats tell of it every 100 ms at most."""
+
 HEAD_S = 10.0
 """A stream whose request is not there by then is given up: the server writes it at once."""
 
@@ -40,7 +43,7 @@ MAX_STREAMS = 65_536
 
 
 class Offers:
-    """Implements ``qmux.worker.lane.Users``. ``on_change`` is called when a user came or went."""
+    """Implements ``qmux.worker.lane.Users``. ``on_change`` is called soon after a user came or went."""
 
     def __init__(self, services: dict[str, ClientServiceConfig], stream_window_bytes: int) -> None:
         self.active = 0
@@ -51,21 +54,33 @@ class Offers:
         self.draining = False
         self.on_change: Callable[[], None] = lambda: None
         self._tasks = TaskSet()
+        self._change_timer: asyncio.TimerHandle | None = None
 
     def serve(self, lane: LaneConnection, stream: Stream) -> None:
         """See ``Users.serve``."""
         self.active += 1
         lane.active += 1
+        self._changed()
         task = self._tasks.start(self._serve(lane, stream), "user connection")
         task.add_done_callback(lambda _: self._ended(lane))
 
     async def close(self) -> None:
         """End every user connection."""
         await self._tasks.close()
+        if self._change_timer is not None:
+            self._change_timer.cancel()
 
     def _ended(self, lane: LaneConnection) -> None:
         self.active -= 1
         lane.active -= 1
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._change_timer is None:
+            self._change_timer = asyncio.get_running_loop().call_later(CHANGE_S, self._tell_change)
+
+    def _tell_change(self) -> None:
+        self._change_timer = None
         self.on_change()
 
     async def _serve(self, lane: LaneConnection, stream: Stream) -> None:
@@ -81,7 +96,7 @@ class Offers:
             stream.abort(AppCode.PROTOCOL_ERROR)
         except (StreamError, ConnectionLost):
             stream.abort(AppCode.CANCELLED)  # the server gave this attempt up
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or a defect of ours: the server must not wait for an answer
             stream.abort(AppCode.GOING_AWAY)
             raise
 

@@ -124,3 +124,23 @@ def test_stopped_worker_does_not_block_others(deployment: Deployment) -> None:
         for _ in range(30):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
                 assert user.recv(2) == b"x\n"
+
+
+def test_load_at_one_server_counts_at_another(deployment: Deployment) -> None:
+    """A client with 30 users of one server gets none of another's while a client with fewer is there."""
+    port, other_port, other_quic = free_port(), free_port(), free_port(socket.SOCK_DGRAM)
+    with Service(named("busy")) as busy, Service(named("idle")) as idle:
+        first = deployment.server({"only": f'bind = "127.0.0.1:{port}"'}, workers=1)
+        text = deployment.server_text({"web": f'bind = "127.0.0.1:{other_port}"'}, workers=1)
+        text = text.replace(f":{deployment.quic_port}", f":{other_quic}").replace("-server", "-second")
+        second = deployment.start("qmuxd", deployment.write("second.toml", text)).until_ready()
+        both = [f"127.0.0.1:{deployment.quic_port}", f"127.0.0.1:{other_quic}"]
+        deployment.client("busy", {"only": busy.target, "web": busy.target}, servers=both)
+        deployment.client("idle", {"web": idle.target}, servers=both[1:])
+        first.until_clients(1)
+        second.until_clients(2)
+        with held(port, 30, threads=1) as found:
+            assert found == {"busy": 30}
+            time.sleep(0.5)  # told every 100 ms at most; nothing shows it but what follows
+            with held(other_port, 20, threads=1) as others:
+                assert others == {"idle": 20}

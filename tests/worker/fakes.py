@@ -1,0 +1,51 @@
+"""What the worker's parts have around them, for tests: connections and users that do what a test says."""
+
+from __future__ import annotations
+
+from qmux.quic.engine import CloseKind, CloseReason, Stream
+from qmux.worker.lane import LaneConnection
+from tests.relay import fakes
+
+
+class FakeStream(fakes.FakeStream):
+    def set_priority(self, priority: int) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class FakeConnection(fakes.FakeConnection):
+    """Closing it is told to the handler, as the engine does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handler: LaneConnection | None = None
+        self.closed_with: tuple[int, str] | None = None
+
+    def open_stream(self) -> FakeStream:
+        self.streams.append(FakeStream(self))
+        stream = self.streams[-1]
+        assert isinstance(stream, FakeStream)
+        return stream
+
+    def raise_limits(self, max_streams: int, stream_window_bytes: int) -> None:
+        pass
+
+    def close(self, code: int, reason: str) -> None:
+        if self.closed_with is None:
+            self.closed_with = code, reason
+            if self.handler is not None:
+                self.handler.closed(CloseReason(CloseKind.LOCAL, code, reason))
+
+
+class FakeUsers:
+    """Implements ``qmux.worker.lane.Users``."""
+
+    def __init__(self) -> None:
+        self.active = 0
+        self.max_streams = 1000
+        self.stream_window_bytes = 1 << 20
+
+    def serve(self, lane: LaneConnection, stream: Stream) -> None:
+        raise NotImplementedError

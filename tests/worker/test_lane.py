@@ -1,0 +1,68 @@
+"""One connection of a client, against a server that does what the test says."""
+
+from __future__ import annotations
+
+from qmux.protocol.codec import encode
+from qmux.protocol.frames import AppCode, Lanes, Limits, Offered, Register, RegisterAck
+from qmux.worker.failures import Failure
+from qmux.worker.lane import LaneConnection
+from tests.aio import run, until
+from tests.worker.fakes import FakeConnection, FakeUsers
+
+ACK = RegisterAck(b"s" * 16, 0, (0, 1), 10_000, 4000, Limits(100, 30_000), ())
+
+
+def lane_on(connection: FakeConnection, timeout_s: float = 3.0) -> LaneConnection:
+    register = Register(bytes(16), "pod-1", (Offered("web"),), "1.0")
+    lane = LaneConnection(register, FakeUsers(), "192.0.2.1:8443", timeout_s)
+    lane.attach(connection)
+    connection.handler = lane
+    lane.connected()
+    return lane
+
+
+def test_lanes_that_follow_the_ack_at_once_are_not_lost() -> None:
+    """Both in one packet: whoever waits for the registration has not even been told of it."""
+
+    async def main() -> None:
+        connection = FakeConnection()
+        lane = lane_on(connection)
+        await until(lambda: connection.streams and connection.streams[0].sent)
+        connection.streams[0].peer_sends(encode(ACK) + encode(Lanes(0, (0, 2))))
+        assert await lane.registered == ACK
+        await until(lambda: lane.ack is not None and lane.ack.lanes == (0, 2))
+        connection.close(0, "done")
+        await lane.close_tasks()
+
+    run(main())
+
+
+def test_a_server_that_does_not_answer_the_registration() -> None:
+    async def main() -> None:
+        connection = FakeConnection()
+        lane = lane_on(connection, timeout_s=0.1)
+        failure = await lane.registered
+        assert isinstance(failure, Failure)
+        assert "did not answer our registration" in failure.text
+        assert connection.closed_with is not None
+        assert connection.closed_with[0] == AppCode.NOT_REGISTERED
+        assert lane.ended.done()
+        await lane.close_tasks()
+
+    run(main())
+
+
+def test_a_server_that_never_reads() -> None:
+    async def main() -> None:
+        connection = FakeConnection()
+        lane = lane_on(connection)
+        await until(lambda: connection.streams and connection.streams[0].sent)
+        connection.streams[0].peer_sends(ACK)
+        await lane.registered
+        connection.streams[0].write_room.clear()
+        for _ in range(200):
+            lane.drain(1.0)
+        assert connection.closed_with == (AppCode.PROTOCOL_ERROR, "the control stream is not read")
+        await lane.close_tasks()
+
+    run(main())
