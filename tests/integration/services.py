@@ -47,11 +47,13 @@ class Service:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         tasks: set[asyncio.Task[None]] = set()
+        writers: set[asyncio.StreamWriter] = set()
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             tasks.add(task)
+            writers.add(writer)
             self.connections += 1
             self.open += 1
             try:
@@ -64,6 +66,8 @@ class Service:
                 self.open -= 1
                 tasks.discard(task)
                 writer.close()
+                if writer.transport.get_write_buffer_size() == 0:
+                    writers.discard(writer)
 
         if self._path:
             server = await asyncio.start_unix_server(connected, self._path)
@@ -76,6 +80,10 @@ class Service:
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()  # what a user never read
+        for _ in range(3):
+            await asyncio.sleep(0)  # transports close their sockets in the turns after
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,7 +12,7 @@ from qmux.pki.bundle import split_bundle
 from qmux.protocol.codec import FrameDecoder, encode, encode_stream_type
 from qmux.protocol.frames import Frame, Offered, Register, RegisterAck, RegisterReject, StreamType
 from qmux.quic.choose import load_engine
-from qmux.quic.engine import CloseReason, ConnectConfig, Stream
+from qmux.quic.engine import CloseReason, ConnectConfig, Connection, Stream
 from qmux.relay.frames import read_frame
 
 
@@ -58,7 +58,15 @@ async def silent_client(port: int, bundle: Path) -> tuple[float, str]:
     await asyncio.wait_for(stranger.is_connected, 10)
     started = time.monotonic()
     reason = await asyncio.wait_for(stranger.is_closed, 30)
+    await asyncio.sleep(0)
     return time.monotonic() - started, str(reason)
+
+
+async def hang_up(connection: Connection, stranger: Stranger) -> None:
+    """Close, and let the engine close its socket, which it does in the turn after."""
+    connection.close(0, "done")
+    await stranger.is_closed
+    await asyncio.sleep(0)
 
 
 async def register(port: int, bundle: Path, *services: str) -> Frame:
@@ -71,5 +79,5 @@ async def register(port: int, bundle: Path, *services: str) -> Frame:
     frame = Register(os.urandom(16), "stranger", offered, "1.0")
     await stream.write(encode_stream_type(StreamType.CONTROL) + encode(frame))
     answer = await asyncio.wait_for(read_frame(stream, FrameDecoder({RegisterAck, RegisterReject})), 10)
-    connection.close(0, "done")
+    await hang_up(connection, stranger)
     return answer

@@ -15,7 +15,7 @@ from qmux.quic.aioquic_engine.connection import AioquicConnection
 from qmux.quic.choose import load_engine
 from tests.integration.daemons import COMMANDS, Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo, named
-from tests.integration.strangers import Stranger, connect_config
+from tests.integration.strangers import Stranger, connect_config, hang_up
 
 
 def says(port: int, timeout_s: float = 5.0) -> str:
@@ -178,7 +178,7 @@ def _serial_at(port: int, directory: Path) -> int:
         assert isinstance(connection, AioquicConnection)
         certificate = connection.quic.tls._peer_certificate
         assert isinstance(certificate, x509.Certificate)
-        connection.close(0, "")
+        await hang_up(connection, stranger)
         return certificate.serial_number
 
     return asyncio.run(ask())

@@ -89,7 +89,7 @@ async def test_stats(world: World) -> None:
 
 
 async def test_losses_are_counted(world: World) -> None:
-    async with Proxy(world.serve().address, Conditions(loss=0.05)) as proxy:
+    async with Proxy(world.serve().address, Conditions(loss=0.05, mtu_bytes=1500)) as proxy:
         side = world.connect(proxy.address)
         await side.heard.is_connected()
         stream = side.connection.open_stream()
