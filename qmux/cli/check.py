@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from qmux.cli import machine
 from qmux.errors import ConfigError
 
 EXAMPLE = """\b
@@ -39,6 +40,7 @@ def _check(path: Path) -> dict[str, Any]:
 
     try:
         loaded = load(path)
+        machine.check(loaded, str(path))
     except ConfigError as error:
         return {"file": str(path), "ok": False, "errors": list(error.problems), "warnings": []}
     return {"file": str(path), "ok": True, "errors": [], "warnings": list(loaded.warnings)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import click
 
+from qmux.cli import machine
 from qmux.errors import StartError, UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def start(load: Callable[[], Loaded], *, check_only: bool) -> int:
     """Check the configuration, or run the supervisor with it until it ends. Returns the exit code."""
     if check_only:
         loaded = load()
+        machine.check(loaded, loaded.config.source)
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
         click.echo(f"{loaded.config.source}: ok")

@@ -105,7 +105,7 @@ def _read_file(document: Document, order: int, file: Path) -> None:
         tree = tomli.loads(text)
         lines = scan(text.replace("\r\n", "\n"))
     except ReadError as error:
-        hint = "; name another with -c, or write one: qmux init server" if str(error) == "no such file" else ""
+        hint = "; name another, or write one: qmux init server" if str(error) == "no such file" else ""
         document.problems.add(Place(order, name, 0), f"{error}{hint}")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

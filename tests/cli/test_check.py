@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from qmux.cli import machine
+from qmux.config.load import load
+from qmux.errors import ConfigError
 from qmux.pki import authority
 from tests.cli.programs import run
 
@@ -47,6 +53,28 @@ def test_json_says_the_same(folder: Path) -> None:
     bad, good = json.loads(done.stdout)
     assert (bad["file"], bad["ok"], len(bad["errors"])) == ("bad.toml", False, 2)
     assert good == {"file": "good.toml", "ok": True, "errors": [], "warnings": []}
+
+
+def test_an_engine_that_is_not_here_is_found(folder: Path) -> None:
+    (folder / "native.toml").write_text(GOOD.replace("[services", 'engine = "native"\n[services', 1))
+    for arguments in (("qmux", "check", "native.toml"), ("qmuxd", "-c", "native.toml", "--check")):
+        done = run(*arguments, cwd=folder)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert 'engine = "native": qmux_native is not installed' in done.stderr
+        assert "1 error in " in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_that_cannot_run_qmux_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the interpreter is what "nobody" cannot enter: a copy of the path below a 0700 directory."""
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copy("/bin/true", closed / "python")
+    (folder / "nobody.toml").write_text(GOOD.replace("[services", 'user = "nobody"\n[services', 1))
+    monkeypatch.setattr(sys, "executable", str(closed / "python"))
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match=r"nobody.toml: server.user \(uid \d+\) cannot run .*/closed/python"):
+        machine.check(load(Path("nobody.toml")), "nobody.toml")
 
 
 def test_without_a_file_it_is_wrong_usage() -> None:

@@ -1,0 +1,43 @@
+"""What only the machine can say about a configuration: the second half of every check."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from qmux.config.loaded import Loaded
+from qmux.config.schema import ClientConfig
+from qmux.errors import ConfigError, StartError
+
+
+def check(loaded: Loaded, name: str) -> None:
+    """Raise ConfigError where the daemon could not start here: no such engine, or a user that cannot run it.
+
+    ``name``: what messages call the configuration. The user is tried only by root: nobody else could start a daemon that switches to it.
+    """
+    from qmux.quic.choose import load_engine
+
+    process = loaded.config.process
+    problems = []
+    if process.engine == "native":
+        problems += _told(lambda: load_engine("native"))
+    if (process.user or process.group) and os.geteuid() == 0 and sys.platform.startswith("linux"):
+        problems += _told(lambda: _try_user(loaded))
+    if problems:
+        raise ConfigError([f"{name}: {problem}" for problem in problems], name)
+
+
+def _told(attempt: Callable[[], object]) -> list[str]:
+    try:
+        attempt()
+    except StartError as error:
+        return [str(error)]
+    return []
+
+
+def _try_user(loaded: Loaded) -> None:
+    from supervisor.privileges import owner_of, try_interpreter
+
+    table = "client" if isinstance(loaded.config, ClientConfig) else "server"
+    try_interpreter(owner_of(loaded.config.process, table), table)
