@@ -14,7 +14,8 @@ from qmux.errors import ConfigError, StartError
 def check(loaded: Loaded, name: str) -> None:
     """Raise ConfigError where the daemon could not start here: no such engine, or a user that cannot run it.
 
-    ``name``: what messages call the configuration. The user is tried only by root: nobody else could start a daemon that switches to it.
+    ``name``: what messages call the configuration. The user is tried only by root: nobody else could start a daemon
+    that switches to it.
     """
     from qmux.quic.choose import load_engine
 
