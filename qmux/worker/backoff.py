@@ -7,6 +7,9 @@ import random
 FIRST_INTERVAL_S = 0.5
 """Upper end of the first random wait: clients of a restarted server spread over it."""
 
+STABLE_S = 3.0
+"""A connection that lived for this long was a success."""
+
 
 class Backoff:
     """Waits of one connection that is to be kept."""
@@ -24,6 +27,9 @@ class Backoff:
         ceiling_s = min(self.max_s, FIRST_INTERVAL_S * 2 ** min(failures - 1, 16))
         return self._rng.uniform(0.0, ceiling_s)
 
-    def reset(self) -> None:
-        """It worked."""
-        self._failures = 0
+    def worked(self, lived_s: float) -> None:
+        """It worked, for ``lived_s``. A connection that ends at once is a failure too, or a server that registers us
+        and drops us again would be asked without a pause.
+        """
+        if lived_s >= STABLE_S:
+            self._failures = 0

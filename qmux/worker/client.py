@@ -45,7 +45,7 @@ SESSION_BYTES = 16
 
 
 class ClientWorker:
-    """Implements ``qmux.worker.role.Worker`` and ``qmux.worker.serverlink.Dialer``."""
+    """Implements ``qmux.worker.role.Worker`` and ``qmux.worker.dialer.Dialer``."""
 
     def __init__(self, child: Child, message: Configure) -> None:
         self._child = child
@@ -87,6 +87,8 @@ class ClientWorker:
 
     def received(self, message: Down, fds: list[int]) -> None:
         """See ``Worker.received``."""
+        for fd in fds:  # hand-off pairs: a client hands nothing over
+            os.close(fd)
         if isinstance(message, Peers):
             if not self._is_ready:
                 self._is_ready = True
@@ -110,10 +112,11 @@ class ClientWorker:
         self._publishing.close()
 
     async def _drain(self, deadline_s: float) -> None:
+        lanes = [lane for link in self._all_links() for lane in link.connections()]
+        for lane in lanes:
+            lane.drain(deadline_s)
+        await asyncio.sleep(min(deadline_s, max((lane.settling_s for lane in lanes), default=0.0)))
         self._offers.draining = True
-        for link in self._all_links():
-            for lane in link.connections():
-                lane.drain(deadline_s)
         await self.signal.wait_until(lambda: not self._offers.active, deadline_s)
         self._child.send(Done())
         self._child.exit(0)
@@ -147,7 +150,7 @@ class ClientWorker:
                 self._attempt_failed(server, failure)
                 await asyncio.sleep(max(1.0, backoff.next_s()))
                 continue
-            backoff.reset()
+            backoff = Backoff(self.reconnect_max_s)
             reported = ""
             self._unresolved.pop(server, None)
             self._drop_links(server, found)
@@ -175,7 +178,7 @@ class ClientWorker:
         self._retired.discard(link)
         self.release(link)
 
-    # --- qmux.worker.serverlink.Dialer ---
+    # --- qmux.worker.dialer.Dialer ---
 
     def connect(self, link: ServerLink, lane: int | None) -> LaneConnection | Failure:
         """See ``Dialer.connect``."""

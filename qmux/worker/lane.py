@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 MAX_UNSENT = 64
 """Frames that wait for a server that does not read its control stream."""
 
+MIN_SETTLING_S = 0.2
+"""A server that is busy needs this long to read that we drain."""
+
 LOOK_S = 0.5
 """How often a heartbeat's answer is looked for: the silence that counts is at least two seconds."""
 
@@ -152,7 +155,7 @@ class LaneConnection:
                 self.ack = replace(self.ack, lanes=frame.lanes)
             self.on_lanes(frame)
         elif isinstance(frame, Drain) and frame.replace:
-            self._ask_replacement("the server asks for a new connection")
+            self.ask_replacement("the server asks for a new connection")
 
     def _not_registered(self) -> None:
         """The handshake was answered, the registration is not."""
@@ -170,6 +173,11 @@ class LaneConnection:
         """Tell the server that we are about to stop."""
         if self._session.is_registered and self._control is not None and not self.ended.done():
             self._send(self._session.drain(round(deadline_s * 1000)))
+
+    @property
+    def settling_s(self) -> float:
+        """After ``drain``: when this has passed, what the server opened before it heard of it is here."""
+        return 0.0 if self.ended.done() else max(MIN_SETTLING_S, 2 * self.connection.stats().pto_s)
 
     def ping(self) -> None:
         """Provoke an answer: from a worker that took the place of a dead one it is a stateless reset."""
@@ -207,10 +215,11 @@ class LaneConnection:
         if data := self._session.poll(now):
             self._send(data)
         if self._session.is_silent(now, self.connection.last_received_at, self.connection.stats().pto_s):
-            self._ask_replacement("the server does not answer on this connection")
+            self.ask_replacement("the server does not answer on this connection")
         self._arm()
 
-    def _ask_replacement(self, why: str) -> None:
+    def ask_replacement(self, why: str) -> None:
+        """Another connection shall take the place of this one."""
         if not self.wants_replacement.done():
             self.wants_replacement.set_result(why)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Protocol
 
 from qmux.config.schema import ServerAddress
 from qmux.pool.rows import ServerLink as LinkRow
@@ -14,47 +13,20 @@ from qmux.protocol.frames import AppCode, Lanes, RegisterAck, RejectCode
 from qmux.quic.engine import CloseKind, CloseReason
 from qmux.tasks import TaskSet
 from qmux.worker.backoff import Backoff
+from qmux.worker.dialer import Dialer
 from qmux.worker.failures import Failure
 from qmux.worker.lane import LaneConnection
-from qmux.worker.signal import ChangeSignal
 
 log = logging.getLogger(__name__)
 
 
-class Dialer(Protocol):
-    """What a link needs of its client process."""
-
-    reconnect_max_s: float
-    once: bool
-    signal: ChangeSignal
-
-    def connect(self, link: ServerLink, lane: int | None) -> LaneConnection | Failure:
-        """Start one connection."""
-        ...
-
-    def claim(self, server_id: bytes, link: ServerLink) -> ServerLink:
-        """Who serves this server: ``link``, or another that reached it first through another address."""
-        ...
-
-    def release(self, link: ServerLink) -> None:
-        """``link`` has no connection any more."""
-        ...
-
-    async def released(self, timeout_s: float) -> None:
-        """Wait until some link gave its server up, or for ``timeout_s``."""
-        ...
-
-    def failed(self, link: ServerLink, failure: Failure) -> None:
-        """A first contact failed (``qmuxc --once`` ends then)."""
-        ...
-
-    def lost(self, link: ServerLink) -> None:
-        """Every connection to this server is gone."""
-        ...
-
+OFFERS_CHANGED = "the services changed"
 
 SURPLUS_LIFE_S = 3600.0
 """Users on a connection that is not wanted any more may stay on it for this long."""
+
+MAX_BACKOFFS = 256
+"""Lanes that are remembered: a server names 64 at most at a time."""
 
 DUPLICATE_LOOK_S = 30.0
 """A second way to the same server is tried again this often: it may have become another server's."""
@@ -70,6 +42,8 @@ class ServerLink:
         self._lanes: dict[int, LaneConnection] = {}
         self._wanted: tuple[int, ...] = ()
         self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._backoffs: dict[int, Backoff] = {}  # outlive the keepers: lanes that come and go are no storm
+        self._offers = 0  # counts the changes of what we offer
         self._retired: set[LaneConnection] = set()
         self._tasks = TaskSet()
         self._state = "connecting"
@@ -102,9 +76,9 @@ class ServerLink:
 
     def replace_all(self) -> None:
         """What we offer changed: register again on new connections, then give the old ones up."""
-        for lane in list(self._lanes.values()):
-            if not lane.wants_replacement.done():
-                lane.wants_replacement.set_result("the services changed")
+        self._offers += 1
+        for lane in self._lanes.values():
+            lane.ask_replacement(OFFERS_CHANGED)
 
     def row(self) -> LinkRow:
         """For status."""
@@ -124,6 +98,7 @@ class ServerLink:
             lane.drain(SURPLUS_LIFE_S)
         if lanes:
             log.info("giving a server up: its users may finish", extra={"server": self, "connections": self._active()})
+        await asyncio.sleep(max((lane.settling_s for lane in lanes), default=0.0))
         await self._dialer.signal.wait_until(lambda: self._active() == 0, SURPLUS_LIFE_S)
 
     async def close(self, code: AppCode, reason: str) -> None:
@@ -139,7 +114,7 @@ class ServerLink:
         while True:
             first = await self._first_contact(backoff)
             assert first.ack is not None, "registered"
-            backoff.reset()
+            since = time.monotonic()
             self._now("registered")
             log.info(
                 "registered at server",
@@ -152,6 +127,7 @@ class ServerLink:
             self._hold(first.ack.lane, first)
             self._want(first.ack.lanes)
             await self._all_lost.wait()
+            backoff.worked(time.monotonic() - since)
             self._dialer.release(self)
             self._now("connecting")
             self._dialer.lost(self)
@@ -172,12 +148,13 @@ class ServerLink:
             if self._now(f"same server as {holder.text}"):
                 log.info("one server through two addresses: the first is kept", extra={"server": self, "kept": holder})
             await self._dialer.released(DUPLICATE_LOOK_S)
-            backoff.reset()
+            backoff.worked(DUPLICATE_LOOK_S)
 
     def _active(self) -> int:
         return sum(lane.active for lane in self.connections())
 
     async def _connect(self, lane_number: int | None) -> tuple[LaneConnection | None, RegisterAck | Failure]:
+        offers = self._offers
         lane = self._dialer.connect(self, lane_number)
         if isinstance(lane, Failure):
             return None, lane
@@ -188,7 +165,9 @@ class ServerLink:
             raise
         lane.active_here = self._active
         lane.on_lanes = lambda lanes: self._lanes_told(lane, lanes)
-        return lane, outcome
+        if offers != self._offers:  # what it registered is not what we offer now
+            lane.ask_replacement(OFFERS_CHANGED)
+        return lane, lane.ack or outcome
 
     def _report(self, failure: Failure) -> None:
         """One line for each change of state; the same failure again is not news."""
@@ -212,6 +191,8 @@ class ServerLink:
 
     def _want(self, lanes: tuple[int, ...]) -> None:
         self._wanted = lanes
+        if len(self._backoffs) > MAX_BACKOFFS:
+            self._backoffs = {number: self._backoffs[number] for number in lanes if number in self._backoffs}
         for number in () if self._is_retired else lanes:
             if number not in self._keepers:
                 self._keepers[number] = self._tasks.start(self._keep(number), f"lane {number} of {self}")
@@ -223,21 +204,24 @@ class ServerLink:
                 self._tasks.start(self._give_up(lane), f"end of lane {number} of {self}")
 
     async def _give_up(self, lane: LaneConnection) -> None:
-        """A connection on none of the lanes: closed once one of those stands and its own last user is gone."""
-        await self._dialer.signal.wait_until(
-            lambda: lane.ended.done() or (lane.active == 0 and self.is_registered), SURPLUS_LIFE_S
-        )
+        """A connection on none of the lanes: drained once one of those stands, closed when its last user is gone."""
+        until = self._dialer.signal.wait_until
+        await until(lambda: lane.ended.done() or self.is_registered, SURPLUS_LIFE_S)
+        lane.drain(SURPLUS_LIFE_S)
+        await asyncio.sleep(lane.settling_s)
+        await until(lambda: lane.ended.done() or lane.active == 0, SURPLUS_LIFE_S)
         lane.close(AppCode.SURPLUS, "not one of the lanes")
 
     async def _keep(self, number: int) -> None:
         """Keep lane ``number`` connected for as long as it is wanted and the server is there at all."""
-        backoff = Backoff(self._dialer.reconnect_max_s)
+        backoff = self._backoffs.setdefault(number, Backoff(self._dialer.reconnect_max_s))
         while True:
             held = self._lanes.get(number)
             if held is None or not held.is_usable:
                 held = await self._reach(number, backoff)
                 if held is None:
                     continue
+            since = time.monotonic()
             await held.until_ended_or_replaced()
             if not held.ended.done():
                 log.info(
@@ -245,7 +229,7 @@ class ServerLink:
                     extra={"server": self, "lane": number, "reason": held.wants_replacement.result()},
                 )
                 self._retire(number, held)
-            backoff.reset()
+            backoff.worked(time.monotonic() - since)
 
     async def _reach(self, number: int, backoff: Backoff) -> LaneConnection | None:
         await asyncio.sleep(backoff.next_s())
@@ -292,6 +276,7 @@ class ServerLink:
         self._retired.discard(lane)
         if self._lanes.get(number) is lane:
             del self._lanes[number]
+        self._dialer.signal.fire()
         await lane.close_tasks()
         self._log_end(number, reason)
         if not self.is_registered and not self._retired:

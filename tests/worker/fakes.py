@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from qmux.protocol.frames import Limits, Offered, Register, RegisterAck
 from qmux.quic.engine import CloseKind, CloseReason, Stream
 from qmux.worker.lane import LaneConnection
 from tests.relay import fakes
+
+ACK = RegisterAck(b"s" * 16, 0, (0, 1), 10_000, 4000, Limits(100, 30_000), ())
 
 
 class FakeStream(fakes.FakeStream):
@@ -49,3 +52,13 @@ class FakeUsers:
 
     def serve(self, lane: LaneConnection, stream: Stream) -> None:
         raise NotImplementedError
+
+
+def lane_on(connection: FakeConnection, timeout_s: float = 3.0) -> LaneConnection:
+    """A lane whose handshake is complete."""
+    register = Register(bytes(16), "pod-1", (Offered("web"),), "1.0")
+    lane = LaneConnection(register, FakeUsers(), "192.0.2.1:8443", timeout_s)
+    lane.attach(connection)
+    connection.handler = lane
+    lane.connected()
+    return lane

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from qmux.protocol.codec import encode
-from qmux.protocol.frames import AppCode, Lanes, Limits, Offered, Register, RegisterAck
+from qmux.protocol.frames import AppCode, Lanes
 from qmux.worker.failures import Failure
-from qmux.worker.lane import LaneConnection
 from tests.aio import run, until
-from tests.worker.fakes import FakeConnection, FakeUsers
-
-ACK = RegisterAck(b"s" * 16, 0, (0, 1), 10_000, 4000, Limits(100, 30_000), ())
-
-
-def lane_on(connection: FakeConnection, timeout_s: float = 3.0) -> LaneConnection:
-    register = Register(bytes(16), "pod-1", (Offered("web"),), "1.0")
-    lane = LaneConnection(register, FakeUsers(), "192.0.2.1:8443", timeout_s)
-    lane.attach(connection)
-    connection.handler = lane
-    lane.connected()
-    return lane
+from tests.worker.fakes import ACK, FakeConnection, lane_on
 
 
 def test_lanes_that_follow_the_ack_at_once_are_not_lost() -> None:
