@@ -189,13 +189,17 @@ class Reloader:
             self._binds.discard(difference)
             raise
         self._daemon.loaded = target
+        self._daemon.version += 1
         if refusals := await self._offer():
             self._restore(before, difference)
             raise ConfigError([*refusals, "nothing was changed"], target.config.source)
         self._commit(difference, log_moved)
+        if difference.removed:
+            # A child reads its messages in order: when it has answered one more Configure, it has closed what was
+            # removed. Before, the next reload could not open the same address again.
+            await self._offer()
 
     async def _offer(self) -> list[str]:
-        self._daemon.version += 1
         processes = self._fleet.processes()
         self._answers = Answers(self._daemon.version, processes)
         for process in processes:
