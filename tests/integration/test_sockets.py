@@ -94,7 +94,7 @@ class Forwarder:
 
     def away_for(self, duration_s: float) -> None:
         self._near.close()
-        time.sleep(duration_s)
+        time.sleep(duration_s)  # the failure that is asked for
         self._near = self._open()
 
 

@@ -101,7 +101,7 @@ def test_thousands_wait_and_the_worker_has_time_for_others(deployment: Deploymen
         before_s, started = sum(worker.cpu_times()[:2]), time.monotonic()
         thread = threading.Thread(target=come_and_go)
         thread.start()
-        time.sleep(3.0)
+        time.sleep(3.0)  # what is measured
         stop.set()
         thread.join(30)
         used = (sum(worker.cpu_times()[:2]) - before_s) / (time.monotonic() - started)
