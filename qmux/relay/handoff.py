@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4096
 BATCH = 32
+FULL_PAUSE_S = 0.1
+"""As many users as this worker may have: look again after this time."""
+
 MAX_HOPS = 2
 """A user that was handed on this often stays where it is: views that disagree must not play ball with it."""
 
@@ -41,14 +44,18 @@ OnHanded = Callable[[socket.socket, HandedUser], None]
 
 
 class HandoffLink:
-    """Our end of the pair with one other worker."""
+    """Our end of the pair with one other worker. ``may_take`` is asked before each user: without a descriptor for it,
+    the kernel would drop it. What is not taken stays in the pair, and where that is full the other chooses again.
+    """
 
-    def __init__(self, sock: socket.socket, on_handed: OnHanded) -> None:
+    def __init__(self, sock: socket.socket, on_handed: OnHanded, may_take: Callable[[], bool] = lambda: True) -> None:
         self._socket = sock
         self._on_handed = on_handed
+        self._may_take = may_take
+        self._resume: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
-        self._loop.add_reader(sock.fileno(), self._on_readable)
+        self._read()
 
     def send(self, user: socket.socket, about: HandedUser) -> bool:
         """Give ``user`` away and close our descriptor. False (and nothing changed) where the other does not take it."""
@@ -65,12 +72,21 @@ class HandoffLink:
 
     def close(self) -> None:
         """The other worker is gone; what it had not read yet is closed with the pair."""
+        if self._resume is not None:
+            self._resume.cancel()
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
 
+    def _read(self) -> None:
+        self._loop.add_reader(self._socket.fileno(), self._on_readable)
+
     def _on_readable(self) -> None:
         for _ in range(BATCH):
+            if not self._may_take():
+                self._loop.remove_reader(self._socket.fileno())
+                self._resume = self._loop.call_later(FULL_PAUSE_S, self._read)
+                return
             try:
                 data, fds, flags = receive(self._socket, MAX_MESSAGE_BYTES, 1)
             except (BlockingIOError, InterruptedError):

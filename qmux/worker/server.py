@@ -141,7 +141,7 @@ class ServerWorker:
         for slot, fd in zip(message.links, fds, strict=True):
             if (link := self._links.pop(slot, None)) is not None:
                 link.close()
-            self._links[slot] = HandoffLink(socket.socket(fileno=fd), self._users.handed)
+            self._links[slot] = HandoffLink(socket.socket(fileno=fd), self._users.handed, self._users.may_accept)
         self._pool.set_live({slot: peer.epoch for slot, peer in live.items()})
         self._endpoint.set_live_slots(tuple(live))
         active = tuple(slot for slot, peer in live.items() if peer.active)
