@@ -140,7 +140,13 @@ def test_stopped_reader_is_bounded_and_disturbs_nobody(deployment: Deployment) -
                 grew, last[0] = moved != last[0], moved
                 return not grew and moved > 1_000_000
 
-            until(lambda: is_stalled() and time.sleep(1.1) is None and is_stalled(), "the flood stalls", 30)  # still so a second later
+            def stays_stalled() -> bool:
+                if not is_stalled():
+                    return False
+                time.sleep(1.1)  # it must still be so when the counters have been published again
+                return is_stalled()
+
+            until(stays_stalled, "the flood stalls", 30)
             assert rss_bytes(server, client) - before < 4 << 20
             sibling.sendall(bytes(3_000_000))
             assert len(_read_exactly(sibling, 3_000_000)) == 3_000_000
