@@ -27,9 +27,11 @@ async def stop_gracefully(fleet: Fleet, config: Config, settings: Settings) -> N
         if worker.state != "ready":
             _stop(worker, settings)
             continue
-        fleet.draining(worker)
         worker.send(StopAccepting())
         worker.send(Drain(deadline_s=stop_after_s))
+    for worker in workers:  # who hears of it before its own Drain would move its clients to workers that stop as well
+        if worker.state == "ready":
+            fleet.draining(worker)
     if not await all_ended(workers, stop_after_s):
         running = [worker for worker in workers if not worker.ended.is_set()]
         log.warning(

@@ -70,6 +70,15 @@ class HandoffLink:
         user.close()
         return True
 
+    def finish(self) -> None:
+        """Take what the other worker has handed over, and no more: from now on its ``send`` says False."""
+        if self._socket.fileno() < 0:
+            return
+        self._socket.shutdown(socket.SHUT_RD)  # before the last look: nothing can come in between (shutdown(2))
+        self._may_take = lambda: True
+        while self._socket.fileno() >= 0:
+            self._on_readable()
+
     def close(self) -> None:
         """The other worker is gone; what it had not read yet is closed with the pair."""
         if self._resume is not None:

@@ -26,6 +26,14 @@ log = logging.getLogger(__name__)
 REJECT_GRACE_S = 1.0
 """A rejected client reads why and closes; after this time we do, since a close overtakes what was written before it."""
 
+FRAME_S = 0.02
+FRAME_BURST_S = 1.0
+"""A client says something every 100 ms at most. More than 50 frames a second, after as many at once, are not read:
+each changes the pool, which every worker hears."""
+
+MAX_UNSENT = 64
+"""Frames that wait for a client that does not read its control stream."""
+
 MIN_SUSPECT_S = 0.6
 """Data unanswered for max(3 PTO, this): above a delayed ACK and a scheduling pause, far below the idle timeout."""
 
@@ -48,6 +56,7 @@ class ClientConnection:
         self._lanes: tuple[int, ...] = ()
         self._tasks = TaskSet()
         self._deadline: asyncio.TimerHandle | None = None
+        self._frames_paid = 0.0
 
     # --- what the engine tells ---
 
@@ -111,7 +120,14 @@ class ClientConnection:
             frame = self._session.receive(data)
             if frame is not None:
                 await self._received(stream, frame)
+                await self._pace()
         raise PeerError("the control stream ended")
+
+    async def _pace(self) -> None:
+        now = time.monotonic()
+        self._frames_paid = max(now, self._frames_paid) + FRAME_S
+        if self._frames_paid - now > FRAME_BURST_S:
+            await asyncio.sleep(self._frames_paid - now - FRAME_BURST_S)
 
     async def _received(self, stream: Stream, frame: Frame) -> None:
         if isinstance(frame, Register):
@@ -200,16 +216,17 @@ class ClientConnection:
             self._tell(self._session.lanes(Lanes(self._roster.slot, lanes, suspect)))
 
     def drain(self, deadline_s: float, replace: bool) -> None:
-        """No new work on this connection; with ``replace`` only once the client has registered another."""
+        """Tell the client that no new work comes; with ``replace`` once it has registered another. Users that are
+        here already, and wait, are still served: whether others come is decided where they are accepted.
+        """
         if self._session.is_registered and not self.connection.is_closed:
             self._tell(self._session.drain(round(deadline_s * 1000), replace))
-            if not replace:
-                self._set_state("draining")
 
     def replace_by_newer(self) -> None:
         """The session registered again at this worker: this connection only finishes what it has."""
         self.replaced = True
         self.drain(0.0, replace=False)
+        self._set_state("draining")
 
     def offers_changed(self) -> None:
         """The server's services changed by a reload."""
@@ -273,6 +290,9 @@ class ClientConnection:
 
     def _tell(self, data: bytes) -> None:
         assert self._control is not None, "registered on it"
+        if len(self._tasks) > MAX_UNSENT:
+            self.connection.close(AppCode.PROTOCOL_ERROR, "the control stream is not read")
+            return
         self._tasks.start(self._write(self._control, data), f"control frame to connection {self.connection.number}")
 
     async def _write(self, stream: Stream, data: bytes) -> None:

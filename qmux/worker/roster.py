@@ -118,6 +118,8 @@ class Roster:
 
     def set_active_slots(self, slots: tuple[int, ...], died: tuple[int, ...]) -> None:
         """The workers that take new connections now, and those that have just died."""
+        if self.stopping:
+            return  # clients keep what they have, for users who still wait
         self._active_slots = slots or (self.slot,)
         for client in self:
             client.tell_lanes(died)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import socket
+import time
 
 import msgspec
 from msgspec.structs import asdict
@@ -154,7 +155,11 @@ class ServerWorker:
     async def _drain(self, message: Drain) -> None:
         self._endpoint.refuse_new(True)
         self._roster.drain(message.deadline_s, message.replace)
+        until = time.monotonic() + message.deadline_s
         await self._signal.wait_until(lambda: not self._users.count, message.deadline_s)
+        for link in self._links.values():
+            link.finish()
+        await self._signal.wait_until(lambda: not self._users.count, until - time.monotonic())
         self._child.send(Done())
         self._child.exit(0)
 

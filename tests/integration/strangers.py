@@ -10,7 +10,16 @@ from pathlib import Path
 from qmux.messages import Material
 from qmux.pki.bundle import split_bundle
 from qmux.protocol.codec import FrameDecoder, encode, encode_stream_type
-from qmux.protocol.frames import Frame, Offered, Register, RegisterAck, RegisterReject, StreamType
+from qmux.protocol.frames import (
+    Frame,
+    Heartbeat,
+    HeartbeatAck,
+    Offered,
+    Register,
+    RegisterAck,
+    RegisterReject,
+    StreamType,
+)
 from qmux.quic.choose import load_engine
 from qmux.quic.engine import CloseReason, ConnectConfig, Connection, Stream
 from qmux.relay.frames import read_frame
@@ -81,3 +90,27 @@ async def register(port: int, bundle: Path, *services: str) -> Frame:
     answer = await asyncio.wait_for(read_frame(stream, FrameDecoder({RegisterAck, RegisterReject})), 10)
     await hang_up(connection, stranger)
     return answer
+
+
+async def heartbeat_flood(port: int, bundle: Path, service: str, count: int, for_s: float) -> int:
+    """Register, send ``count`` Heartbeats at once: how many are answered within ``for_s``."""
+    stranger = Stranger()
+    connection = load_engine("auto").connect(("127.0.0.1", port), connect_config(bundle), stranger)
+    await asyncio.wait_for(stranger.is_connected, 10)
+    stream = connection.open_stream()
+    frame = Register(os.urandom(16), "stranger", (Offered(service),), "1.0")
+    await stream.write(encode_stream_type(StreamType.CONTROL) + encode(frame))
+    assert isinstance(await read_frame(stream, FrameDecoder({RegisterAck})), RegisterAck)
+    flood = asyncio.ensure_future(stream.write(b"".join(encode(Heartbeat(n, 0)) for n in range(count))))
+    answered = 0
+    decoder = FrameDecoder({HeartbeatAck})
+    try:
+        async with asyncio.timeout(for_s):
+            while True:
+                await read_frame(stream, decoder)
+                answered += 1
+    except TimeoutError:
+        pass
+    flood.cancel()
+    connection.close(0, "done")
+    return answered

@@ -10,7 +10,7 @@ import pytest
 from qmux.pki import authority
 from qmux.protocol.frames import RegisterReject
 from tests.integration.daemons import Daemon, Deployment, free_port, until
-from tests.integration.strangers import register, silent_client
+from tests.integration.strangers import heartbeat_flood, register, silent_client
 
 
 def exit_of(deployment: Deployment, bundle: Path, services: str = "web", **client: str) -> tuple[int, str]:
@@ -143,3 +143,9 @@ def test_silent_after_the_handshake_is_gone(deployment: Deployment) -> None:
     assert "handshake_timeout" in reason
     until(lambda: "client did not register in time" in server.log, "a line in the log")
     assert clients(server) == []
+
+
+def test_a_flood_of_heartbeats_is_read_at_a_pace(deployment: Deployment, server: Daemon) -> None:
+    bundle = deployment.directory / deployment.bundle("pod-1", "web")
+    answered = asyncio.run(heartbeat_flood(deployment.quic_port, bundle, "web", 5000, 3.0))
+    assert 50 <= answered < 300

@@ -1,0 +1,86 @@
+"""Stopping under load: who was accepted is served."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from tests.integration.daemons import Deployment, free_port, until
+from tests.integration.services import Service, named
+
+
+def test_users_that_wait_are_served_while_the_server_stops(deployment: Deployment) -> None:
+    """maxconn lets one in at a time: the others were accepted before the stop and get their turn during it."""
+    port = free_port()
+    with Service(named("x")) as service, contextlib.ExitStack() as stack:
+        lines = f'bind = "127.0.0.1:{port}"\nmaxconn = 1\nqueue_timeout = "20s"'
+        server = deployment.server({"web": lines}, workers=2)
+        client = deployment.client("pod-1", {"web": service.target})
+        server.until_clients(1, connections=2)
+        users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15))]
+        assert users[0].recv(1) == b"x"
+        time.sleep(0.2)  # every worker has heard of it
+        users += [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15)) for _ in range(5)]
+        time.sleep(0.5)  # all are accepted
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in server.log, "it stops")
+        time.sleep(0.5)  # the workers and the client have heard of it
+        users[0].close()
+        left = users[1:]
+        while left:
+            served = until(lambda: [user for user in left if _has_data(user)], "the next one is served", 10)
+            for user in served:
+                assert user.recv(2) == b"x\n"
+                left.remove(user)
+                user.close()
+        assert server.process.wait(15) == 0
+        assert service.connections == 6
+        assert "user connection refused" not in server.log
+        assert client.process.poll() is None
+
+
+def _has_data(user: socket.socket) -> bool:
+    user.setblocking(False)
+    try:
+        return bool(user.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.parametrize("early_data", [False, True])
+def test_client_stops_under_load_and_no_user_is_lost(deployment: Deployment, early_data: bool) -> None:
+    port = free_port()
+    outcomes: collections.Counter[str] = collections.Counter()
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            with socket.create_connection(("127.0.0.1", port), 15) as user:
+                try:
+                    user.sendall(b"?")
+                    outcomes[user.recv(2).decode()] += 1
+                except OSError as error:
+                    outcomes[type(error).__name__] += 1
+
+    with Service(named("x")) as service:
+        lines = f'bind = "127.0.0.1:{port}"\nearly_data = {str(early_data).lower()}'
+        server = deployment.server({"web": lines}, workers=2)
+        leaving = deployment.client("a", {"web": service.target})
+        deployment.client("b", {"web": service.target})
+        server.until_clients(2, connections=2)
+        threads = [threading.Thread(target=come_and_go) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        leaving.process.send_signal(signal.SIGTERM)
+        assert leaving.process.wait(15) == 0
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+        assert set(outcomes) == {"x\n"}, outcomes
