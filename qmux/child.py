@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -118,9 +119,21 @@ def run_child(fd: int, name: str, make_role: Callable[[Child], Role]) -> int:
 
     async def main() -> int:
         child = Child(name)
-        return await child.run(sock, make_role(child))
+        code = await child.run(sock, make_role(child))
+        _end(code)
+        return code
 
     return _run(main)
+
+
+def _end(code: int) -> None:
+    """End this process, in which everything is closed, without waiting for threads: one that asks a name server that
+    does not answer would hold it for a minute.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
