@@ -180,9 +180,10 @@ class ClientWorker:
 
     # --- qmux.worker.dialer.Dialer ---
 
-    def connect(self, link: ServerLink, lane: int | None) -> LaneConnection | Failure:
+    def connect(self, link: ServerLink, lane: int | None, *, is_probe: bool = False) -> LaneConnection | Failure:
         """See ``Dialer.connect``."""
-        handler = LaneConnection(self._register(), self._offers, link.text, self._config.connect_timeout_s)
+        register = self._probing() if is_probe else self._register()
+        handler = LaneConnection(register, self._offers, link.text, self._config.connect_timeout_s)
         config = ConnectConfig(
             material=self._material,
             server_name=self._config.server_name or link.server.host,
@@ -198,6 +199,10 @@ class ClientWorker:
         except OSError as error:
             return Failure("unreachable", f"the network has no way to it: {error.strerror or error}", UNREACHABLE)
         return handler
+
+    def holder(self, server_id: bytes) -> ServerLink | None:
+        """See ``Dialer.holder``."""
+        return self._holders.get(server_id)
 
     def claim(self, server_id: bytes, link: ServerLink) -> ServerLink:
         """See ``Dialer.claim``."""
@@ -247,6 +252,11 @@ class ClientWorker:
             services=_offered(self._config),
             version=__version__,
         )
+
+    def _probing(self) -> Register:
+        """Another session, so that it takes no place of ours at the server, and the last to be given a user."""
+        services = tuple(msgspec.structs.replace(each, backup=True) for each in _offered(self._config))
+        return msgspec.structs.replace(self._register(), session=os.urandom(SESSION_BYTES), services=services)
 
     def _load_changed(self) -> None:
         for link in self._all_links():

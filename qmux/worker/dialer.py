@@ -19,8 +19,12 @@ class Dialer(Protocol):
     once: bool
     signal: ChangeSignal
 
-    def connect(self, link: ServerLink, lane: int | None) -> LaneConnection | Failure:
-        """Start one connection."""
+    def connect(self, link: ServerLink, lane: int | None, *, is_probe: bool = False) -> LaneConnection | Failure:
+        """Start one connection. A probe only asks which server is there: it is no connection of our session."""
+        ...
+
+    def holder(self, server_id: bytes) -> ServerLink | None:
+        """Who serves this server now."""
         ...
 
     def claim(self, server_id: bytes, link: ServerLink) -> ServerLink:

@@ -29,7 +29,7 @@ MAX_BACKOFFS = 256
 """Lanes that are remembered: a server names 64 at most at a time."""
 
 DUPLICATE_LOOK_S = 30.0
-"""A second way to the same server is tried again this often: it may have become another server's."""
+"""A second way to the same server is probed this often: it may have become another server's."""
 
 
 class ServerLink:
@@ -133,29 +133,47 @@ class ServerLink:
             self._dialer.lost(self)
 
     async def _first_contact(self, backoff: Backoff) -> LaneConnection:
+        # A registration of our session takes the place of the one that another link has at that worker, so once this
+        # address was found to be a second way to a server, a probe asks whether it still is.
+        is_probe = False
         while True:
             await asyncio.sleep(backoff.next_s())
-            lane, outcome = await self._connect(None)
+            lane, outcome = await self._connect(None, is_probe=is_probe)
             if isinstance(outcome, Failure):
                 self._report(outcome)
                 self._dialer.failed(self, outcome)
                 continue
             assert lane is not None, "only a Failure comes without"
-            holder = self._dialer.claim(outcome.server_id, self)
+            if is_probe and self._dialer.holder(outcome.server_id) is None:
+                lane.close(AppCode.SURPLUS, "a probe: the session follows")
+                is_probe = False
+                continue
+            holder = self._dialer.holder(outcome.server_id) if is_probe else None
+            holder = holder or self._dialer.claim(outcome.server_id, self)
             if holder is self:
                 return lane
             lane.close(AppCode.SURPLUS, "this server is reached through another address already")
+            if not is_probe:
+                holder.took_place_of(outcome.lane)
+                is_probe = True
             if self._now(f"same server as {holder.text}"):
                 log.info("one server through two addresses: the first is kept", extra={"server": self, "kept": holder})
             await self._dialer.released(DUPLICATE_LOOK_S)
             backoff.worked(DUPLICATE_LOOK_S)
 
+    def took_place_of(self, number: int) -> None:
+        """Another link registered our session at that lane's worker: the server gives our lane there no more users."""
+        if (lane := self._lanes.get(number)) is not None and lane.is_usable:
+            lane.ask_replacement("registered through another address too")
+
     def _active(self) -> int:
         return sum(lane.active for lane in self.connections())
 
-    async def _connect(self, lane_number: int | None) -> tuple[LaneConnection | None, RegisterAck | Failure]:
+    async def _connect(
+        self, lane_number: int | None, *, is_probe: bool = False
+    ) -> tuple[LaneConnection | None, RegisterAck | Failure]:
         offers = self._offers
-        lane = self._dialer.connect(self, lane_number)
+        lane = self._dialer.connect(self, lane_number, is_probe=is_probe)
         if isinstance(lane, Failure):
             return None, lane
         try:

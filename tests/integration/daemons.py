@@ -187,6 +187,7 @@ class Deployment:
         authority.init(directory)
         authority.issue_server(directory, ["localhost", "127.0.0.1", "::1"])
         self.state = directory / "state"
+        self.extra_environment: dict[str, str] = {}
 
     def bundle(self, name: str, *services: str) -> str:
         """A client's bundle, issued where it does not exist yet."""
@@ -201,7 +202,7 @@ class Deployment:
 
     def environment(self) -> dict[str, str]:
         """``qmuxd`` runs as root in some tests: everything stays below the test's own folder."""
-        return {"XDG_STATE_HOME": str(self.state)}
+        return {"XDG_STATE_HOME": str(self.state), **self.extra_environment}
 
     def start(self, command: str, config: Path, *arguments: str, prefix: Sequence[str] = ()) -> Daemon:
         """``prefix``: a command that runs the daemon, such as ``ip netns exec NAME``; it must exec."""

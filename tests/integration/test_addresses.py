@@ -1,0 +1,58 @@
+"""One server behind two addresses: the client serves it through one, and the other one harms nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+
+from tests.integration.daemons import Deployment, free_port, until
+from tests.integration.services import Service, echo
+
+LOOK_S = 1.0
+PROBES = 8
+"""More than the connections that a server lets one session have at one worker."""
+
+SITE = f"""
+import qmux.worker.serverlink as serverlink
+serverlink.DUPLICATE_LOOK_S = {LOOK_S}
+"""
+
+
+def test_probing_a_second_address_takes_no_users_and_no_place(deployment: Deployment) -> None:
+    """Users with long connections are on every lane, while the second address is looked at again and again.
+
+    Were the second address registered for the session, each look would leave a lane without new users, and in the end
+    close the oldest with the users on it. ``sitecustomize`` shortens the time between looks in the client's processes.
+    """
+    (deployment.directory / "site").mkdir()
+    deployment.write("site/sitecustomize.py", SITE)
+    port = free_port()
+    with Service(echo) as service:
+        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
+        addresses = [f"127.0.0.1:{deployment.quic_port}", f"localhost:{deployment.quic_port}"]
+        deployment.extra_environment["PYTHONPATH"] = f"{deployment.directory / 'site'}:{':'.join(sys.path)}"
+        client = deployment.client("pod-1", {"web": service.target}, servers=addresses)
+        server.until_clients(1, connections=2)
+        until(lambda: "the first is kept" in client.log, "the second address is told as such")
+        with contextlib.ExitStack() as stack:
+            users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(16)]
+
+            def probes() -> int:
+                return server.log.count("this server is reached through another address already")
+
+            assert all(_answers(user) for user in users)
+            before = probes()
+            until(lambda: probes() >= before + PROBES, "the address was looked at often", 60)
+            assert all(_answers(user) for user in users)
+            with socket.create_connection(("127.0.0.1", port), 5) as newcomer:
+                assert _answers(newcomer)
+        assert server.status()["services"][0]["refused"] == {}
+        ready = [each for each in server.status()["clients"] if each["state"] == "ready"]
+        assert [each["connections"] for each in ready] == [2]
+
+
+def _answers(user: socket.socket) -> bool:
+    user.settimeout(5)
+    user.sendall(b"hello")
+    return user.recv(10) == b"hello"
