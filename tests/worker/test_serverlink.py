@@ -31,7 +31,7 @@ class FakeDialer:
         self.answers = True
         self._answering: set[asyncio.Task[None]] = set()
 
-    def connect(self, link: ServerLink, lane: int | None) -> LaneConnection | Failure:
+    def connect(self, link: ServerLink, lane: int | None, is_probe: bool = False) -> LaneConnection | Failure:
         connection = FakeConnection()
         made = lane_on(connection)
         number = 0 if lane is None else lane
