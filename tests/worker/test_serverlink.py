@@ -31,7 +31,7 @@ class FakeDialer:
         self.answers = True
         self._answering: set[asyncio.Task[None]] = set()
 
-    def connect(self, link: ServerLink, lane: int | None, is_probe: bool = False) -> LaneConnection | Failure:
+    def connect(self, link: ServerLink, lane: int | None, *, is_probe: bool = False) -> LaneConnection | Failure:
         connection = FakeConnection()
         made = lane_on(connection)
         number = 0 if lane is None else lane
@@ -48,6 +48,9 @@ class FakeDialer:
             connection.streams[0].peer_sends(replace(ACK, lane=number))
             await lane.registered
             self.on_registered(lane, connection)
+
+    def holder(self, server_id: bytes) -> ServerLink | None:
+        return None
 
     def claim(self, server_id: bytes, link: ServerLink) -> ServerLink:
         return link
