@@ -15,7 +15,7 @@ from loadtest import report
 from loadtest.cases import CASES, GRACE_S
 from loadtest.run import run
 from loadtest.system import StartFailed
-from loadtest.systems import SYSTEMS
+from loadtest.systems import DEFAULT, SYSTEMS
 
 OUT = Path(__file__).parent / "out"
 
@@ -49,7 +49,7 @@ CASE_NAMES = [case.name for case in CASES]
 @click.option("--seconds", default=5, show_default=True, type=click.IntRange(1, 300), help="Length of one measurement.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="qmuxd workers.")
 @click.option("--cases", default=",".join(CASE_NAMES), show_default=True, type=Names(CASE_NAMES))
-@click.option("--systems", default=",".join(SYSTEMS), show_default=True, type=Names(list(SYSTEMS)))
+@click.option("--systems", default=",".join(DEFAULT), show_default=True, type=Names(list(SYSTEMS)))
 def main(rounds: int, seconds: int, workers: int, cases: list[str], systems: list[str]) -> None:
     """Measure systems side by side on this machine: iperf3 and wrk through each, with CPU, memory and latency.
 
