@@ -9,6 +9,7 @@ import click
 
 from qmux import __version__
 from qmux.cli import boundary
+from qmux.cli.later import LaterGroup
 
 COMMANDS = {
     "demo": "qmux.cli.demo",
@@ -29,8 +30,10 @@ Example:
 """
 
 
-class LazyGroup(click.Group):
+class LazyGroup(LaterGroup):
     """A group whose commands are imported on demand, so that ``qmux --help`` and completion answer at once."""
+
+    later = ("top", "doctor", "drain", "undrain", "disconnect")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of the help page."""
@@ -39,7 +42,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
         if cmd_name not in COMMANDS:
-            return None
+            return super().get_command(ctx, cmd_name)
         command = importlib.import_module(COMMANDS[cmd_name]).command
         assert isinstance(command, click.Command)
         return command

@@ -44,7 +44,13 @@ def _directory(command: Decorated) -> Decorated:
     return option(command)
 
 
-@click.group(epilog=EXAMPLE)
+class PkiGroup(LaterGroup):
+    """What there is of ``qmux pki``, and what there will be."""
+
+    later = ("enroll", "request", "sign", "revoke")
+
+
+@click.group(cls=PkiGroup, epilog=EXAMPLE)
 def command() -> None:
     """Make and look at certificates. Keys are files that only their owner may read; ca.key can stay offline."""
 
