@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from qmux.cli.later import LaterGroup
+
 EXAMPLE = """\b
 Example:
   qmux pki init --dir pki

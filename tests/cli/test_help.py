@@ -73,6 +73,12 @@ def test_help_imports_nothing_heavy(program: str) -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_a_command_of_a_later_version_is_told() -> None:
+    done = run("qmux", "doctor")
+    assert done.returncode == 2
+    assert "doctor: not available in this version" in done.stderr
+
+
 def test_a_wrong_word_names_the_right_one() -> None:
     done = run("qmux", "staus")
     assert done.returncode == 2
