@@ -32,6 +32,10 @@ class Opener(Protocol):
         """The QUIC connection."""
         ...
 
+    def has_room(self) -> bool:
+        """Whether it has fewer users than ``max_streams``."""
+        ...
+
     def user_came(self) -> None:
         """A user connection begins on it."""
         ...

@@ -159,6 +159,9 @@ class UserConnection:
             self._passing.add(choice.session)
             return False
         early = self._early_data() if runtime.config.early_data else b""
+        if not opener.has_room():
+            self._judge(runtime, choice, opener, AttemptResult(Outcome.FULL, "max_streams is reached"), False)
+            return False
         opener.user_came()
         try:
             about = self._about
@@ -221,10 +224,8 @@ class UserConnection:
             raise
         finally:
             counters.relay_ended(name, relay)
-        level = logging.DEBUG if end is RelayEnd.FINISHED else logging.INFO
-        if end in (RelayEnd.FINISHED, RelayEnd.SOCKET_RESET, RelayEnd.STREAM_RESET):
-            level = logging.DEBUG
-        log.log(level, "user connection ended", extra={**self._fields(), "reason": end.value})
+        is_usual = end in (RelayEnd.FINISHED, RelayEnd.SOCKET_RESET, RelayEnd.STREAM_RESET)
+        log.log(logging.DEBUG if is_usual else logging.INFO, "user connection ended", extra={**self._fields(), "reason": end.value})
 
     def _take_delivered(self, early: bytes, stream: Stream) -> None:
         try:

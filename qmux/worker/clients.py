@@ -236,6 +236,10 @@ class ClientConnection:
             if row is not None and row.offers != offers:
                 self._roster.pool.update(self.key, offers=offers)
 
+    def has_room(self) -> bool:
+        """Whether it has fewer users than ``max_streams``. (A client's own limit begins at 64, so it is not enough.)"""
+        return self.active < self._roster.config.quic.max_streams
+
     def user_came(self) -> None:
         """A user connection begins on this connection."""
         self.active += 1

@@ -45,11 +45,11 @@ def test_users_wait_for_a_stream(deployment: Deployment) -> None:
     port = free_port()
     with Service(named("x")) as service:
         lines = f'bind = "127.0.0.1:{port}"\nqueue_timeout = "2s"'
-        server = deployment.server({"web": lines}, workers=1, quic="max_streams = 64")
+        server = deployment.server({"web": lines}, workers=1, quic="max_streams = 20")
         deployment.client("pod-1", {"web": service.target})
         server.until_clients(1)
-        with users(port, 64) as served, users(port, 6) as waiting:
-            assert names(served) == {"x": 64}
+        with users(port, 20) as served, users(port, 6) as waiting:
+            assert names(served) == {"x": 20}
             time.sleep(0.3)  # they wait; nothing is to be seen of that
             for user in served[:4]:
                 user.close()
