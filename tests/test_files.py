@@ -26,7 +26,6 @@ BESIDE_MODULES = {
 UNTESTED_ALONE = {
     "errors": "a table of classes",
     "messages": "what qmux.channel carries",
-    "child": "needs a supervisor: tests/supervisor, tests/admin, tests/integration",
 }
 
 OWN_TASKS = {

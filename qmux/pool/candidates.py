@@ -31,11 +31,12 @@ class Candidate:
     """The connections of one session, all workers together. The figures that a selection reads are plain attributes,
     computed when a row changes, so that a choice among hundreds of sessions is quick.
 
-    ``load``: users that it holds at all servers. ``best``: slot → (rank, row key) of its best connection there that
-    takes users; ``slots``: the keys of ``best``; ``rank``: the lowest of its ranks; ``hash``: of its key.
+    ``load``: users that it holds at all servers. ``held``: slot → users that it has through the worker there. ``best``:
+    slot → (rank, row key) of its best connection there that takes users; ``slots``: the keys of ``best``; ``rank``: the
+    lowest of its ranks; ``hash``: of its key.
     """
 
-    __slots__ = ("_expected", "_here", "best", "connections", "hash", "key", "load", "offers", "rank", "slots")
+    __slots__ = ("_expected", "best", "connections", "hash", "held", "key", "load", "offers", "rank", "slots")
 
     def __init__(self, key: SessionKey) -> None:
         self.key = key
@@ -46,7 +47,7 @@ class Candidate:
         self.slots: frozenset[int] = frozenset()
         self.rank = DRAINING
         self.load = 0
-        self._here = 0
+        self.held: dict[int, int] = {}
         self._expected: dict[ConnectionKey, deque[float]] = {}
 
     def store(self, slot: int, row: Row) -> None:
@@ -54,7 +55,7 @@ class Candidate:
         place = (slot, row.key)
         previous = self.connections.get(place)
         self.connections[place] = row
-        self._here += row.active - (previous.active if previous is not None else 0)
+        self._hold(slot, row.active - (previous.active if previous is not None else 0))
         self._expected.pop(place, None)
         self._measure()
         if previous is None or previous.state != row.state or previous.offers != row.offers:
@@ -63,7 +64,7 @@ class Candidate:
     def drop(self, slot: int, row_key: int) -> None:
         """A row of this session is gone."""
         row = self.connections.pop((slot, row_key))
-        self._here -= row.active
+        self._hold(slot, -row.active)
         self._expected.pop((slot, row_key), None)
         self._measure()
         self._describe()
@@ -94,7 +95,12 @@ class Candidate:
         rows = self.connections.values()
         elsewhere = max(((row.active_at_ms, row.active_total - row.active_here) for row in rows), default=(0, 0))[1]
         expected = sum(map(len, self._expected.values())) if self._expected else 0
-        self.load = self._here + max(0, elsewhere) + expected
+        self.load = sum(self.held.values()) + max(0, elsewhere) + expected
+
+    def _hold(self, slot: int, change: int) -> None:
+        self.held[slot] = held = self.held.get(slot, 0) + change
+        if not held:
+            del self.held[slot]
 
     def _describe(self) -> None:
         self.best = {}

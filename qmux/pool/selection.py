@@ -103,7 +103,10 @@ class Selector:
 
     def _cheapest(self, candidates: Sequence[Candidate], rank: int) -> Candidate:
         """The lowest load for its weight. Of those that tie by the tolerance one that is connected here, and of those
-        again the lowest, so that the tolerance never adds up over many users.
+        the one that this worker has given the least for its weight.
+
+        What the others gave is some milliseconds old. Would a tie go to the lowest load, every worker would give its
+        users to the same session until it hears of the others; by its own count each spreads them on its own.
         """
         service = self._service
         costs = [candidate.load / candidate.offers[service].weight for candidate in candidates]
@@ -111,14 +114,14 @@ class Selector:
         # The widest tolerance that any has, so that few are looked at more closely.
         limit = lowest + max(TIE_CONNECTIONS, lowest * TIE_SHARE)
         near = [(cost, candidate) for cost, candidate in zip(costs, candidates, strict=True) if cost <= limit]
-        here = [each for each in near if self._is_here(each[1], rank) and self._ties(each, lowest)]
-        if here:
-            lowest = min(cost for cost, _ in here)
-        equal = [candidate for cost, candidate in here or near if cost <= lowest]
+        tied = [(cost, each) for cost, each in near if self._is_here(each, rank) and self._ties(cost, each, lowest)]
+        if tied:
+            near = [(each.held.get(self._slot, 0) / self._weight(each), each) for _, each in tied]
+            lowest = min(given for given, _ in near)
+        equal = [each for cost, each in near if cost <= lowest]
         return equal[self._next_turn() % len(equal)]
 
-    def _ties(self, each: tuple[float, Candidate], lowest: float) -> bool:
-        cost, candidate = each
+    def _ties(self, cost: float, candidate: Candidate, lowest: float) -> bool:
         return cost <= lowest + max(TIE_CONNECTIONS / self._weight(candidate), lowest * TIE_SHARE)
 
     def _round_robin(self, among: _Class, _: str) -> Candidate:

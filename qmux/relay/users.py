@@ -225,7 +225,8 @@ class UserConnection:
         finally:
             counters.relay_ended(name, relay)
         is_usual = end in (RelayEnd.FINISHED, RelayEnd.SOCKET_RESET, RelayEnd.STREAM_RESET)
-        log.log(logging.DEBUG if is_usual else logging.INFO, "user connection ended", extra={**self._fields(), "reason": end.value})
+        level = logging.DEBUG if is_usual else logging.INFO
+        log.log(level, "user connection ended", extra={**self._fields(), "reason": end.value})
 
     def _take_delivered(self, early: bytes, stream: Stream) -> None:
         try:

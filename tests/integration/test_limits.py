@@ -56,7 +56,7 @@ def test_server_without_descriptors(deployment: Deployment) -> None:
         users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(600)]
         outcomes(users, 190)
         time.sleep(1.0)  # the others wait, here and in the kernel: nothing is to be seen of that
-        assert service.connections <= DESCRIPTORS - 64
+        assert service.open <= DESCRIPTORS - 64
         text = deployment.server_text({**services, "more": f'bind = "127.0.0.1:{more}"'}, quic="lanes = 1")
         server.config.write_text(text)
         assert server.reload()["ok"]

@@ -77,7 +77,7 @@ def test_client_stops_under_load_and_no_user_is_lost(deployment: Deployment, ear
         threads = [threading.Thread(target=come_and_go) for _ in range(30)]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        until(lambda: sum(outcomes.values()) > 100, "users come and go")
         leaving.process.send_signal(signal.SIGTERM)
         assert leaving.process.wait(15) == 0
         stop.set()

@@ -347,6 +347,40 @@ def test_a_burst_within_one_publication_does_not_herd() -> None:
     assert max(loads) - min(loads) <= 1
 
 
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 3)])
+def test_workers_that_have_not_heard_of_each_other_yet_do_not_herd(weights: tuple[int, ...]) -> None:
+    """Four workers choose at once, and hear of each other only after some 200 users: shares stay right."""
+    rng = random.Random(7)
+    pools = [Pool(slot, 1) for slot in range(4)]
+    choosers = [Selector(SERVICE, "least-connections", slot, random.Random(slot)) for slot in range(4)]
+    for pool in pools:
+        for number, weight in enumerate(weights):
+            pool.add(row(number, f"pod-{number}", offers=(Offer(SERVICE, weight),)))
+
+    def publish() -> None:
+        for pool in pools:
+            while (delta := pool.take_delta()) is not None:
+                for other in pools:
+                    other.receive(delta, 0.0)
+
+    publish()
+    counts: collections.Counter[str] = collections.Counter()
+    while counts.total() < 3000:
+        at = rng.randrange(4)
+        for _ in range(16):  # what a listener accepts in a turn
+            choice = choosers[at].choose(pools[at].sessions(SERVICE), SOURCE)
+            assert choice is not None
+            held = pools[at].own(choice.key)
+            assert held is not None
+            pools[at].update(choice.key, active=held.active + 1)
+            counts[choice.session[0]] += 1
+        if rng.random() < 16 / 200:
+            publish()
+    for number, weight in enumerate(weights):
+        share = counts.total() * weight / sum(weights)
+        assert abs(counts[f"pod-{number}"] - share) < 0.02 * share, counts
+
+
 @pytest.mark.parametrize("balance", POLICIES)
 def test_a_choice_among_300_sessions_is_quick(balance: Balance) -> None:
     pool = Pool(0, 1)
