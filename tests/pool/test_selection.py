@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import random
 import time
 from collections.abc import Sequence
 
