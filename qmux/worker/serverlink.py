@@ -158,8 +158,9 @@ class ServerLink:
                 is_probe = True
             if self._now(f"same server as {holder.text}"):
                 log.info("one server through two addresses: the first is kept", extra={"server": self, "kept": holder})
+            since = time.monotonic()
             await self._dialer.released(DUPLICATE_LOOK_S)
-            backoff.worked(DUPLICATE_LOOK_S)
+            backoff.worked(time.monotonic() - since)
 
     def took_place_of(self, number: int) -> None:
         """Another link registered our session at that lane's worker: the server gives our lane there no more users."""

@@ -9,12 +9,14 @@ import sys
 from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, echo
 
-LOOK_S = 1.0
+LOOK_S = 2.0
 PROBES = 8
 """More than the connections that a server lets one session have at one worker."""
 
 SITE = f"""
+import qmux.worker.backoff as backoff
 import qmux.worker.serverlink as serverlink
+backoff.STABLE_S = {LOOK_S} / 2
 serverlink.DUPLICATE_LOOK_S = {LOOK_S}
 """
 
