@@ -58,7 +58,7 @@ class Service:
             self.open += 1
             try:
                 await self._handler(reader, writer)
-            except (ConnectionError, asyncio.IncompleteReadError):
+            except (OSError, asyncio.IncompleteReadError):
                 pass  # a test that resets its connection
             except asyncio.CancelledError:
                 pass  # the end of the test; asyncio's stream server logs a task that ends as cancelled
