@@ -107,6 +107,8 @@ class Daemon:
         return status
 
     def reload(self) -> dict[str, Any]:
+        """Over the admin socket, once it is there: a client may serve users before its admin process does."""
+        until(self.status, f"{self.config.name} answers", START_S)
         result: dict[str, Any] = self._http("POST", "/v1/reload", {})
         return result
 

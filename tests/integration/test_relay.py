@@ -299,7 +299,7 @@ def test_thousand_users_come_and_go_and_nothing_stays(deployment: Deployment) ->
     port = free_port()
     with Service(echo) as service:
         server = tunnel(deployment, service, port)
-        client = deployment.daemons[-1]
+        client = deployment.daemons[-1].until_ready()
 
         def descriptors() -> int:
             return sum(process.num_fds() for daemon in (server, client) for process in daemon.family())
