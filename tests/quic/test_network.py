@@ -7,8 +7,9 @@ import hashlib
 import os
 
 from qmux.quic.engine import RelayEnd
+from tests.aio import until
 from tests.netsim.proxy import Conditions, Proxy
-from tests.quic.harness import Pair, World, receive_all, send_and_shut
+from tests.quic.harness import Pair, World, read_exactly, receive_all, send_and_shut
 
 BAD = Conditions(loss=0.02, reorder=0.05, duplicate=0.01, delay_s=0.001, mtu_bytes=1500)
 LOSSY_BYTES = 10_000_000
@@ -86,3 +87,25 @@ async def test_streams_that_overtake_each_other_are_all_opened(world: World) -> 
             theirs = await asyncio.wait_for(pair.client.heard.streams.get(), 5)
             seen.add(int(await theirs.read(100)))
         assert seen == set(range(60))
+
+
+async def test_a_new_address_of_the_client_ends_the_waiting(world: World) -> None:
+    """Probes went to an address that was gone, ever more rarely. The client's next packet from its new address must be
+    answered with data at once, not when the next probe would be due.
+    """
+    server = world.serve()
+    async with Proxy(server.address, Conditions(mtu_bytes=1500)) as proxy:
+        pair = await world.pair(server, via=proxy.address)
+        ours, theirs = await pair.stream()
+        data = os.urandom(3_000_000)
+        writing = asyncio.ensure_future(ours.write(data))
+        reading = asyncio.ensure_future(read_exactly(theirs, len(data)))
+        await until(lambda: proxy.counters.forwarded > 100, what="bytes are on their way")
+        proxy.blackhole(True)
+        proxy.rebind()
+        await asyncio.sleep(3)  # the server's probes go astray, with growing pauses
+        assert not reading.done()
+        proxy.blackhole(False)
+        pair.client.connection.ping()
+        assert await asyncio.wait_for(reading, 1.0) == data
+        await writing

@@ -487,3 +487,10 @@ def test_the_server_asks_for_a_certificate_by_a_flag_of_the_context(pki: Pki) ->
     assert stock_pair(pki).server.tls._request_client_certificate is False
     assert our_pair(pki).server.tls._request_client_certificate is True
     assert {"_peer_certificate", "_peer_certificate_chain"} <= vars(our_pair(pki).server.tls).keys()
+
+
+def test_a_new_path_is_probed_with_what_aioquic_has() -> None:
+    """Canary for ``_follow_path``: the active path is the first, and a rescheduling asks for a probe."""
+    assert "self._network_paths.insert(0" in inspect.getsource(QuicConnection.receive_datagram)
+    assert "self._send_probe()" in inspect.getsource(QuicPacketRecovery.reschedule_data)
+    assert list(inspect.signature(QuicPacketRecovery.reschedule_data).parameters)[:2] == ["self", "now"]

@@ -21,7 +21,7 @@ from aioquic._buffer import Buffer
 from aioquic.quic import connection as aioquic_connection
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.connection import NetworkAddress, QuicConnection, QuicConnectionState
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
@@ -74,6 +74,7 @@ class TunnelConnection(QuicConnection):
     ) -> None:
         super().__init__(configuration=configuration, **kwargs)
         self.last_received_at = 0.0
+        self._peer_address: Any = None
         self.lost_packets = 0
         self.received_bytes = 0
         self._verifier = verifier
@@ -242,6 +243,24 @@ class TunnelConnection(QuicConnection):
     def _payload_received(self, context: Any, plain: bytes, crypto_frame_required: bool = False) -> tuple[bool, bool]:
         self.last_received_at = context.time
         return super()._payload_received(context, plain, crypto_frame_required=crypto_frame_required)
+
+    def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        """As aioquic; and look whether the peer has moved."""
+        super().receive_datagram(data, addr, now)
+        if self._network_paths:
+            self._follow_path(now)
+
+    def _follow_path(self, now: float) -> None:
+        """The peer's address changed (RFC 9000 §9.3). What is in flight went to the old one, and the probes for it may
+        have become rare: probe the new path now, or its peer, with nothing to acknowledge, waits for minutes.
+        """
+        address = self._network_paths[0].addr
+        if address == self._peer_address:
+            return
+        is_change, self._peer_address = self._peer_address is not None, address
+        if is_change and self.outstanding:
+            self._loss._pto_count = 0
+            self._loss.reschedule_data(now=now)
 
     @property
     def peer_connection_id(self) -> bytes:
