@@ -268,6 +268,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an endpoint is created with. ``slot`` goes into every connection ID it issues.
 
     ``unregistered_window_bytes``: a peer's whole receive window until ``raise_limits``; likewise one stream.
+    ``stream_window_bytes``: what ``raise_limits`` will say, for engines that cannot widen a stream later.
     """
 
     slot: int
@@ -279,6 +280,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     retry_threshold: int
     max_connections: int
     unregistered_window_bytes: int = 65_536
+    stream_window_bytes: int = 1 << 20
 
 
 class ConnectConfig(msgspec.Struct, frozen=True, kw_only=True):

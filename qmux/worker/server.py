@@ -193,6 +193,7 @@ def _endpoint_config(config: ServerConfig, message: Configure) -> EndpointConfig
         retry_threshold=max(1, config.quic.retry_threshold // max(1, message.workers)),
         # A session may be connected twice for a moment, and a handshake that will be rejected needs a place too.
         max_connections=2 * config.max_clients + 64,
+        stream_window_bytes=config.quic.stream_window_bytes,
     )
 
 

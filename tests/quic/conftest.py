@@ -6,6 +6,7 @@ Tests here are coroutines; each runs on an event loop of its own, and ``world`` 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import inspect
 
 import pytest
@@ -23,8 +24,10 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return certificates.make(tmp_path_factory.mktemp("pki"))
 
 
-@pytest.fixture(params=["aioquic"])
+@pytest.fixture(params=["aioquic", "native"])
 def engine(request: pytest.FixtureRequest) -> Engine:
+    if request.param == "native" and importlib.util.find_spec("qmux_native") is None:
+        pytest.skip("qmux_native is not built: `make native` needs cargo")
     return load_engine(request.param)
 
 

@@ -1,0 +1,385 @@
+//! One QUIC connection: its limits, its events, what it says about itself, and how it ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn_proto::{
+    Connection, ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, IdleTimeout, MtuDiscoveryConfig, Side,
+    StreamEvent, StreamId, TransportConfig, TransportErrorCode, VarInt,
+};
+use rustc_hash::FxHashMap;
+
+use crate::arena::Id;
+use crate::cid;
+use crate::engine::Engine;
+use crate::events::{Event, Reason};
+use crate::recovery::{self, WatchedCubic};
+use crate::stream::{Held, Use};
+use crate::timers::Timer;
+use crate::tls::Peer;
+
+/// What every path carries (RFC 9000 §14): the search begins here, and a black hole leads back.
+const SMALLEST_DATAGRAM: u16 = 1200;
+
+/// Beyond this nothing is won (facts: 9000 does what 11000 does), and it fits a jumbo frame under IPv6.
+const LARGEST_DATAGRAM: u16 = 8952;
+
+/// Sent and not acknowledged, in all streams together: what waits behind it, small requests wait for, too.
+const SEND_WINDOW_BYTES: u64 = 2 << 20;
+
+const DATAGRAMS_OUT_BYTES: usize = 256 << 10;
+const DATAGRAMS_IN_BYTES: usize = 1 << 20;
+
+/// Streams × their window bound a peer, never the connection: one stalled stream must not stop its siblings.
+const UNLIMITED: VarInt = VarInt::MAX;
+
+/// RFC 9000 §20.1: 0x100 and a TLS alert.
+const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
+
+/// What a connection is made with.
+#[derive(Clone)]
+pub struct Limits {
+    pub idle_timeout: Duration,
+    pub keep_alive: Duration,
+    pub handshake_timeout: Duration,
+    pub max_streams: u32,
+    pub stream_window: u64,
+    /// None: unlimited.
+    pub connection_window: Option<u64>,
+}
+
+/// quinn's configuration for a path whose interface takes `payload` bytes.
+pub fn transport(limits: &Limits, payload: Option<u16>) -> Arc<TransportConfig> {
+    let window = |bytes: u64| VarInt::from_u64(bytes).unwrap_or(UNLIMITED);
+    let mut config = TransportConfig::default();
+    config
+        // Longer than a VarInt of milliseconds: no timeout.
+        .max_idle_timeout(IdleTimeout::try_from(limits.idle_timeout).ok())
+        .keep_alive_interval(Some(limits.keep_alive))
+        .max_concurrent_bidi_streams(limits.max_streams.into())
+        .max_concurrent_uni_streams(0u32.into())
+        .stream_receive_window(window(limits.stream_window))
+        .receive_window(limits.connection_window.map_or(UNLIMITED, window))
+        .send_window(SEND_WINDOW_BYTES)
+        .datagram_send_buffer_size(DATAGRAMS_OUT_BYTES)
+        .datagram_receive_buffer_size(Some(DATAGRAMS_IN_BYTES))
+        .initial_mtu(SMALLEST_DATAGRAM)
+        .min_mtu(SMALLEST_DATAGRAM)
+        .congestion_controller_factory(Arc::new(WatchedCubic::default()));
+    let mut search = MtuDiscoveryConfig::default();
+    search.upper_bound(largest_datagram(payload));
+    config.mtu_discovery_config(Some(search));
+    Arc::new(config)
+}
+
+/// Up to where the size is searched for.
+pub fn largest_datagram(payload: Option<u16>) -> u16 {
+    payload.unwrap_or(LARGEST_DATAGRAM).clamp(SMALLEST_DATAGRAM, LARGEST_DATAGRAM)
+}
+
+pub struct Conn {
+    pub quic: Connection,
+    pub handle: ConnectionHandle,
+    pub endpoint: Id,
+    /// The socket that the peer's newest packet came on.
+    pub port: Id,
+    pub streams: FxHashMap<StreamId, Use>,
+    /// In the queue of those that may have something to send.
+    pub dirty: bool,
+    pub quic_at: Option<Instant>,
+    pub handshake_at: Option<Instant>,
+    /// Python knows that it is connected.
+    pub is_connected: bool,
+    /// Python knows that it is closed.
+    pub is_over: bool,
+    /// Events that came before `Connected` was told.
+    early: Vec<QuicEvent>,
+    /// The two steering bytes of the peer's ID in use.
+    pub peer_prefix: Option<u16>,
+    frames_heard: u64,
+    pub heard_at: Instant,
+    frames_asked: u64,
+    asked_at: Option<Instant>,
+}
+
+impl Conn {
+    pub fn new(quic: Connection, handle: ConnectionHandle, endpoint: Id, port: Id, now: Instant) -> Self {
+        Self {
+            quic,
+            handle,
+            endpoint,
+            port,
+            streams: FxHashMap::default(),
+            dirty: false,
+            quic_at: None,
+            handshake_at: None,
+            is_connected: false,
+            is_over: false,
+            early: Vec::new(),
+            peer_prefix: None,
+            frames_heard: 0,
+            heard_at: now,
+            frames_asked: 0,
+            asked_at: None,
+        }
+    }
+
+    pub fn is_client(&self) -> bool {
+        self.quic.side() == Side::Client
+    }
+
+    /// Look what came in: frames are counted only where a packet was authentic.
+    pub fn heard(&mut self, now: Instant) {
+        let f = self.quic.stats().frame_rx;
+        let frames = f.acks
+            + f.ping
+            + f.stream
+            + f.crypto
+            + f.datagram
+            + f.max_data
+            + f.max_stream_data
+            + f.reset_stream
+            + f.stop_sending
+            + f.max_streams_bidi
+            + f.new_connection_id
+            + f.path_challenge
+            + f.path_response
+            + u64::from(f.handshake_done);
+        if frames != self.frames_heard {
+            self.frames_heard = frames;
+            self.heard_at = now;
+        }
+    }
+
+    /// Look what went out: `data` is the newest packet, for its destination ID.
+    pub fn sent(&mut self, data: &[u8], now: Instant) {
+        if let Some(&[high, low, ..]) = cid::destination(data) {
+            self.peer_prefix = Some(u16::from_be_bytes([high, low]));
+        }
+        let stats = self.quic.stats();
+        let f = stats.frame_tx;
+        let asked = f.ping
+            + f.stream
+            + f.crypto
+            + f.datagram
+            + f.max_data
+            + f.max_stream_data
+            + f.reset_stream
+            + f.stop_sending
+            + f.max_streams_bidi
+            + f.new_connection_id
+            + f.path_challenge
+            + f.path_response
+            + u64::from(f.handshake_done);
+        // A lost probe of a larger size is nothing that the peer owes us.
+        let asked = asked.saturating_sub(stats.path.sent_plpmtud_probes);
+        if asked != self.frames_asked {
+            self.frames_asked = asked;
+            self.asked_at = Some(now);
+        }
+    }
+
+    /// Whether the newest packet that asks for an acknowledgement has none yet.
+    pub fn is_outstanding(&self) -> bool {
+        self.asked_at > recovery::seen(&self.quic).acked_sent_at
+    }
+
+    pub fn raise_limits(&mut self, max_streams: u32) {
+        self.quic.set_max_concurrent_streams(Dir::Bi, max_streams.into());
+        self.quic.set_receive_window(UNLIMITED);
+    }
+
+    fn peer(&self) -> Option<Peer> {
+        let peer = self.quic.crypto_session().peer_identity()?;
+        peer.downcast::<Peer>().ok().map(|peer| *peer)
+    }
+
+    /// The reason as `qmux.quic.engine.CloseReason` has it.
+    fn reason(&self, error: &ConnectionError) -> Reason {
+        let reason = |kind, code, message: &str| Reason { kind, code, message: message.to_owned() };
+        match error {
+            ConnectionError::ApplicationClosed(close) => {
+                reason("application", close.error_code.into(), &String::from_utf8_lossy(&close.reason))
+            }
+            ConnectionError::ConnectionClosed(close) => {
+                transport_reason(close.error_code, &String::from_utf8_lossy(&close.reason))
+            }
+            ConnectionError::TransportError(error) => match self.peer() {
+                Some(Peer::Rejected { reason: words, .. }) if self.is_client() => {
+                    reason("certificate", error.code.into(), &words)
+                }
+                _ => transport_reason(error.code, &error.reason),
+            },
+            ConnectionError::Reset => reason("reset", 0, "the server does not know this connection any more"),
+            ConnectionError::TimedOut if self.is_connected => reason("idle", 0, ""),
+            ConnectionError::TimedOut => reason("timeout", 0, ""),
+            ConnectionError::LocallyClosed => reason("local", 0, ""),
+            // RFC 9368 §8: VERSION_NEGOTIATION_ERROR
+            ConnectionError::VersionMismatch => {
+                reason("transport", 0x11, "the peer speaks no version of QUIC that we do")
+            }
+            ConnectionError::CidsExhausted => reason("transport", 0x1, "no connection ID is left"),
+        }
+    }
+}
+
+fn transport_reason(code: TransportErrorCode, message: &str) -> Reason {
+    let code = u64::from(code);
+    let message = message.to_owned();
+    match CRYPTO_ERRORS.contains(&code) {
+        true => Reason { kind: "tls", code: code - CRYPTO_ERRORS.start(), message },
+        false => Reason { kind: "transport", code, message },
+    }
+}
+
+impl Engine {
+    /// This connection may have something to send.
+    pub fn mark(&mut self, id: Id) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            if !conn.dirty {
+                conn.dirty = true;
+                self.dirty.push_back(id);
+            }
+        }
+    }
+
+    /// Everything that quinn has to say about one connection.
+    pub fn connection_events(&mut self, id: Id) {
+        loop {
+            let Some(conn) = self.conns.get_mut(id) else { return };
+            let endpoint = self.endpoints.get_mut(conn.endpoint);
+            if let Some(endpoint) = endpoint {
+                while let Some(event) = conn.quic.poll_endpoint_events() {
+                    if let Some(answer) = endpoint.quic.handle_event(conn.handle, event) {
+                        conn.quic.handle_event(answer);
+                    }
+                }
+            }
+            let Some(event) = conn.quic.poll() else { break };
+            self.connection_event(id, event);
+        }
+        self.announce(id);
+    }
+
+    fn connection_event(&mut self, id: Id, event: QuicEvent) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        match event {
+            QuicEvent::ConnectionLost { reason } if !conn.is_over => {
+                let reason = conn.reason(&reason);
+                self.connection_over(id, Some(reason));
+            }
+            _ if conn.is_over => {}
+            QuicEvent::Stream(_) | QuicEvent::DatagramReceived if !conn.is_connected => conn.early.push(event),
+            QuicEvent::Stream(event) => self.stream_event(id, event),
+            QuicEvent::DatagramReceived => {
+                while let Some(data) = conn.quic.datagrams().recv() {
+                    self.events.push(Event::Datagram { conn: id, data });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tell Python of a confirmed handshake. A client's is complete before the server has seen its certificate; only
+    /// HANDSHAKE_DONE says that it was accepted (RFC 9001 §4.1.2).
+    fn announce(&mut self, id: Id) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.is_connected || conn.is_over || conn.quic.is_handshaking() {
+            return;
+        }
+        if conn.is_client() && conn.quic.stats().frame_rx.handshake_done == 0 {
+            return;
+        }
+        conn.is_connected = true;
+        let identity = match conn.peer() {
+            Some(Peer::Accepted(who)) if !conn.is_client() => Some(who),
+            _ => None,
+        };
+        let (early, endpoint) = (std::mem::take(&mut conn.early), conn.endpoint);
+        self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.handshake_completed();
+        }
+        self.events.push(Event::Connected { conn: id, identity });
+        for event in early {
+            self.connection_event(id, event);
+        }
+    }
+
+    fn stream_event(&mut self, id: Id, event: StreamEvent) {
+        match event {
+            StreamEvent::Opened { dir } => self.accept_streams(id, dir),
+            StreamEvent::Readable { id: stream } => self.stream_readable(id, stream),
+            StreamEvent::Writable { id: stream } => self.stream_writable(id, stream),
+            StreamEvent::Finished { id: stream } => self.stream_delivered(id, stream),
+            StreamEvent::Stopped { id: stream, error_code } => self.stream_ended(id, stream, error_code),
+            StreamEvent::Available { .. } => {}
+        }
+    }
+
+    fn accept_streams(&mut self, id: Id, dir: Dir) {
+        while let Some(conn) = self.conns.get_mut(id) {
+            let Some(stream) = conn.quic.streams().accept(dir) else { return };
+            conn.streams.insert(stream, Use::Held(Held::default()));
+            self.events.push(Event::StreamOpened { conn: id, stream: stream.into() });
+            self.stream_readable(id, stream); // it may begin with its end
+        }
+    }
+
+    /// The end, told once: streams and relays first. `reason` None: Python closed it and knows.
+    pub fn connection_over(&mut self, id: Id, reason: Option<Reason>) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if std::mem::replace(&mut conn.is_over, true) {
+            return;
+        }
+        let (was_connected, endpoint) = (conn.is_connected, conn.endpoint);
+        self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
+        let streams = std::mem::take(&mut conn.streams);
+        for relay in streams.into_values().filter_map(Use::relay) {
+            self.relay_lost(relay);
+        }
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.connection_over(was_connected, Instant::now());
+        }
+        if let Some(reason) = reason {
+            self.events.push(Event::Closed { conn: id, reason });
+        }
+        self.mark(id);
+    }
+
+    /// CONNECTION_CLOSE; nothing is heard of it any more.
+    pub fn close_connection(&mut self, id: Id, code: u64, reason: &[u8]) {
+        let now = Instant::now();
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
+        conn.quic.close(now, code, Bytes::copy_from_slice(reason));
+        self.connection_over(id, None);
+        self.transmit_connection(id, now);
+    }
+
+    /// Gone at once, without a word to the peer.
+    pub fn fail_connection(&mut self, id: Id, reason: Reason) {
+        self.connection_over(id, Some(reason));
+        self.forget_connection(id);
+    }
+
+    /// Nothing is left of it; a client's endpoint and socket go, too.
+    pub fn forget_connection(&mut self, id: Id) {
+        let Some(mut conn) = self.conns.remove(id) else { return };
+        self.timers.set(Timer::Quic(id), &mut conn.quic_at, None);
+        self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
+        if conn.is_client() {
+            self.remove_endpoint(conn.endpoint);
+        } else if let Some(endpoint) = self.endpoints.get_mut(conn.endpoint) {
+            endpoint.forget(conn.handle);
+        }
+    }
+
+    pub fn handshake_timed_out(&mut self, id: Id) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.handshake_at = None;
+        let message = "the handshake was not completed in time".to_owned();
+        self.fail_connection(id, Reason { kind: "timeout", code: 0, message });
+    }
+}

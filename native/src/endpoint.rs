@@ -1,0 +1,469 @@
+//! Datagrams to connections, and what is answered without one.
+//!
+//! A server's endpoint has the sockets of one slot and every connection on them; a client's has one socket and one
+//! connection. What has no connection is answered statelessly or dropped, always counted.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use quinn_proto::{
+    crypto, ClientConfig, ConnectionHandle, DatagramEvent, EcnCodepoint, EndpointConfig, EndpointEvent, Incoming,
+    ServerConfig, Transmit,
+};
+use quinn_udp::RecvMeta;
+use ring::{hkdf, hmac};
+use rustc_hash::FxHashMap;
+
+use crate::arena::Id;
+use crate::cid::{self, Generator, Ids};
+use crate::connection::{largest_datagram, transport, Conn, Limits};
+use crate::engine::Engine;
+use crate::events::{Event, Reason};
+use crate::timers::Timer;
+use crate::udp::{self, Sent};
+
+/// Announced to peers: their search for a larger size must not stop at ours.
+const MAX_UDP_PAYLOAD: u16 = 65_527;
+
+/// RFC 9000 §15.
+const VERSION_1: u32 = 1;
+
+/// Even validated addresses may have at most this many times `retry_threshold` handshakes half open.
+const HALF_OPEN_CAP_FACTOR: usize = 10;
+
+/// Enough of a datagram for both connection IDs.
+const HEAD_BYTES: usize = 64;
+
+/// Counters since the start, as `qmux.quic.engine.EndpointStats`.
+#[derive(Default, Clone)]
+pub struct Stats {
+    pub datagrams_received: u64,
+    pub datagrams_sent: u64,
+    pub datagrams_invalid: u64,
+    pub unknown_connection: u64,
+    pub stateless_resets_sent: u64,
+    pub retries_sent: u64,
+    pub initials_refused: u64,
+    pub send_blocked: u64,
+    pub handshakes_completed: u64,
+    pub handshakes_failed: u64,
+}
+
+/// What a server is created with.
+pub struct Policy {
+    pub limits: Limits,
+    pub retry_threshold: usize,
+    pub max_connections: usize,
+    pub retry_key: Vec<u8>,
+}
+
+pub struct Server {
+    policy: Policy,
+    crypto: Arc<dyn crypto::ServerConfig>,
+    token_key: Arc<hkdf::Prk>,
+    refuse: bool,
+    failed_at: VecDeque<Instant>,
+    /// By the largest datagram of the path.
+    configs: FxHashMap<u16, Arc<ServerConfig>>,
+}
+
+pub struct Endpoint {
+    pub quic: quinn_proto::Endpoint,
+    pub ports: Vec<Id>,
+    conns: FxHashMap<usize, Id>,
+    ids: Arc<Ids>,
+    server: Option<Server>,
+    pub stats: Stats,
+    /// Connections of which Python does not know that they are closed.
+    pub open: usize,
+    pub half_open: usize,
+}
+
+impl Endpoint {
+    pub fn server(slot: u16, reset_key: &[u8], policy: Policy, crypto: Arc<dyn crypto::ServerConfig>) -> Self {
+        // An HKDF without salt, whose key the supervisor derived: the same at every worker.
+        let token_key = Arc::new(hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&policy.retry_key));
+        let (configs, failed_at) = (FxHashMap::default(), VecDeque::new());
+        let server = Server { policy, crypto, token_key, refuse: false, failed_at, configs };
+        let first = server.config(None);
+        Self::new(Ids::new(slot, true), reset_key, Some(first), Some(server))
+    }
+
+    /// Its IDs steer nowhere: nobody shares a client's socket.
+    pub fn client(reset_key: &[u8]) -> Self {
+        Self::new(Ids::new(0, false), reset_key, None, None)
+    }
+
+    fn new(ids: Arc<Ids>, reset_key: &[u8], config: Option<Arc<ServerConfig>>, server: Option<Server>) -> Self {
+        let mut endpoint_config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
+        let shared = ids.clone();
+        endpoint_config.cid_generator(move || Box::new(Generator(shared.clone()))).min_reset_interval(Duration::ZERO); // `Ids` limits them
+        let announced = endpoint_config.max_udp_payload_size(MAX_UDP_PAYLOAD);
+        debug_assert!(announced.is_ok(), "the largest that RFC 9000 §18.2 allows");
+        Self {
+            quic: quinn_proto::Endpoint::new(Arc::new(endpoint_config), config, true, None),
+            ports: Vec::new(),
+            conns: FxHashMap::default(),
+            ids,
+            server,
+            stats: Stats::default(),
+            open: 0,
+            half_open: 0,
+        }
+    }
+
+    pub fn set_crypto(&mut self, crypto: Arc<dyn crypto::ServerConfig>) {
+        if let Some(server) = &mut self.server {
+            server.crypto = crypto;
+            server.configs.clear();
+            self.quic.set_server_config(Some(server.config(None)));
+        }
+    }
+
+    pub fn set_live_slots(&self, slots: Vec<u16>) {
+        self.ids.set_live(slots);
+    }
+
+    pub fn refuse_new(&mut self, refuse: bool) {
+        if let Some(server) = &mut self.server {
+            server.refuse = refuse;
+        }
+    }
+
+    pub fn foreign_packets(&self) -> u64 {
+        self.ids.foreign.load(Relaxed)
+    }
+
+    pub fn unknown_connection(&self) -> u64 {
+        self.stats.unknown_connection + self.ids.unknown.load(Relaxed)
+    }
+
+    pub fn handshake_completed(&mut self) {
+        self.half_open -= 1;
+        self.stats.handshakes_completed += 1;
+    }
+
+    pub fn connection_over(&mut self, was_connected: bool, now: Instant) {
+        self.open -= 1;
+        if !was_connected {
+            self.half_open -= 1;
+            self.handshake_failed(now);
+        }
+    }
+
+    fn handshake_failed(&mut self, now: Instant) {
+        self.stats.handshakes_failed += 1;
+        if let Some(server) = &mut self.server {
+            server.failed_at.push_back(now);
+            if server.failed_at.len() > server.policy.retry_threshold.max(1) {
+                server.failed_at.pop_front();
+            }
+        }
+    }
+
+    /// Nothing comes for this connection any more: later packets are a stranger's.
+    pub fn forget(&mut self, handle: ConnectionHandle) {
+        if self.conns.remove(&handle.0).is_some() {
+            // None: `Drained` has no answer.
+            let _ = self.quic.handle_event(handle, EndpointEvent::drained());
+        }
+    }
+
+    pub fn connections(&self) -> Vec<Id> {
+        self.conns.values().copied().collect()
+    }
+
+    fn added(&mut self, handle: ConnectionHandle, conn: Id) {
+        self.conns.insert(handle.0, conn);
+        self.open += 1;
+        self.half_open += 1;
+    }
+
+    /// Count what quinn dropped without a word: a long header of our version was well-formed.
+    fn dropped(&mut self, head: &[u8]) {
+        let is_long = head.first().is_some_and(|first| first & 0x80 != 0);
+        match is_long && version(head) == Some(VERSION_1) && cid::destination(head).is_some() {
+            true => self.stats.unknown_connection += 1,
+            false => self.stats.datagrams_invalid += 1,
+        }
+    }
+}
+
+fn version(head: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(head.get(1..5)?.try_into().ok()?))
+}
+
+impl Server {
+    fn config(&self, payload: Option<u16>) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::new(self.crypto.clone(), self.token_key.clone());
+        config.transport_config(transport(&self.policy.limits, payload));
+        Arc::new(config)
+    }
+
+    fn config_for(&mut self, payload: Option<u16>) -> Arc<ServerConfig> {
+        let size = largest_datagram(payload);
+        if let Some(config) = self.configs.get(&size) {
+            return config.clone();
+        }
+        let config = self.config(Some(size));
+        self.configs.insert(size, config.clone());
+        config
+    }
+
+    /// Handshakes that are half open or failed within that time: a flood that fails at once costs as much.
+    fn load(&mut self, half_open: usize, now: Instant) -> usize {
+        let patience = self.policy.limits.handshake_timeout;
+        while self.failed_at.front().is_some_and(|&at| now.saturating_duration_since(at) > patience) {
+            self.failed_at.pop_front();
+        }
+        half_open + self.failed_at.len()
+    }
+}
+
+/// What becomes of an Initial that nobody knows.
+enum Verdict {
+    Accept,
+    Retry,
+    Refuse,
+    Ignore,
+}
+
+impl Engine {
+    /// Read what came on one socket, a bounded part of it.
+    pub fn receive(&mut self, port_id: Id, batches: usize, now: Instant) {
+        let Some(mut buffers) = self.buffers.take() else { return };
+        for _ in 0..batches {
+            let Some(port) = self.ports.get_mut(port_id) else { break };
+            let endpoint = port.endpoint;
+            match port.receive(&mut buffers) {
+                Ok(count) => {
+                    for index in 0..count {
+                        let (meta, datagrams) = buffers.received(index);
+                        for data in datagrams {
+                            self.datagram(port_id, endpoint, &meta, data, now);
+                        }
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(port) = self.ports.get_mut(port_id) {
+                        port.readable = false;
+                    }
+                }
+                Err(error) => self.network_failed(endpoint, &error),
+            }
+            if self.ports.get(port_id).is_none_or(|port| !port.readable) {
+                break;
+            }
+        }
+        self.buffers = Some(buffers);
+    }
+
+    fn datagram(&mut self, port: Id, endpoint_id: Id, meta: &RecvMeta, data: &[u8], now: Instant) {
+        let Some(endpoint) = self.endpoints.get_mut(endpoint_id) else { return };
+        endpoint.stats.datagrams_received += 1;
+        let mut head = [0; HEAD_BYTES];
+        let head_bytes = data.len().min(HEAD_BYTES);
+        head[..head_bytes].copy_from_slice(&data[..head_bytes]);
+        let head = &head[..head_bytes];
+        let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
+        let strangers = endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed);
+        self.answer.clear();
+        // One allocation for each datagram: a stalled stream must not hold what else came in its batch.
+        let owned = BytesMut::from(data);
+        match endpoint.quic.handle(now, meta.addr, meta.dst_ip, ecn, owned, &mut self.answer) {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let Some(&id) = endpoint.conns.get(&handle.0) else { return };
+                if let Some(conn) = self.conns.get_mut(id) {
+                    conn.port = port;
+                    conn.quic.handle_event(event);
+                    self.mark(id);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.incoming(port, endpoint_id, head, incoming, now),
+            Some(DatagramEvent::Response(transmit)) => {
+                let resets = endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed) != strangers;
+                endpoint.stats.stateless_resets_sent += u64::from(resets);
+                self.send_answer(port, endpoint_id, &transmit);
+            }
+            None if endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed) != strangers => {}
+            None => endpoint.dropped(head),
+        }
+    }
+
+    fn incoming(&mut self, port: Id, endpoint_id: Id, head: &[u8], incoming: Incoming, now: Instant) {
+        let Some(endpoint) = self.endpoints.get_mut(endpoint_id) else { return };
+        let verdict = endpoint.verdict(head, &incoming, now);
+        match verdict {
+            Verdict::Accept => self.accept(port, endpoint_id, incoming, now),
+            Verdict::Ignore => endpoint.quic.ignore(incoming),
+            Verdict::Refuse => {
+                let transmit = endpoint.quic.refuse(incoming, &mut self.answer);
+                self.send_answer(port, endpoint_id, &transmit);
+            }
+            Verdict::Retry => {
+                endpoint.ids.for_retry(true);
+                let answer = endpoint.quic.retry(incoming, &mut self.answer);
+                endpoint.ids.for_retry(false);
+                match answer {
+                    Ok(transmit) => {
+                        endpoint.stats.retries_sent += 1;
+                        self.send_answer(port, endpoint_id, &transmit);
+                    }
+                    Err(error) => endpoint.quic.ignore(error.into_incoming()),
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, port: Id, endpoint_id: Id, incoming: Incoming, now: Instant) {
+        let Some(endpoint) = self.endpoints.get_mut(endpoint_id) else { return };
+        let Some(server) = &mut endpoint.server else { return endpoint.quic.ignore(incoming) };
+        let peer = incoming.remote_address();
+        let config = server.config_for(udp::payload_towards(peer));
+        let patience = server.policy.limits.handshake_timeout;
+        match endpoint.quic.accept(incoming, now, &mut self.answer, Some(config)) {
+            Ok((handle, quic)) => {
+                let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, now));
+                endpoint.added(handle, id);
+                self.events.push(Event::Accepted { endpoint: endpoint_id, conn: id, peer });
+                self.started(id, now + patience);
+            }
+            Err(error) => {
+                endpoint.handshake_failed(now);
+                if let Some(transmit) = error.response {
+                    self.send_answer(port, endpoint_id, &transmit);
+                }
+            }
+        }
+    }
+
+    fn started(&mut self, id: Id, handshake_at: Instant) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, Some(handshake_at));
+        }
+        self.mark(id);
+    }
+
+    fn send_answer(&mut self, port: Id, endpoint: Id, transmit: &Transmit) {
+        let (Some(port), Some(endpoint)) = (self.ports.get_mut(port), self.endpoints.get_mut(endpoint)) else { return };
+        // Lost where the kernel does not take it: the peer asks again.
+        match port.send(transmit, &self.answer) {
+            Sent::Gone => endpoint.stats.datagrams_sent += 1,
+            Sent::Blocked | Sent::Failed(_) => endpoint.stats.send_blocked += 1,
+        }
+    }
+
+    /// A client's connection on a connected socket of its own.
+    pub fn connect(
+        &mut self,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        crypto: Arc<dyn crypto::ClientConfig>,
+        server_name: &str,
+        lane: Option<u16>,
+        limits: &Limits,
+    ) -> Result<Id, String> {
+        let now = Instant::now();
+        let key: [u8; 32] = rand::random();
+        let endpoint_id = self.endpoints.insert(Endpoint::client(&key));
+        let port = match self.add_port(endpoint_id, socket) {
+            Ok(port) => port,
+            Err(error) => {
+                self.endpoints.remove(endpoint_id);
+                return Err(error.to_string());
+            }
+        };
+        let payload = self.ports.get(port).and_then(udp::Port::payload_bytes);
+        let mut config = ClientConfig::new(crypto);
+        config.transport_config(transport(limits, payload));
+        config.initial_dst_cid_provider(Arc::new(move || cid::initial(lane)));
+        let started = match self.endpoints.get_mut(endpoint_id) {
+            Some(endpoint) => endpoint.quic.connect(now, config, peer, server_name).map_err(|error| error.to_string()),
+            None => Err("the endpoint is gone".to_owned()),
+        };
+        let (handle, quic) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                self.remove_endpoint(endpoint_id);
+                return Err(error);
+            }
+        };
+        let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, now));
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint_id) {
+            endpoint.added(handle, id);
+        }
+        self.started(id, now + limits.handshake_timeout);
+        Ok(id)
+    }
+
+    /// CONNECTION_CLOSE on every connection, then the sockets go.
+    pub fn close_endpoint(&mut self, endpoint: Id, code: u64, reason: &[u8]) {
+        let conns = self.endpoints.get(endpoint).map(Endpoint::connections).unwrap_or_default();
+        for conn in conns {
+            self.close_connection(conn, code, reason);
+            self.forget_connection(conn);
+        }
+        self.remove_endpoint(endpoint);
+    }
+
+    pub fn remove_endpoint(&mut self, endpoint: Id) {
+        if let Some(endpoint) = self.endpoints.remove(endpoint) {
+            for port in endpoint.ports {
+                self.ports.remove(port);
+            }
+        }
+    }
+
+    /// Before the handshake an ICMP answer is all there is; later it can be forged (RFC 9000 §9 ignores it too).
+    pub fn network_failed(&mut self, endpoint: Id, error: &io::Error) {
+        let Some(endpoint) = self.endpoints.get(endpoint).filter(|endpoint| endpoint.server.is_none()) else { return };
+        let reason = match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => ("refused", "nothing listens on that UDP port".to_owned()),
+            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EPERM | libc::EACCES) => {
+                ("unreachable", error.to_string())
+            }
+            _ => return,
+        };
+        for id in endpoint.connections() {
+            if self.conns.get(id).is_some_and(|conn| !conn.is_connected && !conn.is_over) {
+                self.fail_connection(id, Reason { kind: reason.0, code: 0, message: reason.1.clone() });
+            }
+        }
+    }
+}
+
+impl Endpoint {
+    fn verdict(&mut self, head: &[u8], incoming: &Incoming, now: Instant) -> Verdict {
+        let Some(server) = &mut self.server else { return Verdict::Ignore };
+        if !cid::destination(head).is_some_and(cid::has_initial_form) {
+            match cid::destination(head).is_some_and(|id| self.ids.is_foreign(id)) {
+                true => drop(self.ids.foreign.fetch_add(1, Relaxed)),
+                false => self.stats.unknown_connection += 1,
+            }
+            return Verdict::Ignore;
+        }
+        let policy = &server.policy;
+        if server.refuse || self.open >= policy.max_connections {
+            self.stats.initials_refused += 1;
+            return Verdict::Refuse;
+        }
+        let (threshold, cap) = (policy.retry_threshold, policy.retry_threshold.max(1) * HALF_OPEN_CAP_FACTOR);
+        if !incoming.remote_address_validated() && server.load(self.half_open, now) >= threshold {
+            return match incoming.may_retry() {
+                true => Verdict::Retry,
+                false => Verdict::Ignore,
+            };
+        }
+        if self.half_open >= cap {
+            self.stats.initials_refused += 1;
+            return Verdict::Ignore;
+        }
+        Verdict::Accept
+    }
+}

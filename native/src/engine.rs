@@ -1,0 +1,297 @@
+//! One epoll descriptor, and the turn behind it: sockets, timers, relays, in that order, each a bounded share.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use crate::arena::{Arena, Id};
+use crate::connection::Conn;
+use crate::endpoint::Endpoint;
+use crate::events::Event;
+use crate::relay::{ReadBuffer, Relay};
+use crate::timers::{Timer, Timers};
+use crate::udp::{Buffers, Port, Sent};
+
+/// A turn that has nothing to tell ends after this: the event loop has other things to do, too.
+const TURN: Duration = Duration::from_millis(2);
+
+const EPOLL_EVENTS: usize = 256;
+
+/// Receive calls on one socket before the others have their turn.
+const RECEIVE_CALLS: usize = 4;
+
+/// Send calls for one connection before the others have their turn.
+const SEND_CALLS: usize = 8;
+
+/// Kind of a descriptor, in the two high bits of epoll's data.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tag {
+    Timer = 0,
+    Port = 1,
+    Relay = 2,
+}
+
+/// epoll(7).
+pub struct Poller(OwnedFd);
+
+impl Poller {
+    fn new() -> io::Result<Self> {
+        // SAFETY: no pointers; the result is checked before it is owned.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Closing a descriptor takes it out again.
+    pub fn add(&self, fd: RawFd, tag: Tag, id: Id, flags: i32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: flags as u32, u64: (tag as u64) << 62 | id };
+        // SAFETY: `event` lives through the call.
+        match unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// What is ready now; never waits.
+    fn ready(&self, events: &mut [libc::epoll_event; EPOLL_EVENTS]) -> usize {
+        // SAFETY: the pointer is to as many events as is said.
+        let count =
+            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), EPOLL_EVENTS as libc::c_int, 0) };
+        usize::try_from(count).unwrap_or(0) // interrupted: the next turn looks again
+    }
+}
+
+pub struct Engine {
+    pub poller: Poller,
+    pub timers: Timers,
+    pub endpoints: Arena<Endpoint>,
+    pub ports: Arena<Port>,
+    pub conns: Arena<Conn>,
+    pub relays: Arena<Relay>,
+    /// Ports that may have datagrams.
+    readable: Vec<Id>,
+    /// Connections that may have something to send.
+    pub dirty: VecDeque<Id>,
+    /// Relays that may have bytes to move.
+    pub ready: VecDeque<Id>,
+    pub events: Vec<Event>,
+    /// None while a receive call is being worked off.
+    pub buffers: Option<Box<Buffers>>,
+    pub read_buffer: ReadBuffer,
+    /// Datagrams on their way out: of connections, and of none.
+    outgoing: Vec<u8>,
+    pub answer: Vec<u8>,
+}
+
+impl Engine {
+    pub fn new() -> io::Result<Self> {
+        let engine = Self {
+            poller: Poller::new()?,
+            timers: Timers::new()?,
+            endpoints: Arena::default(),
+            ports: Arena::default(),
+            conns: Arena::default(),
+            relays: Arena::default(),
+            readable: Vec::new(),
+            dirty: VecDeque::new(),
+            ready: VecDeque::new(),
+            events: Vec::new(),
+            buffers: Some(Box::new(Buffers::new())),
+            read_buffer: ReadBuffer::new(),
+            outgoing: Vec::new(),
+            answer: Vec::new(),
+        };
+        engine.poller.add(engine.timers.fd(), Tag::Timer, 0, libc::EPOLLIN | libc::EPOLLET)?;
+        Ok(engine)
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.poller.0.as_raw_fd()
+    }
+
+    pub fn add_port(&mut self, endpoint: Id, socket: OwnedFd) -> io::Result<Id> {
+        let port = Port::new(socket, endpoint)?;
+        let fd = port.fd();
+        let id = self.ports.insert(port);
+        let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET;
+        if let Err(error) = self.poller.add(fd, Tag::Port, id, edges) {
+            self.ports.remove(id);
+            return Err(error);
+        }
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.ports.push(id);
+        }
+        self.readable.push(id);
+        Ok(id)
+    }
+
+    /// One bounded turn; whether there is more to do at once. `events` has what Python is to be told.
+    pub fn turn(&mut self) -> bool {
+        let started = Instant::now();
+        let mut now = started;
+        loop {
+            let polled = self.poll_descriptors();
+            self.receive_all(now);
+            self.run_timers(now);
+            self.look_at_dirty(now);
+            self.pump_relays(self.ready.len(), now);
+            self.transmit(now);
+            let busy = !self.readable.is_empty() || !self.ready.is_empty() || !self.dirty.is_empty();
+            if (polled == 0 && !busy) || !self.events.is_empty() {
+                self.timers.arm();
+                return busy;
+            }
+            now = Instant::now();
+            if now - started > TURN {
+                self.timers.arm();
+                return true;
+            }
+        }
+    }
+
+    fn poll_descriptors(&mut self) -> usize {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EPOLL_EVENTS];
+        let count = self.poller.ready(&mut events);
+        for event in &events[..count] {
+            let (flags, data) = (event.events as i32, event.u64);
+            let id = data & (1 << 62) - 1;
+            match data >> 62 {
+                tag if tag == Tag::Port as u64 => self.port_polled(id, flags),
+                tag if tag == Tag::Relay as u64 => self.relay_polled(id, flags),
+                _ => self.timers.fired(),
+            }
+        }
+        count
+    }
+
+    fn port_polled(&mut self, id: Id, flags: i32) {
+        let Some(port) = self.ports.get_mut(id) else { return };
+        if flags & (libc::EPOLLIN | libc::EPOLLERR) != 0 {
+            port.readable = true;
+            if !self.readable.contains(&id) {
+                self.readable.push(id);
+            }
+        }
+        if flags & (libc::EPOLLOUT | libc::EPOLLERR) != 0 && !port.writable {
+            port.writable = true;
+            if let Some((transmit, data)) = port.blocked.take() {
+                if matches!(port.send(&transmit, &data), Sent::Blocked) {
+                    port.blocked = Some((transmit, data));
+                    return;
+                }
+            }
+            for waiting in std::mem::take(&mut port.waiting) {
+                if let Some(conn) = self.conns.get_mut(waiting) {
+                    conn.dirty = false;
+                    self.mark(waiting);
+                }
+            }
+        }
+    }
+
+    fn receive_all(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.readable) {
+            self.receive(id, RECEIVE_CALLS, now);
+            if self.ports.get(id).is_some_and(|port| port.readable) {
+                self.readable.push(id);
+            }
+        }
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Quic(id) => {
+                    if let Some(conn) = self.conns.get_mut(id) {
+                        conn.quic_at = None;
+                        conn.quic.handle_timeout(now);
+                        self.mark(id);
+                    }
+                }
+                Timer::Handshake(id) => self.handshake_timed_out(id),
+                Timer::Relay(id) => self.relay_timed_out(id, now),
+            }
+        }
+    }
+
+    /// Events of the connections that something came for, before their relays move bytes.
+    fn look_at_dirty(&mut self, now: Instant) {
+        for index in 0..self.dirty.len() {
+            let id = self.dirty[index];
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.heard(now);
+            }
+            self.connection_events(id);
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) {
+        for _ in 0..self.dirty.len() {
+            let Some(id) = self.dirty.pop_front() else { return };
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.dirty = false;
+                self.transmit_connection(id, now);
+            }
+        }
+    }
+
+    /// Send what one connection has, a bounded part of it, and look what that led to.
+    pub fn transmit_connection(&mut self, id: Id, now: Instant) {
+        let mut more = true;
+        for _ in 0..SEND_CALLS {
+            more = self.transmit_once(id, now);
+            if !more {
+                break;
+            }
+        }
+        self.connection_events(id); // new connection IDs are events of their being sent
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let at = conn.quic.poll_timeout();
+        self.timers.set(Timer::Quic(id), &mut conn.quic_at, at);
+        if conn.quic.is_drained() || (conn.is_over && conn.is_client()) {
+            self.forget_connection(id);
+        } else if more {
+            self.mark(id);
+        }
+    }
+
+    /// One send call; whether there may be more.
+    fn transmit_once(&mut self, id: Id, now: Instant) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else { return false };
+        let Some(port) = self.ports.get_mut(conn.port) else { return false };
+        if !port.writable {
+            if !conn.dirty {
+                conn.dirty = true; // until the port is writable
+                port.waiting.push(id);
+            }
+            return false;
+        }
+        self.outgoing.clear();
+        let segments = port.segments(conn.quic.current_mtu());
+        let Some(transmit) = conn.quic.poll_transmit(now, segments, &mut self.outgoing) else { return false };
+        conn.sent(&self.outgoing, now);
+        let sent = port.send(&transmit, &self.outgoing);
+        let endpoint_id = conn.endpoint;
+        let Some(endpoint) = self.endpoints.get_mut(endpoint_id) else { return false };
+        match sent {
+            Sent::Gone => {
+                let datagrams = transmit.segment_size.map_or(1, |size| transmit.size.div_ceil(size));
+                endpoint.stats.datagrams_sent += datagrams as u64;
+            }
+            Sent::Blocked => {
+                endpoint.stats.send_blocked += 1;
+                port.blocked = Some((transmit, std::mem::take(&mut self.outgoing)));
+            }
+            // Lost: QUIC sends it again. A probe of a larger size than the interface takes ends here, too.
+            Sent::Failed(error) => {
+                endpoint.stats.send_blocked += 1;
+                self.network_failed(endpoint_id, &error);
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,91 @@
+//! What one turn tells Python: control events only, as tuples that begin with their kind.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+
+use crate::arena::Id;
+
+/// How a connection ended: the names of `qmux.quic.engine.CloseKind`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    pub kind: &'static str,
+    pub code: u64,
+    pub message: String,
+}
+
+/// How a relay ended: the names of `qmux.quic.engine.RelayEnd`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Finished,
+    SocketReset,
+    StreamReset,
+    ConnectionLost,
+    IdleTimeout,
+    HalfClosedTimeout,
+    Aborted,
+}
+
+impl End {
+    pub fn name(self) -> &'static str {
+        match self {
+            End::Finished => "finished",
+            End::SocketReset => "socket_reset",
+            End::StreamReset => "stream_reset",
+            End::ConnectionLost => "connection_lost",
+            End::IdleTimeout => "idle_timeout",
+            End::HalfClosedTimeout => "half_closed_timeout",
+            End::Aborted => "aborted",
+        }
+    }
+}
+
+pub enum Event {
+    Accepted { endpoint: Id, conn: Id, peer: SocketAddr },
+    Connected { conn: Id, identity: Option<Arc<Py<PyAny>>> },
+    StreamOpened { conn: Id, stream: u64 },
+    Readable { conn: Id, stream: u64 },
+    Writable { conn: Id, stream: u64 },
+    StreamEnded { conn: Id, stream: u64, code: u64 },
+    Datagram { conn: Id, data: Bytes },
+    Closed { conn: Id, reason: Reason },
+    RelayDone { relay: Id, end: End, to_socket: u64, to_stream: u64 },
+}
+
+/// Names of the kinds, exported by the module in this order.
+pub const KINDS: [&str; 9] = [
+    "ACCEPTED",
+    "CONNECTED",
+    "STREAM_OPENED",
+    "READABLE",
+    "WRITABLE",
+    "STREAM_ENDED",
+    "DATAGRAM",
+    "CLOSED",
+    "RELAY_DONE",
+];
+
+impl Event {
+    pub fn into_tuple(self, py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+        match self {
+            Event::Accepted { endpoint, conn, peer } => {
+                (0, conn, endpoint, peer.ip().to_string(), peer.port()).into_pyobject(py)
+            }
+            Event::Connected { conn, identity } => {
+                (1, conn, identity.map(|identity| identity.clone_ref(py))).into_pyobject(py)
+            }
+            Event::StreamOpened { conn, stream } => (2, conn, stream).into_pyobject(py),
+            Event::Readable { conn, stream } => (3, conn, stream).into_pyobject(py),
+            Event::Writable { conn, stream } => (4, conn, stream).into_pyobject(py),
+            Event::StreamEnded { conn, stream, code } => (5, conn, stream, code).into_pyobject(py),
+            Event::Datagram { conn, data } => (6, conn, PyBytes::new(py, &data)).into_pyobject(py),
+            Event::Closed { conn, reason } => (7, conn, reason.kind, reason.code, reason.message).into_pyobject(py),
+            Event::RelayDone { relay, end, to_socket, to_stream } => {
+                (8, relay, end.name(), to_socket, to_stream).into_pyobject(py)
+            }
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! The native QUIC engine of QMux, as the Python module `qmux_native`.
+//!
+//! Python decides; here bytes move. `Core.poll` runs one bounded turn without the GIL and returns control events only.
+
+mod arena;
+mod cid;
+mod connection;
+mod endpoint;
+mod engine;
+mod events;
+mod recovery;
+mod relay;
+mod stream;
+mod timers;
+mod tls;
+mod udp;
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use quinn_proto::{Dir, VarInt};
+
+use crate::connection::Limits;
+use crate::endpoint::{Endpoint, Policy};
+use crate::engine::Engine;
+use crate::relay::Patience;
+use crate::stream::{stream_id, Held, Read, Use};
+use crate::tls::Credentials;
+
+/// A century: what `float("inf")` and other very long times become.
+const MAX_SECONDS: f64 = 3.2e9;
+
+fn seconds(value: f64) -> PyResult<Duration> {
+    match value >= 0.0 {
+        true => Ok(Duration::from_secs_f64(value.min(MAX_SECONDS))),
+        false => Err(PyValueError::new_err(format!("{value} s is not a duration"))),
+    }
+}
+
+fn code(value: u64) -> VarInt {
+    VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}
+
+/// Own a descriptor that Python gave away.
+fn own(fd: RawFd) -> PyResult<OwnedFd> {
+    if fd < 0 {
+        return Err(PyValueError::new_err("not a descriptor"));
+    }
+    // SAFETY: the caller detached it from its socket object: nobody else closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn monotonic() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// The engine of one event loop, which watches `fileno()` and then calls `poll()`.
+#[pyclass(module = "qmux_native")]
+struct Core {
+    engine: Engine,
+    started: (Instant, f64),
+    failed: bool,
+}
+
+impl Core {
+    fn seconds_of(&self, at: Instant) -> f64 {
+        // The clock of Instant and of time.monotonic() is the same one.
+        self.started.1 + at.saturating_duration_since(self.started.0).as_secs_f64()
+    }
+
+    fn conn(&self, conn: u64) -> PyResult<&connection::Conn> {
+        self.engine.conns.get(conn).ok_or_else(|| PyValueError::new_err("no such connection"))
+    }
+
+    fn endpoint(&mut self, endpoint: u64) -> PyResult<&mut Endpoint> {
+        self.engine.endpoints.get_mut(endpoint).ok_or_else(|| PyValueError::new_err("no such endpoint"))
+    }
+}
+
+#[pymethods]
+impl Core {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let engine = Engine::new()?;
+        Ok(Self { engine, started: (Instant::now(), monotonic()), failed: false })
+    }
+
+    /// The epoll descriptor: readable when `poll` has something to do.
+    fn fileno(&self) -> RawFd {
+        self.engine.fd()
+    }
+
+    /// One bounded turn: whether to call again at once, and what happened.
+    fn poll<'py>(&mut self, py: Python<'py>) -> PyResult<(bool, Vec<Bound<'py, PyTuple>>)> {
+        if self.failed {
+            return Err(PyRuntimeError::new_err("the engine failed before"));
+        }
+        let engine = &mut self.engine;
+        let Ok(more) = py.detach(|| catch_unwind(AssertUnwindSafe(|| engine.turn()))) else {
+            self.failed = true;
+            return Err(PyRuntimeError::new_err("a defect in the native engine; its connections are lost"));
+        };
+        let events = self.engine.events.drain(..).map(|event| event.into_tuple(py)).collect::<PyResult<Vec<_>>>()?;
+        Ok((more, events))
+    }
+
+    /// How many endpoints, connections and relays there are.
+    fn counts(&self) -> (usize, usize, usize) {
+        (self.engine.endpoints.len(), self.engine.conns.len(), self.engine.relays.len())
+    }
+
+    // --- endpoints ---
+
+    #[pyo3(signature = (*, slot, chain, key, alpn, verify, reset_key, retry_key, idle_timeout_s, keep_alive_s,
+        handshake_timeout_s, retry_threshold, max_connections, connection_window_bytes, stream_window_bytes))]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
+    fn serve(
+        &mut self,
+        slot: u16,
+        chain: Vec<Vec<u8>>,
+        key: Vec<u8>,
+        alpn: Vec<u8>,
+        verify: Py<PyAny>,
+        reset_key: Vec<u8>,
+        retry_key: Vec<u8>,
+        idle_timeout_s: f64,
+        keep_alive_s: f64,
+        handshake_timeout_s: f64,
+        retry_threshold: usize,
+        max_connections: usize,
+        connection_window_bytes: u64,
+        stream_window_bytes: u64,
+    ) -> PyResult<u64> {
+        let crypto = tls::server(Credentials { chain, key, alpn, verify }).map_err(PyValueError::new_err)?;
+        let limits = Limits {
+            idle_timeout: seconds(idle_timeout_s)?,
+            keep_alive: seconds(keep_alive_s)?,
+            handshake_timeout: seconds(handshake_timeout_s)?,
+            max_streams: 1,
+            stream_window: stream_window_bytes,
+            connection_window: Some(connection_window_bytes),
+        };
+        let policy = Policy { limits, retry_threshold, max_connections, retry_key };
+        Ok(self.engine.endpoints.insert(Endpoint::server(slot, &reset_key, policy, crypto)))
+    }
+
+    fn add_socket(&mut self, endpoint: u64, fd: RawFd) -> PyResult<()> {
+        let fd = own(fd)?;
+        self.endpoint(endpoint)?;
+        self.engine.add_port(endpoint, fd)?;
+        Ok(())
+    }
+
+    fn set_material(
+        &mut self,
+        endpoint: u64,
+        chain: Vec<Vec<u8>>,
+        key: Vec<u8>,
+        alpn: Vec<u8>,
+        verify: Py<PyAny>,
+    ) -> PyResult<()> {
+        let crypto = tls::server(Credentials { chain, key, alpn, verify }).map_err(PyValueError::new_err)?;
+        self.endpoint(endpoint)?.set_crypto(crypto);
+        Ok(())
+    }
+
+    fn set_live_slots(&mut self, endpoint: u64, slots: Vec<u16>) -> PyResult<()> {
+        self.endpoint(endpoint)?.set_live_slots(slots);
+        Ok(())
+    }
+
+    fn refuse_new(&mut self, endpoint: u64, refuse: bool) -> PyResult<()> {
+        self.endpoint(endpoint)?.refuse_new(refuse);
+        Ok(())
+    }
+
+    /// Counters by the names of `EndpointStats`.
+    fn endpoint_stats<'py>(&mut self, py: Python<'py>, endpoint: u64) -> PyResult<Bound<'py, PyDict>> {
+        let endpoint = self.endpoint(endpoint)?;
+        let stats = &endpoint.stats;
+        let counters = [
+            ("datagrams_received", stats.datagrams_received),
+            ("datagrams_sent", stats.datagrams_sent),
+            ("datagrams_invalid", stats.datagrams_invalid),
+            ("foreign_packets", endpoint.foreign_packets()),
+            ("unknown_connection", endpoint.unknown_connection()),
+            ("stateless_resets_sent", stats.stateless_resets_sent),
+            ("retries_sent", stats.retries_sent),
+            ("initials_refused", stats.initials_refused),
+            ("send_blocked", stats.send_blocked),
+            ("handshakes_completed", stats.handshakes_completed),
+            ("handshakes_failed", stats.handshakes_failed),
+            ("connections", endpoint.open as u64),
+            ("half_open", endpoint.half_open as u64),
+        ];
+        let dict = PyDict::new(py);
+        for (name, value) in counters {
+            dict.set_item(name, value)?;
+        }
+        Ok(dict)
+    }
+
+    fn close_endpoint(&mut self, endpoint: u64, code: u64, reason: &[u8]) {
+        self.engine.close_endpoint(endpoint, code, reason);
+    }
+
+    #[pyo3(signature = (*, fd, host, port, scope_id, chain, key, alpn, verify, server_name, lane, idle_timeout_s,
+        keep_alive_s, handshake_timeout_s, max_streams, stream_window_bytes))]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
+    fn connect(
+        &mut self,
+        fd: RawFd,
+        host: &str,
+        port: u16,
+        scope_id: u32,
+        chain: Vec<Vec<u8>>,
+        key: Vec<u8>,
+        alpn: Vec<u8>,
+        verify: Py<PyAny>,
+        server_name: &str,
+        lane: Option<u16>,
+        idle_timeout_s: f64,
+        keep_alive_s: f64,
+        handshake_timeout_s: f64,
+        max_streams: u32,
+        stream_window_bytes: u64,
+    ) -> PyResult<u64> {
+        let fd = own(fd)?;
+        let ip: IpAddr = host.parse().map_err(|_| PyValueError::new_err(format!("{host} is not an address")))?;
+        let peer = match ip {
+            IpAddr::V4(_) => SocketAddr::new(ip, port),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope_id).into(),
+        };
+        let crypto = tls::client(Credentials { chain, key, alpn, verify }).map_err(PyValueError::new_err)?;
+        let limits = Limits {
+            idle_timeout: seconds(idle_timeout_s)?,
+            keep_alive: seconds(keep_alive_s)?,
+            handshake_timeout: seconds(handshake_timeout_s)?,
+            max_streams,
+            stream_window: stream_window_bytes,
+            connection_window: None,
+        };
+        self.engine.connect(fd, peer, crypto, server_name, lane, &limits).map_err(PyOSError::new_err)
+    }
+
+    // --- connections ---
+
+    /// The number of a new stream; None where the peer allows no more.
+    fn open_stream(&mut self, conn: u64) -> Option<u64> {
+        let conn = self.engine.conns.get_mut(conn).filter(|conn| !conn.is_over)?;
+        let stream = conn.quic.streams().open(Dir::Bi)?;
+        conn.streams.insert(stream, Use::Held(Held::default()));
+        Some(stream.into())
+    }
+
+    fn send_datagram(&mut self, conn: u64, data: &[u8]) -> bool {
+        let Some(found) = self.engine.conns.get_mut(conn) else { return false };
+        let taken = found.quic.datagrams().send(Bytes::copy_from_slice(data), false).is_ok();
+        self.engine.mark(conn);
+        taken
+    }
+
+    fn ping(&mut self, conn: u64) {
+        if let Some(found) = self.engine.conns.get_mut(conn) {
+            found.quic.ping();
+            self.engine.mark(conn);
+        }
+    }
+
+    fn raise_limits(&mut self, conn: u64, max_streams: u32) {
+        if let Some(found) = self.engine.conns.get_mut(conn) {
+            found.raise_limits(max_streams);
+            self.engine.mark(conn);
+        }
+    }
+
+    /// CONNECTION_CLOSE; no event of this connection follows.
+    fn close(&mut self, conn: u64, code: u64, reason: &[u8]) {
+        self.engine.close_connection(conn, code, reason);
+    }
+
+    fn peer_address(&self, conn: u64) -> PyResult<(String, u16)> {
+        let address = self.conn(conn)?.quic.remote_address();
+        Ok((address.ip().to_string(), address.port()))
+    }
+
+    /// The first 16 bits of the peer's connection ID in use.
+    fn peer_prefix(&self, conn: u64) -> PyResult<Option<u16>> {
+        Ok(self.conn(conn)?.peer_prefix)
+    }
+
+    fn last_received_at(&self, conn: u64) -> PyResult<f64> {
+        Ok(self.seconds_of(self.conn(conn)?.heard_at))
+    }
+
+    fn ack_eliciting_outstanding(&self, conn: u64) -> PyResult<bool> {
+        Ok(self.conn(conn)?.is_outstanding())
+    }
+
+    fn max_datagram_size(&mut self, conn: u64) -> usize {
+        self.engine.conns.get_mut(conn).and_then(|conn| conn.quic.datagrams().max_size()).unwrap_or(0)
+    }
+
+    /// rtt_s, pto_s, sent_bytes, received_bytes, sent_packets, lost_packets, mtu_bytes, cwnd_bytes.
+    #[allow(clippy::type_complexity)] // the fields of ConnectionStats, in order
+    fn stats(&self, conn: u64) -> PyResult<(f64, f64, u64, u64, u64, u64, u16, u64)> {
+        let quic = &self.conn(conn)?.quic;
+        let stats = quic.stats();
+        let (path, pto) = (&stats.path, recovery::seen(quic).pto);
+        Ok((
+            path.rtt.as_secs_f64(),
+            pto.as_secs_f64(),
+            stats.udp_tx.bytes,
+            stats.udp_rx.bytes,
+            path.sent_packets,
+            path.lost_packets,
+            path.current_mtu,
+            path.cwnd,
+        ))
+    }
+
+    /// Streams that this connection still has here: held or relayed.
+    fn streams(&self, conn: u64) -> PyResult<usize> {
+        Ok(self.conn(conn)?.streams.len())
+    }
+
+    // --- streams ---
+
+    /// At most `limit` bytes, `b""` at FIN; None: wait for READABLE or STREAM_ENDED.
+    fn read<'py>(&mut self, py: Python<'py>, conn: u64, stream: u64, limit: usize) -> Option<Bound<'py, PyBytes>> {
+        match self.engine.read_stream(conn, stream_id(stream), limit) {
+            Read::Data(data) => Some(PyBytes::new(py, &data)),
+            Read::End => Some(PyBytes::new(py, b"")),
+            Read::Wait => None,
+        }
+    }
+
+    /// Bytes that still wait for room; WRITABLE follows when there are none.
+    fn write(&mut self, conn: u64, stream: u64, data: &[u8], finish: bool) -> usize {
+        self.engine.write_stream(conn, stream_id(stream), data, finish)
+    }
+
+    fn abort_stream(&mut self, conn: u64, stream: u64, code: u64) {
+        self.engine.abort_stream(conn, stream_id(stream), crate::code(code));
+    }
+
+    fn set_priority(&mut self, conn: u64, stream: u64, priority: i32) {
+        if let Some(conn) = self.engine.conns.get_mut(conn) {
+            let _ = conn.quic.send_stream(stream_id(stream)).set_priority(priority);
+            // Err: it has ended
+        }
+    }
+
+    // --- relays ---
+
+    /// Hand a stream and a detached socket over; RELAY_DONE follows.
+    fn relay(
+        &mut self,
+        conn: u64,
+        stream: u64,
+        fd: RawFd,
+        idle_timeout_s: Option<f64>,
+        half_closed_timeout_s: f64,
+    ) -> PyResult<u64> {
+        let fd = own(fd)?;
+        let idle = idle_timeout_s.map(seconds).transpose()?;
+        let patience = Patience { idle, half_closed: seconds(half_closed_timeout_s)? };
+        Ok(self.engine.start_relay(conn, stream_id(stream), fd, patience)?)
+    }
+
+    /// Bytes to the socket and to the stream so far; None when it is over.
+    fn relay_bytes(&self, relay: u64) -> Option<(u64, u64)> {
+        self.engine.relays.get(relay).map(|relay| (relay.bytes_to_socket, relay.bytes_to_stream))
+    }
+
+    fn abort_relay(&mut self, relay: u64) {
+        self.engine.end_relay(relay, events::End::Aborted);
+    }
+}
+
+#[pymodule]
+fn qmux_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    for (number, name) in events::KINDS.iter().enumerate() {
+        module.add(name, number)?;
+    }
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<Core>()
+}

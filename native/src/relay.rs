@@ -1,0 +1,522 @@
+//! The relay: one stream, one socket, bytes in both directions with backpressure.
+//!
+//! Socket → stream reads only what quinn takes (the stream's window, and the send window of the connection); stream →
+//! socket gives the window back only for what was taken here, at most a turn's worth ahead of the socket. So a stalled
+//! relay holds little more than the window of its stream at the far end. FIN ↔ half-close, RST ↔ RESET_STREAM and
+//! STOP_SENDING, as docs/architecture.md says.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use quinn_proto::{ReadError, StreamId, VarInt, WriteError};
+
+use crate::arena::Id;
+use crate::connection::Conn;
+use crate::engine::{Engine, Tag};
+use crate::events::{End, Event};
+use crate::stream::{abort_both, Use};
+use crate::timers::Timer;
+
+/// What one relay may move in each direction before the others have their turn.
+const TURN_BYTES: usize = 64 << 10;
+
+/// Read in a row from a socket that always had more: such a stream waits behind those that ask for little.
+const BULK_BYTES: usize = 256 << 10;
+const BULK_PRIORITY: i32 = -1;
+
+/// Chunks in one `sendmsg`.
+const IOVECS: usize = 64;
+
+/// A piece smaller than this is copied, so that it does not hold the whole read buffer.
+const COPIED_BYTES: usize = 8 << 10;
+
+// `qmux.protocol.frames.AppCode`
+const CANCELLED: u32 = 0x11;
+const SOCKET_RESET: u32 = 0x12;
+const TIMED_OUT: u32 = 0x13;
+
+impl End {
+    /// What the peer is told with RESET_STREAM and STOP_SENDING; None where there is nothing to tell.
+    fn code(self) -> Option<VarInt> {
+        match self {
+            End::Finished | End::ConnectionLost => None,
+            End::SocketReset => Some(SOCKET_RESET.into()),
+            End::StreamReset | End::Aborted => Some(CANCELLED.into()),
+            End::IdleTimeout | End::HalfClosedTimeout => Some(TIMED_OUT.into()),
+        }
+    }
+}
+
+/// Sockets are read into this; large pieces are handed on without a copy.
+pub struct ReadBuffer(BytesMut);
+
+impl ReadBuffer {
+    pub fn new() -> Self {
+        Self(BytesMut::new())
+    }
+
+    fn read(&mut self, fd: RawFd) -> io::Result<Bytes> {
+        if self.0.len() < TURN_BYTES {
+            self.0 = BytesMut::zeroed(4 * TURN_BYTES);
+        }
+        // SAFETY: the pointer is to at least TURN_BYTES bytes that are ours.
+        let count = unsafe { libc::recv(fd, self.0.as_mut_ptr().cast(), TURN_BYTES, 0) };
+        match usize::try_from(count) {
+            Err(_) => Err(io::Error::last_os_error()),
+            Ok(count) if count < COPIED_BYTES => Ok(Bytes::copy_from_slice(&self.0[..count])),
+            Ok(count) => Ok(self.0.split_to(count).freeze()),
+        }
+    }
+}
+
+/// Timeouts of one relay, as `qmux.quic.engine.RelayLimits`.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    pub idle: Option<Duration>,
+    pub half_closed: Duration,
+}
+
+pub struct Relay {
+    pub conn: Id,
+    pub stream: StreamId,
+    socket: Option<OwnedFd>,
+    patience: Patience,
+    active_at: Instant,
+    timer_at: Option<Instant>,
+    /// Read from the socket, and not yet taken by quinn.
+    inward: VecDeque<Bytes>,
+    /// Read from the stream, and not yet taken by the socket.
+    outward: VecDeque<Bytes>,
+    outward_bytes: usize,
+    // What the last attempt said, until epoll or quinn says otherwise.
+    can_read: bool,
+    can_write: bool,
+    stream_readable: bool,
+    stream_writable: bool,
+    hung_up: bool,
+    failed: bool,
+    // How far each direction has ended.
+    socket_ended: bool,
+    fin_queued: bool,
+    delivered: bool,
+    stream_ended: bool,
+    shut: bool,
+    in_a_row: usize,
+    queued: bool,
+    pub bytes_to_socket: u64,
+    pub bytes_to_stream: u64,
+}
+
+/// What a turn of a relay came to.
+#[derive(Default)]
+struct Turn {
+    /// quinn has something to send.
+    touched: bool,
+    /// There is more to do at once.
+    again: bool,
+    end: Option<End>,
+}
+
+impl Relay {
+    fn pump(&mut self, conn: &mut Conn, buffer: &mut ReadBuffer, now: Instant) -> Turn {
+        let mut turn = Turn::default();
+        let Some(fd) = self.socket.as_ref().map(AsRawFd::as_raw_fd) else { return turn };
+        let result = match std::mem::take(&mut self.failed) && socket_error(fd) != 0 {
+            true => Err(End::SocketReset),
+            false => {
+                self.to_socket(conn, fd, &mut turn, now).and_then(|()| self.to_stream(conn, fd, buffer, &mut turn, now))
+            }
+        };
+        turn.end = result.err();
+        if self.fin_queued && self.shut {
+            self.socket = None; // closed; done when the peer has it all
+            if self.delivered {
+                turn.end = turn.end.or(Some(End::Finished));
+            }
+            return turn;
+        }
+        let inward =
+            self.stream_writable && !self.fin_queued && (self.can_read || self.socket_ended || !self.inward.is_empty());
+        let outward =
+            self.can_write && !self.shut && (self.stream_ended || self.stream_readable || !self.outward.is_empty());
+        turn.again = turn.end.is_none() && (inward || outward);
+        turn
+    }
+
+    fn to_socket(&mut self, conn: &mut Conn, fd: RawFd, turn: &mut Turn, now: Instant) -> Result<(), End> {
+        let mut budget = TURN_BYTES;
+        while self.can_write && budget > 0 {
+            if self.stream_readable && self.outward_bytes < TURN_BYTES {
+                self.take_from_stream(conn)?;
+                turn.touched = true;
+            }
+            if self.outward.is_empty() {
+                break;
+            }
+            let sent = self.write_to_socket(fd)?;
+            budget = budget.saturating_sub(sent);
+            if sent > 0 {
+                self.active_at = now;
+            }
+        }
+        if self.stream_ended && self.outward.is_empty() && !self.shut {
+            self.shut = true;
+            self.active_at = now;
+            // SAFETY: no pointers.
+            if unsafe { libc::shutdown(fd, libc::SHUT_WR) } < 0 {
+                return Err(End::SocketReset); // the other end reset it in the meantime
+            }
+        }
+        Ok(())
+    }
+
+    fn take_from_stream(&mut self, conn: &mut Conn) -> Result<(), End> {
+        let mut receive = conn.quic.recv_stream(self.stream);
+        let Ok(mut chunks) = receive.read(true) else {
+            (self.stream_readable, self.stream_ended) = (false, true); // read to its end before the relay began
+            return Ok(());
+        };
+        let mut result = Ok(());
+        while self.outward_bytes < TURN_BYTES {
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => {
+                    self.outward_bytes += chunk.bytes.len();
+                    self.outward.push_back(chunk.bytes);
+                    continue;
+                }
+                Ok(None) => (self.stream_readable, self.stream_ended) = (false, true),
+                Err(ReadError::Blocked) => self.stream_readable = false,
+                Err(ReadError::Reset(_)) => result = Err(End::StreamReset),
+            }
+            break;
+        }
+        let _ = chunks.finalize(); // the caller marks the connection in any case
+        result
+    }
+
+    fn write_to_socket(&mut self, fd: RawFd) -> Result<usize, End> {
+        let mut iovecs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; IOVECS];
+        let mut wanted = 0;
+        let mut count = 0;
+        for (iovec, chunk) in iovecs.iter_mut().zip(&self.outward) {
+            *iovec = libc::iovec { iov_base: chunk.as_ptr().cast_mut().cast(), iov_len: chunk.len() };
+            wanted += chunk.len();
+            count += 1;
+        }
+        // SAFETY: an all-zero msghdr is a valid one; its pointers are set below.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = iovecs.as_mut_ptr();
+        message.msg_iovlen = count;
+        // SAFETY: the iovecs point into chunks that live through the call, which only reads them.
+        let sent = unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) };
+        let Ok(sent) = usize::try_from(sent) else {
+            return match io::Error::last_os_error().kind() {
+                io::ErrorKind::Interrupted => Ok(0),
+                io::ErrorKind::WouldBlock => {
+                    self.can_write = false;
+                    Ok(0)
+                }
+                _ => Err(End::SocketReset),
+            };
+        };
+        self.can_write = sent == wanted;
+        self.bytes_to_socket += sent as u64;
+        self.outward_bytes -= sent;
+        let mut left = sent;
+        while let Some(front) = self.outward.front_mut() {
+            if left < front.len() {
+                front.advance(left);
+                break;
+            }
+            left -= front.len();
+            self.outward.pop_front();
+        }
+        Ok(sent)
+    }
+
+    fn to_stream(
+        &mut self,
+        conn: &mut Conn,
+        fd: RawFd,
+        buffer: &mut ReadBuffer,
+        turn: &mut Turn,
+        now: Instant,
+    ) -> Result<(), End> {
+        let mut budget = TURN_BYTES;
+        while self.stream_writable && !self.fin_queued && budget > 0 {
+            if self.inward.is_empty() && !self.socket_ended {
+                if !self.can_read || !self.read_from_socket(conn, fd, buffer, now)? {
+                    break;
+                }
+            }
+            let mut send = conn.quic.send_stream(self.stream);
+            if self.inward.is_empty() {
+                self.fin_queued = true;
+                let _ = send.finish(); // Err: the peer stopped it, of which an event tells
+                turn.touched = true;
+                break;
+            }
+            match send.write_chunks(self.inward.make_contiguous()) {
+                Ok(written) => {
+                    drop(self.inward.drain(..written.chunks));
+                    budget = budget.saturating_sub(written.bytes);
+                    turn.touched = true;
+                }
+                Err(WriteError::Blocked) => self.stream_writable = false,
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return Err(End::StreamReset),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to be written to the stream: bytes or the end.
+    fn read_from_socket(
+        &mut self,
+        conn: &mut Conn,
+        fd: RawFd,
+        buffer: &mut ReadBuffer,
+        now: Instant,
+    ) -> Result<bool, End> {
+        let data = match buffer.read(fd) {
+            Ok(data) => data,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.can_read = false;
+                self.drained(conn);
+                return Ok(false);
+            }
+            Err(_) => return Err(End::SocketReset),
+        };
+        self.active_at = now;
+        if data.is_empty() {
+            self.socket_ended = true;
+            return Ok(true);
+        }
+        self.bytes_to_stream += data.len() as u64;
+        if data.len() < TURN_BYTES && !self.hung_up {
+            self.can_read = false; // an edge tells when there is more
+            self.drained(conn);
+        } else {
+            let before = self.in_a_row;
+            self.in_a_row += data.len();
+            if before < BULK_BYTES && self.in_a_row >= BULK_BYTES {
+                let _ = conn.quic.send_stream(self.stream).set_priority(BULK_PRIORITY);
+                // Err: it has ended
+            }
+        }
+        self.inward.push_back(data);
+        Ok(true)
+    }
+
+    fn drained(&mut self, conn: &mut Conn) {
+        if std::mem::take(&mut self.in_a_row) >= BULK_BYTES {
+            let _ = conn.quic.send_stream(self.stream).set_priority(0); // Err: it has ended
+        }
+    }
+
+    /// When silence ends it, and how that is called.
+    fn deadline(&self) -> Option<(Instant, End)> {
+        let half_closed = self.fin_queued || self.shut;
+        let half_at = half_closed.then(|| (self.active_at + self.patience.half_closed, End::HalfClosedTimeout));
+        let open = self.socket.is_some();
+        let idle_at = self.patience.idle.filter(|_| open).map(|idle| (self.active_at + idle, End::IdleTimeout));
+        [half_at, idle_at].into_iter().flatten().min_by_key(|&(at, _)| at)
+    }
+
+    /// Close the socket, with RST where it did not end by itself.
+    fn release(&mut self, with_reset: bool) {
+        if let Some(socket) = self.socket.take().filter(|_| with_reset) {
+            reset_on_close(socket.as_raw_fd());
+        }
+    }
+}
+
+/// The pending error of a socket, taken.
+fn socket_error(fd: RawFd) -> libc::c_int {
+    let mut error: libc::c_int = 0;
+    let mut size = std::mem::size_of_val(&error) as libc::socklen_t;
+    // SAFETY: both pointers are to locals of the size that `size` says.
+    unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &mut size) };
+    error
+}
+
+/// close() then sends RST (socket(7), SO_LINGER with 0); no effect on Unix sockets.
+pub fn reset_on_close(fd: RawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = std::mem::size_of_val(&linger) as libc::socklen_t;
+    // SAFETY: the pointer is to a local of that size.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size) };
+}
+
+impl Engine {
+    /// Hand a stream and a socket over. Where the stream has ended already, the relay ends at once.
+    pub fn start_relay(&mut self, id: Id, stream: StreamId, socket: OwnedFd, patience: Patience) -> io::Result<Id> {
+        let fd = socket.as_raw_fd();
+        let mut relay = Relay {
+            conn: id,
+            stream,
+            socket: Some(socket),
+            patience,
+            active_at: Instant::now(),
+            timer_at: None,
+            inward: VecDeque::new(),
+            outward: VecDeque::new(),
+            outward_bytes: 0,
+            can_read: true,
+            can_write: true,
+            stream_readable: true,
+            stream_writable: true,
+            hung_up: false,
+            failed: false,
+            socket_ended: false,
+            fin_queued: false,
+            delivered: false,
+            stream_ended: false,
+            shut: false,
+            in_a_row: 0,
+            queued: false,
+            bytes_to_socket: 0,
+            bytes_to_stream: 0,
+        };
+        let conn = self.conns.get_mut(id).filter(|conn| !conn.is_over);
+        let over = match conn {
+            None => Some(End::ConnectionLost),
+            Some(conn) => match conn.streams.remove(&stream) {
+                Some(Use::Held(held)) => {
+                    relay.inward = held.pending;
+                    relay.socket_ended = held.finishing;
+                    relay.fin_queued = held.finished;
+                    (relay.stream_readable, relay.stream_ended) = (!held.read_ended, held.read_ended);
+                    None
+                }
+                _ => Some(End::StreamReset),
+            },
+        };
+        let relay = self.relays.insert(relay);
+        if let Some(end) = over {
+            self.end_relay(relay, end);
+            return Ok(relay);
+        }
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.streams.insert(stream, Use::Relay(relay));
+        }
+        let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        if let Err(error) = self.poller.add(fd, Tag::Relay, relay, edges) {
+            self.end_relay(relay, End::SocketReset);
+            return Err(error);
+        }
+        self.queue_relay(relay);
+        self.arm_relay(relay);
+        Ok(relay)
+    }
+
+    fn queue_relay(&mut self, id: Id) {
+        if let Some(relay) = self.relays.get_mut(id) {
+            if !std::mem::replace(&mut relay.queued, true) {
+                self.ready.push_back(id);
+            }
+        }
+    }
+
+    /// epoll saw something on its socket.
+    pub fn relay_polled(&mut self, id: Id, flags: i32) {
+        let Some(relay) = self.relays.get_mut(id) else { return };
+        let closed = flags & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0;
+        relay.can_read |= closed || flags & libc::EPOLLIN != 0;
+        relay.can_write |= flags & (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR) != 0;
+        relay.hung_up |= closed;
+        relay.failed |= flags & libc::EPOLLERR != 0;
+        self.queue_relay(id);
+    }
+
+    pub fn relay_readable(&mut self, id: Id) {
+        if let Some(relay) = self.relays.get_mut(id) {
+            relay.stream_readable = !relay.stream_ended;
+            self.queue_relay(id);
+        }
+    }
+
+    pub fn relay_writable(&mut self, id: Id) {
+        if let Some(relay) = self.relays.get_mut(id) {
+            relay.stream_writable = true;
+            self.queue_relay(id);
+        }
+    }
+
+    pub fn relay_delivered(&mut self, id: Id) {
+        let Some(relay) = self.relays.get_mut(id) else { return };
+        relay.delivered = true;
+        if relay.socket.is_none() {
+            self.end_relay(id, End::Finished);
+        }
+    }
+
+    pub fn relay_stream_reset(&mut self, id: Id) {
+        self.end_relay(id, End::StreamReset);
+    }
+
+    pub fn relay_lost(&mut self, id: Id) {
+        self.end_relay(id, End::ConnectionLost);
+    }
+
+    /// One turn of the `count` relays that are at the head of the queue.
+    pub fn pump_relays(&mut self, count: usize, now: Instant) {
+        for _ in 0..count {
+            let Some(id) = self.ready.pop_front() else { return };
+            let Some(relay) = self.relays.get_mut(id) else { continue };
+            relay.queued = false;
+            let Some(conn) = self.conns.get_mut(relay.conn) else { continue };
+            let turn = relay.pump(conn, &mut self.read_buffer, now);
+            let conn = relay.conn;
+            if turn.touched {
+                self.mark(conn);
+            }
+            match turn.end {
+                Some(end) => self.end_relay(id, end),
+                None => {
+                    if turn.again {
+                        self.queue_relay(id);
+                    }
+                    self.arm_relay(id);
+                }
+            }
+        }
+    }
+
+    /// Its timer is set once and looks then whether there was traffic: traffic itself moves no timer.
+    fn arm_relay(&mut self, id: Id) {
+        let Some(relay) = self.relays.get_mut(id) else { return };
+        let Some((at, _)) = relay.deadline() else { return };
+        if relay.timer_at.is_none_or(|armed| at < armed) {
+            self.timers.set(Timer::Relay(id), &mut relay.timer_at, Some(at));
+        }
+    }
+
+    pub fn relay_timed_out(&mut self, id: Id, now: Instant) {
+        let Some(relay) = self.relays.get_mut(id) else { return };
+        relay.timer_at = None;
+        match relay.deadline() {
+            Some((at, end)) if at <= now => self.end_relay(id, end),
+            _ => self.arm_relay(id),
+        }
+    }
+
+    /// The end of a relay, told once.
+    pub fn end_relay(&mut self, id: Id, end: End) {
+        let Some(mut relay) = self.relays.remove(id) else { return };
+        self.timers.set(Timer::Relay(id), &mut relay.timer_at, None);
+        relay.release(end != End::Finished);
+        if let Some(conn) = self.conns.get_mut(relay.conn) {
+            let had = conn.streams.remove(&relay.stream).is_some();
+            if let Some(code) = end.code().filter(|_| had) {
+                abort_both(conn, relay.stream, code);
+                self.mark(relay.conn);
+            }
+        }
+        let (to_socket, to_stream) = (relay.bytes_to_socket, relay.bytes_to_stream);
+        self.events.push(Event::RelayDone { relay: id, end, to_socket, to_stream });
+    }
+}

@@ -1,0 +1,231 @@
+//! A stream before its relay: what QMux itself reads and writes at its head.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use quinn_proto::{ReadError, ReadableError, StreamId, VarInt, WriteError};
+
+use crate::arena::Id;
+use crate::connection::Conn;
+use crate::engine::Engine;
+use crate::events::Event;
+
+/// Who has a stream.
+pub enum Use {
+    Held(Held),
+    Relay(Id),
+}
+
+impl Use {
+    pub fn relay(self) -> Option<Id> {
+        match self {
+            Use::Relay(relay) => Some(relay),
+            Use::Held(_) => None,
+        }
+    }
+}
+
+/// A stream in Python's hands.
+#[derive(Default)]
+pub struct Held {
+    /// Written, and not yet taken by quinn: the peer's window or ours is full.
+    pub pending: VecDeque<Bytes>,
+    pub finishing: bool,
+    pub finished: bool,
+    pub read_ended: bool,
+    wants_read: bool,
+    wants_write: bool,
+}
+
+impl Held {
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.iter().map(Bytes::len).sum()
+    }
+}
+
+/// What a read gave.
+pub enum Read {
+    Data(Vec<u8>),
+    End,
+    Wait,
+}
+
+pub fn stream_id(number: u64) -> StreamId {
+    StreamId::from(VarInt::from_u64(number).unwrap_or(VarInt::MAX))
+}
+
+/// RESET_STREAM and STOP_SENDING; neither where that direction is over already.
+pub fn abort_both(conn: &mut Conn, stream: StreamId, code: VarInt) {
+    // Err: that half has ended, and there is nothing left to abort.
+    let _ = conn.quic.send_stream(stream).reset(code);
+    let _ = conn.quic.recv_stream(stream).stop(code);
+}
+
+impl Engine {
+    fn held(&mut self, id: Id, stream: StreamId) -> Option<(&mut Conn, Held)> {
+        let conn = self.conns.get_mut(id)?;
+        match conn.streams.remove(&stream)? {
+            Use::Held(held) => Some((conn, held)),
+            relay => {
+                conn.streams.insert(stream, relay);
+                None
+            }
+        }
+    }
+
+    /// Keep `held`, unless both directions are over: quinn does alone what is left.
+    fn put_back(&mut self, id: Id, stream: StreamId, held: Held) {
+        if held.read_ended && held.finished {
+            return;
+        }
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.streams.insert(stream, Use::Held(held));
+        }
+    }
+
+    /// At most `limit` bytes, in order.
+    pub fn read_stream(&mut self, id: Id, stream: StreamId, limit: usize) -> Read {
+        let Some((conn, mut held)) = self.held(id, stream) else { return Read::Wait };
+        let mut data = Vec::new();
+        let mut reset = None;
+        match conn.quic.recv_stream(stream).read(true) {
+            _ if held.read_ended => {}
+            Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => held.read_ended = true,
+            Ok(mut chunks) => {
+                while data.len() < limit {
+                    match chunks.next(limit - data.len()) {
+                        Ok(Some(chunk)) => data.extend_from_slice(&chunk.bytes),
+                        Ok(None) => {
+                            held.read_ended = true;
+                            break;
+                        }
+                        Err(ReadError::Blocked) => break,
+                        Err(ReadError::Reset(code)) => {
+                            reset = Some(code);
+                            break;
+                        }
+                    }
+                }
+                let _ = chunks.finalize(); // marked below in any case
+            }
+        }
+        let ended = held.read_ended;
+        held.wants_read = data.is_empty() && !ended;
+        self.put_back(id, stream, held);
+        self.mark(id);
+        if let Some(code) = reset {
+            self.stream_ended(id, stream, code);
+        }
+        match (data.is_empty(), ended) {
+            (false, _) => Read::Data(data),
+            (true, true) => Read::End,
+            (true, false) => Read::Wait,
+        }
+    }
+
+    /// Queue `data`, and FIN behind it; how much is still waiting for room.
+    pub fn write_stream(&mut self, id: Id, stream: StreamId, data: &[u8], finish: bool) -> usize {
+        let Some((_, mut held)) = self.held(id, stream) else { return 0 };
+        if !data.is_empty() {
+            held.pending.push_back(Bytes::copy_from_slice(data));
+        }
+        held.finishing |= finish;
+        self.flush_held(id, stream, held)
+    }
+
+    fn flush_held(&mut self, id: Id, stream: StreamId, mut held: Held) -> usize {
+        let Some(conn) = self.conns.get_mut(id) else { return 0 };
+        let mut send = conn.quic.send_stream(stream);
+        let mut stopped = None;
+        while !held.pending.is_empty() {
+            match send.write_chunks(held.pending.make_contiguous()) {
+                Ok(written) => drop(held.pending.drain(..written.chunks)),
+                Err(WriteError::Blocked) => break,
+                Err(WriteError::Stopped(code)) => {
+                    stopped = Some(code);
+                    break;
+                }
+                Err(WriteError::ClosedStream) => held.pending.clear(),
+            }
+        }
+        if held.finishing && !held.finished && held.pending.is_empty() {
+            held.finished = true;
+            let _ = send.finish(); // Err: the peer stopped it, of which an event tells
+        }
+        let waiting = held.pending_bytes();
+        if waiting == 0 && std::mem::take(&mut held.wants_write) {
+            self.events.push(Event::Writable { conn: id, stream: stream.into() });
+        }
+        held.wants_write = waiting > 0;
+        self.put_back(id, stream, held);
+        self.mark(id);
+        if let Some(code) = stopped {
+            self.stream_ended(id, stream, code);
+        }
+        waiting
+    }
+
+    /// RESET_STREAM and STOP_SENDING, and nobody asks for it any more.
+    pub fn abort_stream(&mut self, id: Id, stream: StreamId, code: VarInt) {
+        if let Some((conn, _)) = self.held(id, stream) {
+            abort_both(conn, stream, code);
+            self.mark(id);
+        }
+    }
+
+    pub fn stream_readable(&mut self, id: Id, stream: StreamId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        match conn.streams.get_mut(&stream) {
+            None => {}
+            Some(usage) => {
+                if let Ok(Some(code)) = conn.quic.recv_stream(stream).received_reset() {
+                    self.stream_ended(id, stream, code);
+                    return;
+                }
+                match usage {
+                    Use::Relay(relay) => {
+                        let relay = *relay;
+                        self.relay_readable(relay);
+                    }
+                    Use::Held(held) => {
+                        if std::mem::take(&mut held.wants_read) {
+                            self.events.push(Event::Readable { conn: id, stream: stream.into() });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn stream_writable(&mut self, id: Id, stream: StreamId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if let Some(&Use::Relay(relay)) = conn.streams.get(&stream) {
+            self.relay_writable(relay);
+        } else if let Some((_, held)) = self.held(id, stream) {
+            self.flush_held(id, stream, held);
+        }
+    }
+
+    /// Everything up to FIN was acknowledged.
+    pub fn stream_delivered(&mut self, id: Id, stream: StreamId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if let Some(&Use::Relay(relay)) = conn.streams.get(&stream) {
+            self.relay_delivered(relay);
+        }
+    }
+
+    /// The peer ended one direction abruptly: with QMux one always goes with the other, so this end closes both, too.
+    pub fn stream_ended(&mut self, id: Id, stream: StreamId, code: VarInt) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        match conn.streams.get(&stream) {
+            None => {}
+            Some(&Use::Relay(relay)) => self.relay_stream_reset(relay),
+            Some(Use::Held(_)) => {
+                conn.streams.remove(&stream);
+                abort_both(conn, stream, code);
+                self.mark(id);
+                self.events.push(Event::StreamEnded { conn: id, stream: stream.into(), code: code.into() });
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! rustls for QUIC. Who a peer is decides Python: `qmux.pki.verify`, the one check of both engines.
+//!
+//! rustls can say only a fixed alert for a refusal; a session here carries the alert and the words of our own check.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::crypto::{
+    self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, Session, UnsupportedVersion,
+};
+use quinn_proto::transport_parameters::TransportParameters;
+use quinn_proto::{ConnectError, ConnectionId, Side, TransportError, TransportErrorCode};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::Resumption;
+use rustls::crypto::{ring, CryptoProvider};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::NoServerSessionStorage;
+use rustls::{CipherSuite, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+
+/// Any failure of ours to build a configuration, in words.
+pub type Result<T> = std::result::Result<T, String>;
+
+/// RFC 8446 §6.
+const INTERNAL_ERROR: u8 = 80;
+
+/// What our check said about a peer's chain.
+#[derive(Clone)]
+pub enum Peer {
+    Accepted(Arc<Py<PyAny>>),
+    Rejected { alert: u8, reason: String },
+}
+
+thread_local! {
+    // The verifier belongs to a configuration, its answer to one session: on this thread, between the two, is this.
+    static VERDICT: RefCell<Option<Peer>> = const { RefCell::new(None) };
+}
+
+/// Our certificate, and the callable that is given the peer's: `verify(chain: list[bytes])`, raises what it refuses.
+pub struct Credentials {
+    pub chain: Vec<Vec<u8>>,
+    pub key: Vec<u8>,
+    pub alpn: Vec<u8>,
+    pub verify: Py<PyAny>,
+}
+
+impl Credentials {
+    fn certificates(&self) -> Vec<CertificateDer<'static>> {
+        self.chain.iter().cloned().map(CertificateDer::from).collect()
+    }
+
+    fn key(&self) -> Result<PrivateKeyDer<'static>> {
+        PrivateKeyDer::try_from(self.key.clone()).map_err(|error| format!("the private key: {error}"))
+    }
+}
+
+/// AES-128 first: the fastest with AES instructions.
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = ring::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
+}
+
+/// No tickets: neither resumption nor 0-RTT is offered yet.
+pub fn server(credentials: Credentials) -> Result<Arc<dyn crypto::ServerConfig>> {
+    let provider = provider();
+    let (chain, key) = (credentials.certificates(), credentials.key()?);
+    let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?
+        .with_client_cert_verifier(Verifier::new(credentials.verify, provider))
+        .with_single_cert(chain, key)
+        .map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![credentials.alpn];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    let inner = QuicServerConfig::try_from(config).map_err(|error| error.to_string())?;
+    Ok(Arc::new(ServerCrypto(Arc::new(inner))))
+}
+
+pub fn client(credentials: Credentials) -> Result<Arc<dyn crypto::ClientConfig>> {
+    let provider = provider();
+    let (chain, key) = (credentials.certificates(), credentials.key());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Verifier::new(credentials.verify, provider));
+    let mut config = match chain.is_empty() {
+        true => builder.with_no_client_auth(),
+        false => builder.with_client_auth_cert(chain, key?).map_err(|error| error.to_string())?,
+    };
+    config.alpn_protocols = vec![credentials.alpn];
+    config.resumption = Resumption::disabled();
+    let inner = QuicClientConfig::try_from(config).map_err(|error| error.to_string())?;
+    Ok(Arc::new(ClientCrypto(Arc::new(inner))))
+}
+
+/// Asks Python about the chain, and leaves the proof of possession to rustls.
+#[derive(Debug)]
+struct Verifier {
+    verify: Py<PyAny>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn new(verify: Py<PyAny>, provider: Arc<CryptoProvider>) -> Arc<Self> {
+        Arc::new(Self { verify, provider })
+    }
+
+    fn ask(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> std::result::Result<(), Error> {
+        let peer = Python::attach(|py| match self.call(py, leaf, rest) {
+            Ok(who) => Peer::Accepted(Arc::new(who)),
+            Err(error) => {
+                let alert = error.value(py).getattr("alert").and_then(|alert| alert.extract::<u8>());
+                Peer::Rejected { alert: alert.unwrap_or(INTERNAL_ERROR), reason: error.value(py).to_string() }
+            }
+        });
+        let accepted = matches!(peer, Peer::Accepted(_));
+        VERDICT.set(Some(peer));
+        accepted.then_some(()).ok_or_else(|| Error::General("the certificate is not accepted".into()))
+    }
+
+    fn call(&self, py: Python<'_>, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> PyResult<Py<PyAny>> {
+        let chain = PyList::empty(py);
+        for certificate in std::iter::once(leaf).chain(rest) {
+            chain.append(PyBytes::new(py, certificate))?;
+        }
+        self.verify.call1(py, (chain,))
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// TLS 1.2 is not offered; whoever comes with it is refused.
+fn no_tls12() -> std::result::Result<HandshakeSignatureValid, Error> {
+    Err(Error::General("QUIC needs TLS 1.3".into()))
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> std::result::Result<ClientCertVerified, Error> {
+        self.ask(leaf, rest).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _: &ServerName<'_>, // the callable knows it
+        _: &[u8],
+        _: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, Error> {
+        self.ask(leaf, rest).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+}
+
+struct ServerCrypto(Arc<QuicServerConfig>);
+
+impl crypto::ServerConfig for ServerCrypto {
+    fn initial_keys(&self, version: u32, dst_cid: &ConnectionId) -> std::result::Result<Keys, UnsupportedVersion> {
+        self.0.initial_keys(version, dst_cid)
+    }
+
+    fn retry_tag(&self, version: u32, orig_dst_cid: &ConnectionId, packet: &[u8]) -> [u8; 16] {
+        self.0.retry_tag(version, orig_dst_cid, packet)
+    }
+
+    fn start_session(self: Arc<Self>, version: u32, params: &TransportParameters) -> Box<dyn Session> {
+        Box::new(VerifiedSession { inner: self.0.clone().start_session(version, params), peer: None })
+    }
+}
+
+struct ClientCrypto(Arc<QuicClientConfig>);
+
+impl crypto::ClientConfig for ClientCrypto {
+    fn start_session(
+        self: Arc<Self>,
+        version: u32,
+        server_name: &str,
+        params: &TransportParameters,
+    ) -> std::result::Result<Box<dyn Session>, ConnectError> {
+        let inner = self.0.clone().start_session(version, server_name, params)?;
+        Ok(Box::new(VerifiedSession { inner, peer: None }))
+    }
+}
+
+/// quinn's session, and what our check said; `peer_identity` is a `Peer`.
+struct VerifiedSession {
+    inner: Box<dyn Session>,
+    peer: Option<Peer>,
+}
+
+impl Session for VerifiedSession {
+    fn read_handshake(&mut self, buf: &[u8]) -> std::result::Result<bool, TransportError> {
+        VERDICT.set(None);
+        let result = self.inner.read_handshake(buf);
+        if let Some(peer) = VERDICT.take() {
+            self.peer = Some(peer);
+        }
+        match (result, &self.peer) {
+            (Err(_), Some(Peer::Rejected { alert, reason })) => {
+                let code = TransportErrorCode::crypto(*alert);
+                Err(TransportError { code, frame: None, reason: reason.clone() })
+            }
+            (result, _) => result,
+        }
+    }
+
+    fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        self.peer.clone().map(|peer| Box::new(peer) as _)
+    }
+
+    fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {
+        self.inner.initial_keys(dst_cid, side)
+    }
+
+    fn handshake_data(&self) -> Option<Box<dyn Any>> {
+        self.inner.handshake_data()
+    }
+
+    fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
+        self.inner.early_crypto()
+    }
+
+    fn early_data_accepted(&self) -> Option<bool> {
+        self.inner.early_data_accepted()
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.inner.is_handshaking()
+    }
+
+    fn transport_parameters(&self) -> std::result::Result<Option<TransportParameters>, TransportError> {
+        self.inner.transport_parameters()
+    }
+
+    fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
+        self.inner.write_handshake(buf)
+    }
+
+    fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+        self.inner.next_1rtt_keys()
+    }
+
+    fn is_valid_retry(&self, orig_dst_cid: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
+        self.inner.is_valid_retry(orig_dst_cid, header, payload)
+    }
+
+    fn export_keying_material(
+        &self,
+        output: &mut [u8],
+        label: &[u8],
+        context: &[u8],
+    ) -> std::result::Result<(), ExportKeyingMaterialError> {
+        self.inner.export_keying_material(output, label, context)
+    }
+}

@@ -1,0 +1,132 @@
+//! UDP sockets: batches in with GRO, batches out with GSO, answers from the address that was asked (quinn-udp).
+
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use quinn_proto::Transmit;
+use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
+
+use crate::arena::Id;
+
+/// Buffers in one receive call; each takes what GRO merged, up to the largest datagram.
+const RECEIVE_BATCH: usize = 8;
+const DATAGRAM_BYTES: usize = 65_536;
+
+/// The kernel drops a larger GSO batch without a word (its IP length field has 16 bits).
+const MAX_BATCH_BYTES: usize = 65_507;
+
+/// Linux: the MTU of a connected socket's route (ipv6(7); not in every libc).
+const IPV6_MTU: libc::c_int = 24;
+
+/// What became of a datagram that was to be sent.
+pub enum Sent {
+    Gone,
+    Blocked,
+    Failed(io::Error),
+}
+
+/// One non-blocking socket of an endpoint.
+pub struct Port {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    pub endpoint: Id,
+    pub readable: bool,
+    pub writable: bool,
+    /// What the kernel did not take; goes out before anything else.
+    pub blocked: Option<(Transmit, Vec<u8>)>,
+    /// Connections that wait until it is writable.
+    pub waiting: Vec<Id>,
+}
+
+impl Port {
+    pub fn new(fd: OwnedFd, endpoint: Id) -> io::Result<Self> {
+        let socket = UdpSocket::from(fd);
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        Ok(Self { socket, state, endpoint, readable: true, writable: true, blocked: None, waiting: Vec::new() })
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// Datagrams that one `Transmit` may hold at this size.
+    pub fn segments(&self, mtu: u16) -> usize {
+        self.state.max_gso_segments().min(MAX_BATCH_BYTES / usize::from(mtu.max(1))).max(1)
+    }
+
+    pub fn send(&mut self, transmit: &Transmit, data: &[u8]) -> Sent {
+        let transmit = quinn_udp::Transmit {
+            destination: transmit.destination,
+            ecn: transmit.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8)),
+            contents: &data[..transmit.size],
+            segment_size: transmit.segment_size,
+            src_ip: transmit.src_ip,
+        };
+        match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
+            Ok(()) => Sent::Gone,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                Sent::Blocked
+            }
+            Err(error) => Sent::Failed(error),
+        }
+    }
+
+    pub fn receive(&mut self, buffers: &mut Buffers) -> io::Result<usize> {
+        let mut slices = buffers.data.each_mut().map(|buffer| IoSliceMut::new(buffer));
+        let count = self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut buffers.meta)?;
+        self.readable = count == RECEIVE_BATCH;
+        Ok(count)
+    }
+
+    /// The UDP payload that the interface towards `peer` carries.
+    pub fn payload_bytes(&self) -> Option<u16> {
+        route_bytes(&self.socket)
+    }
+}
+
+/// Where datagrams are received into, shared by all sockets.
+pub struct Buffers {
+    data: [Vec<u8>; RECEIVE_BATCH],
+    meta: [RecvMeta; RECEIVE_BATCH],
+}
+
+impl Buffers {
+    pub fn new() -> Self {
+        Self { data: std::array::from_fn(|_| vec![0; DATAGRAM_BYTES]), meta: [RecvMeta::default(); RECEIVE_BATCH] }
+    }
+
+    /// The `index`th of what was received: who sent it, and the datagrams.
+    pub fn received(&self, index: usize) -> (RecvMeta, impl Iterator<Item = &[u8]>) {
+        let meta = self.meta[index];
+        let data = &self.data[index][..meta.len];
+        // An empty datagram is one, too: somebody has to count it.
+        let count = data.len().div_ceil(meta.stride.max(1)).max(1);
+        let at = move |number: usize| data.len().min(number * meta.stride);
+        (meta, (0..count).map(move |number| &data[at(number)..at(number + 1)]))
+    }
+}
+
+/// The UDP payload that fits the interface which leads to `peer`; None where that cannot be told.
+pub fn payload_towards(peer: SocketAddr) -> Option<u16> {
+    let any: SocketAddr = match peer {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(peer).ok()?;
+    route_bytes(&socket)
+}
+
+fn route_bytes(socket: &UdpSocket) -> Option<u16> {
+    let (level, option, headers) = match socket.peer_addr().ok()? {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU, 20 + 8),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, IPV6_MTU, 40 + 8),
+    };
+    let mut mtu: libc::c_int = 0;
+    let mut size = std::mem::size_of_val(&mtu) as libc::socklen_t;
+    // SAFETY: both pointers are to locals of the size that `size` says.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &mut size) };
+    (result == 0).then(|| (mtu - headers).clamp(0, i32::from(u16::MAX)) as u16)
+}

@@ -1,0 +1,33 @@
+"""The native engine: quinn-proto and rustls in Rust (``native/``), driven by the event loop. Users' bytes stay there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qmux.quic.engine import Acceptor, ConnectConfig, Connection, ConnectionHandler, Endpoint, EndpointConfig
+from qmux.quic.native_engine.driver import Driver
+from qmux.quic.native_engine.endpoint import NativeEndpoint
+from qmux.quic.native_engine.outgoing import connect
+
+
+class NativeEngine:
+    """Implements ``qmux.quic.engine.Engine``."""
+
+    name = "native"
+
+    def __init__(self) -> None:
+        self._driver: Driver | None = None
+
+    def serve(self, config: EndpointConfig, acceptor: Acceptor) -> Endpoint:
+        """See ``qmux.quic.engine.Engine.serve``."""
+        return NativeEndpoint(config, acceptor, self._running_driver())
+
+    def connect(self, address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler) -> Connection:
+        """See ``qmux.quic.engine.Engine.connect``."""
+        return connect(address, config, handler, self._running_driver())
+
+    def _running_driver(self) -> Driver:
+        loop = asyncio.get_running_loop()
+        if self._driver is None or self._driver.loop is not loop:
+            self._driver = Driver(loop)
+        return self._driver

@@ -1,0 +1,36 @@
+"""PEM material → what the core takes, and the check of the peer that it calls back."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from qmux.messages import Material
+from qmux.pki.bundle import parse
+from qmux.pki.identity import Identity
+from qmux.pki.verify import identity, verify_server
+from qmux.quic import engine
+
+ALPN = engine.ALPN
+
+
+class Credentials:
+    """Our certificate and the CAs that we trust. Raises CertificateError where the material cannot be used."""
+
+    def __init__(self, material: Material) -> None:
+        bundle = parse(material.chain, material.key, material.ca)
+        self.chain = [certificate.public_bytes(Encoding.DER) for certificate in bundle.chain]
+        self.key = bundle.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        self.alpn = ALPN.encode()
+        self._cas: list[x509.Certificate] = list(bundle.ca)
+
+    def client_verifier(self) -> Callable[[Sequence[bytes]], Identity]:
+        """On a server: who is this client? Raises CertificateRejected."""
+        return lambda chain: identity(chain, self._cas, datetime.datetime.now(datetime.UTC))
+
+    def server_verifier(self, name: str) -> Callable[[Sequence[bytes]], None]:
+        """On a client: is this the server called ``name``? Raises CertificateRejected."""
+        return lambda chain: verify_server(chain, self._cas, name, datetime.datetime.now(datetime.UTC))

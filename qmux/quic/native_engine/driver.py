@@ -1,0 +1,139 @@
+"""Calls the native core when its descriptor is ready or something was queued, and hands its events out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import qmux_native
+
+from qmux.quic.engine import CloseKind, CloseReason, RelayEnd
+
+if TYPE_CHECKING:
+    from qmux.quic.native_engine.connection import NativeConnection
+    from qmux.quic.native_engine.relay import NativeRelay
+
+log = logging.getLogger(__name__)
+
+Accept = Callable[[int, tuple[str, int]], None]
+
+
+class Driver:
+    """Ties one ``qmux_native.Core`` to one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.core = qmux_native.Core()
+        self.connections: dict[int, NativeConnection] = {}
+        self.relays: dict[int, NativeRelay] = {}
+        self._acceptors: dict[int, Accept] = {}
+        self._handle: asyncio.Handle | None = None
+        self._watching = False
+        self._on_event: dict[int, Callable[..., None]] = {
+            qmux_native.ACCEPTED: self._accepted,
+            qmux_native.CONNECTED: self._connected,
+            qmux_native.STREAM_OPENED: self._stream_opened,
+            qmux_native.READABLE: self._readable,
+            qmux_native.WRITABLE: self._writable,
+            qmux_native.STREAM_ENDED: self._stream_ended,
+            qmux_native.DATAGRAM: self._datagram,
+            qmux_native.CLOSED: self._closed,
+            qmux_native.RELAY_DONE: self._relay_done,
+        }
+
+    def wake(self) -> None:
+        """Something was queued: poll once in this turn of the loop."""
+        if self._handle is None:
+            self._handle = self.loop.call_soon(self._poll)
+        if not self._watching:
+            self._watching = True
+            self.loop.add_reader(self.core.fileno(), self._poll)
+
+    def add_endpoint(self, endpoint: int, accept: Accept) -> None:
+        """``accept(connection, peer_address)`` hears of new connections."""
+        self._acceptors[endpoint] = accept
+        self.wake()
+
+    def remove_endpoint(self, endpoint: int) -> None:
+        """It is closed."""
+        self._acceptors.pop(endpoint, None)
+        self.rest_if_idle()
+
+    def forget(self, connection: int) -> None:
+        """It is closed."""
+        self.connections.pop(connection, None)
+        self.rest_if_idle()
+
+    def rest_if_idle(self) -> None:
+        """Leave the loop alone while there is nothing to be driven."""
+        if self._watching and not self._acceptors and not self.connections and not self.relays:
+            self._watching = False
+            self.loop.remove_reader(self.core.fileno())
+            if self._handle is not None:
+                self._handle.cancel()
+                self._handle = None
+
+    def _poll(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        try:
+            more, events = self.core.poll()
+        except RuntimeError as error:
+            self._failed(str(error))
+            return
+        for event in events:
+            self._on_event[event[0]](*event[1:])
+        if more and self._watching:
+            self.wake()
+
+    def _failed(self, reason: str) -> None:
+        log.critical("the native engine failed", extra={"reason": reason})
+        for connection in list(self.connections.values()):
+            connection.dispose(CloseReason(CloseKind.TRANSPORT, 0x1, reason))
+        for relay in list(self.relays.values()):
+            relay.ended(RelayEnd.CONNECTION_LOST, *relay.counted)
+        self._acceptors.clear()
+        self.relays.clear()
+        self.rest_if_idle()
+
+    # --- events ---
+
+    def _accepted(self, connection: int, endpoint: int, host: str, port: int) -> None:
+        if (accept := self._acceptors.get(endpoint)) is not None:
+            accept(connection, (host, port))
+
+    def _connected(self, connection: int, identity: Any) -> None:
+        if (found := self.connections.get(connection)) is not None:
+            found.connected(identity)
+
+    def _stream_opened(self, connection: int, stream: int) -> None:
+        if (found := self.connections.get(connection)) is not None:
+            found.stream_opened(stream)
+
+    def _readable(self, connection: int, stream: int) -> None:
+        if (found := self.connections.get(connection)) is not None:
+            found.stream_readable(stream)
+
+    def _writable(self, connection: int, stream: int) -> None:
+        if (found := self.connections.get(connection)) is not None:
+            found.stream_writable(stream)
+
+    def _stream_ended(self, connection: int, stream: int, code: int) -> None:
+        if (found := self.connections.get(connection)) is not None:
+            found.stream_ended(stream, code)
+
+    def _datagram(self, connection: int, data: bytes) -> None:
+        if (found := self.connections.get(connection)) is not None:
+            found.datagram_received(data)
+
+    def _closed(self, connection: int, kind: str, code: int, message: str) -> None:
+        if (found := self.connections.get(connection)) is not None:
+            found.dispose(CloseReason(CloseKind(kind), code, message))
+
+    def _relay_done(self, relay: int, end: str, to_socket: int, to_stream: int) -> None:
+        if (found := self.relays.pop(relay, None)) is not None:
+            found.ended(RelayEnd(end), to_socket, to_stream)
+        self.rest_if_idle()
