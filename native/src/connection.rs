@@ -28,6 +28,9 @@ const LARGEST_DATAGRAM: u16 = 8952;
 /// Sent and not acknowledged, in all streams together: what waits behind it, small requests wait for, too.
 const SEND_WINDOW_BYTES: u64 = 2 << 20;
 
+/// A lost first packet is sent again after three times this; RFC 9002 §6.2.2 has 333 ms, a second.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
 const DATAGRAMS_OUT_BYTES: usize = 256 << 10;
 const DATAGRAMS_IN_BYTES: usize = 1 << 20;
 
@@ -64,6 +67,7 @@ pub fn transport(limits: &Limits, payload: Option<u16>) -> Arc<TransportConfig> 
         .send_window(SEND_WINDOW_BYTES)
         .datagram_send_buffer_size(DATAGRAMS_OUT_BYTES)
         .datagram_receive_buffer_size(Some(DATAGRAMS_IN_BYTES))
+        .initial_rtt(INITIAL_RTT)
         .initial_mtu(SMALLEST_DATAGRAM)
         .min_mtu(SMALLEST_DATAGRAM)
         .congestion_controller_factory(Arc::new(WatchedCubic::default()));

@@ -328,7 +328,9 @@ impl Engine {
         let config = server.config_for(udp::payload_towards(peer));
         let patience = server.policy.limits.handshake_timeout;
         match endpoint.quic.accept(incoming, now, &mut self.answer, Some(config)) {
-            Ok((handle, quic)) => {
+            Ok((handle, mut quic)) => {
+                // What it announced is all until `raise_limits`: what Python reads gives nothing back.
+                quic.set_receive_window(0u32.into());
                 let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, now));
                 endpoint.added(handle, id);
                 self.events.push(Event::Accepted { endpoint: endpoint_id, conn: id, peer });

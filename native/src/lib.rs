@@ -209,6 +209,13 @@ impl Core {
         Ok(dict)
     }
 
+    /// Read its sockets no more, and say nothing: for tests, what a killed worker does.
+    fn abandon(&mut self, endpoint: u64) -> PyResult<()> {
+        let ports = std::mem::take(&mut self.endpoint(endpoint)?.ports);
+        ports.into_iter().for_each(|port| drop(self.engine.ports.remove(port)));
+        Ok(())
+    }
+
     fn close_endpoint(&mut self, endpoint: u64, code: u64, reason: &[u8]) {
         self.engine.close_endpoint(endpoint, code, reason);
     }

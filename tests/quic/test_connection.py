@@ -162,7 +162,7 @@ async def test_a_client_that_closes_during_the_handshake_is_told_as_such(world: 
 
 async def test_another_protocol_is_refused_by_tls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     server = world.serve()
-    monkeypatch.setattr("qmux.quic.aioquic_engine.credentials.ALPN", "other/9")
+    monkeypatch.setattr(f"qmux.quic.{world.engine.name}_engine.credentials.ALPN", "other/9")
     reason = await world.connect(server.address).heard.is_closed()
     assert reason.kind == CloseKind.TLS
     assert reason.code == 120  # no_application_protocol, RFC 7301 §3.2

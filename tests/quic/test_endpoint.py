@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from qmux import steering
-from qmux.quic.engine import CloseKind, StreamLimit
+from qmux.quic.aioquic_engine.endpoint import AioquicEndpoint
+from qmux.quic.engine import CloseKind, Endpoint, StreamLimit
 from tests.aio import until
 from tests.netsim.proxy import Proxy
 from tests.quic import packets
@@ -43,13 +44,21 @@ async def test_a_replaced_endpoint_ends_the_old_connections(world: World) -> Non
     old = world.serve(slot=3, sock=sock.dup())
     pair = await world.pair(old)
     # The old worker is gone without a word: nobody reads its socket, and the new one reads a duplicate.
-    asyncio.get_running_loop().remove_reader(old.endpoint._sockets[0].fileno())  # type: ignore[attr-defined]
+    abandon(old.endpoint)
     new = world.serve(slot=3, sock=sock)
     pair.client.connection.ping()
     reason = await pair.client.heard.is_closed(3)
     assert reason.kind == CloseKind.RESET
     assert new.endpoint.stats().stateless_resets_sent >= 1
     await world.pair(new)
+
+
+def abandon(endpoint: Endpoint) -> None:
+    """Nobody reads its sockets any more."""
+    if isinstance(endpoint, AioquicEndpoint):
+        asyncio.get_running_loop().remove_reader(endpoint._sockets[0].fileno())
+    else:
+        endpoint._core.abandon(endpoint._handle)  # type: ignore[attr-defined]
 
 
 async def test_a_reset_with_another_key_is_ignored(world: World) -> None:
@@ -162,14 +171,25 @@ async def test_garbage_and_short_datagrams_are_counted_and_dropped(world: World)
 
 async def test_garbage_towards_a_connection_does_not_harm_it(world: World) -> None:
     server = world.serve(slot=3)
-    pair = await world.pair(server)
-    known = pair.client.connection.quic.peer_connection_id  # type: ignore[attr-defined]
-    async with stranger() as sock:
-        for size_bytes in (13, 20, 30, 100, 1200):
-            assert await answer(sock, server.address, packets.short_header(known, size_bytes), 0.05) is None
-    ours, theirs = await pair.stream()
-    await ours.write(b"fine")
-    assert await theirs.read(10) == b"fine"
+    known: set[bytes] = set()
+
+    def look(data: bytes, up: bool) -> None:
+        if up and not data[0] & 0x80:
+            known.add(data[1 : 1 + steering.CONNECTION_ID_BYTES])
+
+    async with Proxy(server.address) as proxy:
+        proxy.tap = look
+        pair = await world.pair(server, via=proxy.address)
+        await ping(pair.client.connection)
+        async with stranger() as sock:
+            for connection_id in known:
+                for size_bytes in (13, 20, 30, 100, 1200):
+                    garbage = packets.short_header(connection_id, size_bytes)
+                    assert await answer(sock, server.address, garbage, 0.05) is None
+        ours, theirs = await pair.stream()
+        await ours.write(b"fine")
+        assert await theirs.read(10) == b"fine"
+    assert known
 
 
 # --- Retry ---
@@ -209,7 +229,8 @@ async def test_a_token_for_another_address_is_not_taken(world: World) -> None:
         destination, token = retry_of(retry)
         again = await answer(other, server.address, packets.initial(destination, token=token))
         assert again is not None
-        assert again[0] & 0xF0 == 0xF0  # another Retry
+        # RFC 9000 §8.1.3 lets a server choose: another Retry, or INVALID_TOKEN in an Initial.
+        assert again[0] & 0xF0 == (0xF0 if world.engine.name == "aioquic" else 0xC0)
         assert server.sides == []
         assert steering.has_initial_form(destination)
 
@@ -238,6 +259,12 @@ async def test_half_open_handshakes_are_capped(world: World) -> None:
 # --- steering ---
 
 
+def only_aioquic(world: World) -> None:
+    """The other engine's client never changes its ID of its own accord."""
+    if world.engine.name != "aioquic":
+        pytest.skip("needs a private method of aioquic that changes the connection ID")
+
+
 @pytest.mark.parametrize("lane", [0, 7, steering.MAX_SLOT])
 async def test_a_client_names_its_lane_in_its_first_id(world: World, lane: int) -> None:
     with udp_socket() as listener:
@@ -247,6 +274,7 @@ async def test_a_client_names_its_lane_in_its_first_id(world: World, lane: int) 
 
 
 async def test_every_id_steers_to_its_slot_through_rotation(world: World) -> None:
+    only_aioquic(world)
     for slot in (1, 258, steering.MAX_SLOT):
         pair = await world.pair(world.serve(slot=slot))
         quic = pair.client.connection.quic  # type: ignore[attr-defined]
@@ -264,6 +292,7 @@ async def test_every_id_steers_to_its_slot_through_rotation(world: World) -> Non
 
 async def test_an_id_can_be_used_the_moment_it_was_sent(world: World) -> None:
     """The routing table knows an ID before the peer can: a packet with it must not be taken for a stranger's."""
+    only_aioquic(world)
     server = world.serve()
     async with Proxy(server.address) as proxy:
         pair = await world.pair(server, via=proxy.address)
@@ -290,7 +319,14 @@ async def test_closed_connections_leave_no_id_behind(world: World) -> None:
         pair.client.connection.close(0, "")
         await pair.server.heard.is_closed()
     assert server.endpoint.stats().connections == 0
-    assert len(server.endpoint._by_id) == 0  # type: ignore[attr-defined]
+    await until(lambda: known_connections(server.endpoint) == 0, what="nothing is known of them")
+
+
+def known_connections(endpoint: Endpoint) -> int:
+    """What the tables behind the endpoint still have."""
+    if isinstance(endpoint, AioquicEndpoint):
+        return len(endpoint._by_id)
+    return int(endpoint._core.counts()[1])  # type: ignore[attr-defined]
 
 
 async def test_a_full_client_is_told_so_by_stream_limit(world: World) -> None:
@@ -303,6 +339,7 @@ async def test_a_full_client_is_told_so_by_stream_limit(world: World) -> None:
 async def test_two_sockets_of_one_endpoint(world: World) -> None:
     server = world.serve()
     second = udp_socket("::1")
+    address = second.getsockname()[:2]
     server.endpoint.add_socket(second)
     await world.pair(server)
-    await world.pair(server, via=second.getsockname()[:2])
+    await world.pair(server, via=address)

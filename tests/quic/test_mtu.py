@@ -25,8 +25,15 @@ async def test_loopback_carries_the_largest(world: World) -> None:
     assert not any(end.stats().lost_packets for end in ends)
 
 
-@pytest.mark.parametrize(("path_bytes", "found"), [(1200, 1200), (1300, 1200), (1472, 1452), (9000, 8952)])
-async def test_a_smaller_path_is_found_and_no_data_is_lost(world: World, path_bytes: int, found: int) -> None:
+def found(world: World, path_bytes: int, size_bytes: int) -> bool:
+    """Whether this is the size that the engine ends with: aioquic has steps, the native one comes within 20 bytes."""
+    if world.engine.name == "aioquic":
+        return size_bytes == max(size for size in (BASE_BYTES, *STEPS_BYTES) if size <= path_bytes)
+    return min(path_bytes, STEPS_BYTES[-1]) - 20 <= size_bytes <= path_bytes
+
+
+@pytest.mark.parametrize("path_bytes", [1200, 1300, 1472, 9000])
+async def test_a_smaller_path_is_found_and_no_data_is_lost(world: World, path_bytes: int) -> None:
     server = world.serve()
     async with Proxy(server.address, Conditions(mtu_bytes=path_bytes)) as proxy:
         pair = await world.pair(server, via=proxy.address)
@@ -35,9 +42,10 @@ async def test_a_smaller_path_is_found_and_no_data_is_lost(world: World, path_by
         got, _ = await asyncio.gather(read_exactly(theirs, len(data)), ours.write(data))
         assert got == data
         ends = (pair.server.connection, pair.client.connection)
-        await until(lambda: all(end.stats().mtu_bytes == found for end in ends), what=f"{found} is found")
-        # Only probes were too large: three of one size at each end.
-        assert proxy.counters.too_large <= 6
+        what = f"the size for {path_bytes}"
+        await until(lambda: all(found(world, path_bytes, end.stats().mtu_bytes) for end in ends), 15, what=what)
+        # Only probes were too large: three of each size at each end; the native engine bisects.
+        assert proxy.counters.too_large <= (6 if world.engine.name == "aioquic" else 3 * 13 * 2)
 
 
 @pytest.mark.parametrize("chatter", [False, True], ids=["quiet", "with small packets"])
@@ -58,7 +66,7 @@ async def test_a_path_that_shrinks(world: World, chatter: bool) -> None:
             await asyncio.sleep(0.01)
         assert await asyncio.wait_for(reading, 20) == data
         await writing
-        assert sender.stats().mtu_bytes == BASE_BYTES
+        assert sender.stats().mtu_bytes <= 1300
         assert proxy.counters.too_large > 0
 
 

@@ -48,7 +48,8 @@ async def test_a_black_hole_of_two_seconds_is_survived(world: World) -> None:
     server = world.serve()
     async with Proxy(server.address) as proxy:
         pair = await world.pair(server, via=proxy.address)
-        running = asyncio.ensure_future(exchange(world, pair, os.urandom(3_000_000), os.urandom(3_000_000)))
+        size_bytes = 3_000_000 if world.engine.name == "aioquic" else 40_000_000  # not through before the hole
+        running = asyncio.ensure_future(exchange(world, pair, os.urandom(size_bytes), os.urandom(size_bytes)))
         await asyncio.sleep(0.05)
         proxy.blackhole(True)
         await asyncio.sleep(2)

@@ -52,7 +52,7 @@ async def test_a_bad_client_never_connects(
 
 async def test_a_client_without_a_certificate_never_connects(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     server = world.serve()
-    without_certificate(monkeypatch)
+    without_certificate(world, monkeypatch)
     reason = await world.connect(server.address).heard.is_closed()
     assert (reason.kind, reason.code) == (CloseKind.TLS, 116)
     theirs = await server.side()
@@ -60,7 +60,17 @@ async def test_a_client_without_a_certificate_never_connects(world: World, monke
     assert theirs.heard.told == ["closed"]
 
 
-def without_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_certificate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    if world.engine.name == "native":
+        from qmux.quic.native_engine import outgoing
+
+        class Bare(outgoing.Credentials):
+            def __init__(self, material: Material) -> None:
+                super().__init__(material)
+                self.chain = []
+
+        monkeypatch.setattr(outgoing, "Credentials", Bare)
+        return
     from qmux.quic.aioquic_engine.credentials import Credentials
 
     configuration = Credentials.configuration

@@ -73,8 +73,9 @@ async def serve(engine: str, directory: Path, max_streams: int) -> None:
     )
     endpoint = load_engine(engine).serve(config, lambda connection: Handler(connection, max_streams, tasks))
     sock = udp_socket()
+    port = sock.getsockname()[1]
     endpoint.add_socket(sock)
-    print(sock.getsockname()[1], flush=True)
+    print(port, flush=True)
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while await reader.readline():
