@@ -27,7 +27,8 @@ ALLOWED_BYTES = 8 << 20
 class Victim:
     """The server process."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], engine: str) -> None:
+        self.engine = engine
         assert process.stdin is not None
         assert process.stdout is not None
         self._in, self._out = process.stdin, process.stdout
@@ -46,7 +47,7 @@ def victim(engine: Engine, pki: Pki) -> Iterator[Callable[..., Victim]]:
 
         def make(max_streams: int = 0) -> Victim:
             arguments = ["tests.quic.victim", engine.name, str(pki.directory), str(max_streams)]
-            victim = Victim(start([sys.executable, "-m", *arguments]))
+            victim = Victim(start([sys.executable, "-m", *arguments]), engine.name)
             for _ in range(20):  # what any server holds after its first clients
                 Attacker(pki, victim.address).close()
             return victim
@@ -175,7 +176,8 @@ def test_a_handshake_message_that_never_ends(victim: Callable[..., Victim]) -> N
             sock.send(packets.initial(destination, crypto_offset=1000 * number, data=message, packet_number=number))
             if number % 100 == 99:
                 server.facts()  # it keeps up
-    assert server.facts()["half_open"] == 0
+    # A refused handshake leaves no state on the native engine, so a later piece may begin another one.
+    assert server.facts()["half_open"] <= (0 if server.engine == "aioquic" else 1)
     grown = server.facts()["rss_bytes"] - before
     assert grown < 2 << 20, f"{grown >> 10} KiB"  # 3 MB were sent
 
