@@ -41,6 +41,7 @@ CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log"}
 
 ONLY_IN = {
     "aioquic": ("qmux.quic.aioquic_engine",),
+    "qmux_native": ("qmux.quic.native_engine",),
     "uvloop": ("qmux.child",),
     "zmq": ("qmux.bus",),
     "click": ("qmux.cli",),

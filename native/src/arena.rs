@@ -36,7 +36,7 @@ impl<T> Arena<T> {
         let slot = &mut self.slots[index as usize];
         slot.generation = slot.generation % GENERATIONS + 1;
         slot.value = Some(value);
-        Id::from(slot.generation) << 32 | Id::from(index)
+        (Id::from(slot.generation) << 32) | Id::from(index)
     }
 
     pub fn get(&self, id: Id) -> Option<&T> {

@@ -48,7 +48,7 @@ impl Poller {
 
     /// Closing a descriptor takes it out again.
     pub fn add(&self, fd: RawFd, tag: Tag, id: Id, flags: i32) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: flags as u32, u64: (tag as u64) << 62 | id };
+        let mut event = libc::epoll_event { events: flags as u32, u64: ((tag as u64) << 62) | id };
         // SAFETY: `event` lives through the call.
         match unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) } {
             0 => Ok(()),
@@ -158,7 +158,7 @@ impl Engine {
         let count = self.poller.ready(&mut events);
         for event in &events[..count] {
             let (flags, data) = (event.events as i32, event.u64);
-            let id = data & (1 << 62) - 1;
+            let id = data & ((1 << 62) - 1);
             match data >> 62 {
                 tag if tag == Tag::Port as u64 => self.port_polled(id, flags),
                 tag if tag == Tag::Relay as u64 => self.relay_polled(id, flags),

@@ -126,9 +126,9 @@ impl Relay {
         let Some(fd) = self.socket.as_ref().map(AsRawFd::as_raw_fd) else { return turn };
         let result = match std::mem::take(&mut self.failed) && socket_error(fd) != 0 {
             true => Err(End::SocketReset),
-            false => {
-                self.to_socket(conn, fd, &mut turn, now).and_then(|()| self.to_stream(conn, fd, buffer, &mut turn, now))
-            }
+            false => self
+                .fill_socket(conn, fd, &mut turn, now)
+                .and_then(|()| self.fill_stream(conn, fd, buffer, &mut turn, now)),
         };
         turn.end = result.err();
         if self.fin_queued && self.shut {
@@ -146,7 +146,7 @@ impl Relay {
         turn
     }
 
-    fn to_socket(&mut self, conn: &mut Conn, fd: RawFd, turn: &mut Turn, now: Instant) -> Result<(), End> {
+    fn fill_socket(&mut self, conn: &mut Conn, fd: RawFd, turn: &mut Turn, now: Instant) -> Result<(), End> {
         let mut budget = TURN_BYTES;
         while self.can_write && budget > 0 {
             if self.stream_readable && self.outward_bytes < TURN_BYTES {
@@ -237,7 +237,7 @@ impl Relay {
         Ok(sent)
     }
 
-    fn to_stream(
+    fn fill_stream(
         &mut self,
         conn: &mut Conn,
         fd: RawFd,
@@ -247,10 +247,9 @@ impl Relay {
     ) -> Result<(), End> {
         let mut budget = TURN_BYTES;
         while self.stream_writable && !self.fin_queued && budget > 0 {
-            if self.inward.is_empty() && !self.socket_ended {
-                if !self.can_read || !self.read_from_socket(conn, fd, buffer, now)? {
-                    break;
-                }
+            let needs_data = self.inward.is_empty() && !self.socket_ended;
+            if needs_data && !(self.can_read && self.read_from_socket(conn, fd, buffer, now)?) {
+                break;
             }
             let mut send = conn.quic.send_stream(self.stream);
             if self.inward.is_empty() {

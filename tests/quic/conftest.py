@@ -16,7 +16,7 @@ from qmux.quic.engine import Engine
 from tests.aio import run
 from tests.quic import certificates
 from tests.quic.certificates import Pki
-from tests.quic.harness import World, no_descriptor_left
+from tests.quic.harness import Mixed, World, no_descriptor_left
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +24,25 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return certificates.make(tmp_path_factory.mktemp("pki"))
 
 
-@pytest.fixture(params=["aioquic", "native"])
+ENGINES = ["aioquic", "native"]
+MIXED = ["aioquic-native", "native-aioquic"]
+"""Server and client on different engines."""
+
+ON_MIXED = {"test_connection", "test_streams", "test_relay", "test_tls"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        metafunc.parametrize("engine", ENGINES + MIXED if module in ON_MIXED else ENGINES, indirect=True)
+
+
+@pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
-    if request.param == "native" and importlib.util.find_spec("qmux_native") is None:
+    if "native" in request.param and importlib.util.find_spec("qmux_native") is None:
         pytest.skip("qmux_native is not built: `make native` needs cargo")
-    return load_engine(request.param)
+    server, _, client = request.param.partition("-")
+    return Mixed(load_engine(server), load_engine(client)) if client else load_engine(server)
 
 
 @pytest.fixture

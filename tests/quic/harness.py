@@ -106,6 +106,15 @@ class Pair:
         return ours, theirs
 
 
+class Mixed(Engine):
+    """Servers on one engine and clients on another; ``name`` is the clients'."""
+
+    def __init__(self, server: Engine, client: Engine) -> None:
+        self.name = client.name
+        self.serve = server.serve  # type: ignore[method-assign]
+        self.connect = client.connect  # type: ignore[method-assign]
+
+
 class World:
     """Makes endpoints and connections with ``engine`` and closes them all in the end."""
 

@@ -11,7 +11,17 @@ import pytest
 
 from qmux.quic.engine import Relay, RelayEnd, RelayLimits
 from tests.aio import until
-from tests.quic.harness import WINDOW_BYTES, Pair, Relayed, World, is_reset, read_exactly, receive_all, reset, send_and_shut
+from tests.quic.harness import (
+    WINDOW_BYTES,
+    Pair,
+    Relayed,
+    World,
+    is_reset,
+    read_exactly,
+    receive_all,
+    reset,
+    send_and_shut,
+)
 
 TCP_CLOSE = 7  # tcp_states.h
 

@@ -1,4 +1,4 @@
-"""The native engine: quinn-proto and rustls in Rust (``native/``), driven by the event loop. Users' bytes stay there."""
+"""The native engine: quinn-proto and rustls in Rust (``native/``), where users' bytes stay, driven by the loop."""
 
 from __future__ import annotations
 
