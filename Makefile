@@ -1,6 +1,7 @@
 # make demo    environment, install, then `qmux demo` until Ctrl-C
 # make test    environment, lint and the whole test suite (as root on Debian also the programs that the tests run)
 # make lint    ruff and mypy
+# make native  build the native engine in Rust (needs cargo); demo, test and bench do, where they can
 # make bench   loadtest/ with its defaults
 # make clean   remove the environment and every cache
 
@@ -15,15 +16,15 @@ PYTHON ?= $(shell for name in $(PYTHONS); do \
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; \
 	done)
 
-.PHONY: help demo test lint bench clean tools
+.PHONY: help demo test lint bench clean tools native try-native
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed try-native
 	@$(BIN)/python scripts/foreground.py $(BIN)/qmux demo
 
-test: tools lint
+test: tools lint try-native
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
@@ -31,15 +32,28 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed try-native
 	$(BIN)/python -m loadtest
 
 tools:
 	@scripts/test-tools
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis loadtest/out
+	rm -rf $(VENV) native/target build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis loadtest/out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Without a Rust toolchain, or without crates.io, everything runs on the aioquic engine.
+try-native: $(VENV)/.made
+	@command -v cargo >/dev/null || { echo "No cargo here: running on the aioquic engine, which is slower."; exit 0; }; \
+		$(MAKE) --no-print-directory native || echo "The native engine was not built: running on aioquic." >&2
+
+native: $(VENV)/.native
+
+$(VENV)/.native: $(wildcard native/src/*.rs native/Cargo.* native/*.toml native/*.pyi) | $(VENV)/.made
+	@echo "Building the native engine: some minutes the first time."
+	$(PIP) 'maturin>=1.9,<2'
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet --manifest-path native/Cargo.toml
+	@touch $@
 
 # The stamps are what makes a second run quick; a changed pyproject.toml installs again. The install is editable: an
 # edited module needs none.

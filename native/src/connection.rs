@@ -40,6 +40,10 @@ const UNLIMITED: VarInt = VarInt::MAX;
 /// RFC 9000 §20.1: 0x100 and a TLS alert.
 const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
 
+/// The alerts about a certificate (RFC 8446 §6): sent by us, they are about the peer's.
+const CERTIFICATE_ALERTS: std::ops::RangeInclusive<u64> = 0x100 + 42..=0x100 + 48;
+const CERTIFICATE_REQUIRED: u64 = 0x100 + 116;
+
 /// What a connection is made with.
 #[derive(Clone)]
 pub struct Limits {
@@ -207,14 +211,26 @@ impl Conn {
                 reason("application", close.error_code.into(), &String::from_utf8_lossy(&close.reason))
             }
             ConnectionError::ConnectionClosed(close) => {
-                transport_reason(close.error_code, &String::from_utf8_lossy(&close.reason))
-            }
-            ConnectionError::TransportError(error) => match self.peer() {
-                Some(Peer::Rejected { reason: words, .. }) if self.is_client() => {
-                    reason("certificate", error.code.into(), &words)
+                let words = String::from_utf8_lossy(&close.reason);
+                match close.error_code {
+                    // What an application's close looks like before the handshake is complete (RFC 9000 §10.2.3).
+                    TransportErrorCode::APPLICATION_ERROR if words.is_empty() => {
+                        reason("application", 0, "closed before the handshake was complete")
+                    }
+                    TransportErrorCode::APPLICATION_ERROR => reason("application", 0, &words),
+                    code => transport_reason(code, &words),
                 }
-                _ => transport_reason(error.code, &error.reason),
-            },
+            }
+            ConnectionError::TransportError(error) => {
+                let code = u64::from(error.code);
+                match self.peer() {
+                    Some(Peer::Rejected { reason: words, .. }) => reason("certificate", code, &words),
+                    _ if CERTIFICATE_ALERTS.contains(&code) || code == CERTIFICATE_REQUIRED => {
+                        reason("certificate", code, &error.reason)
+                    }
+                    _ => transport_reason(error.code, &error.reason),
+                }
+            }
             ConnectionError::Reset => reason("reset", 0, "the server does not know this connection any more"),
             ConnectionError::TimedOut if self.is_connected => reason("idle", 0, ""),
             ConnectionError::TimedOut => reason("timeout", 0, ""),

@@ -124,12 +124,15 @@ impl Relay {
     fn pump(&mut self, conn: &mut Conn, buffer: &mut ReadBuffer, now: Instant) -> Turn {
         let mut turn = Turn::default();
         let Some(fd) = self.socket.as_ref().map(AsRawFd::as_raw_fd) else { return turn };
-        let result = match std::mem::take(&mut self.failed) && socket_error(fd) != 0 {
-            true => Err(End::SocketReset),
-            false => self
-                .fill_socket(conn, fd, &mut turn, now)
-                .and_then(|()| self.fill_stream(conn, fd, buffer, &mut turn, now)),
-        };
+        let mut result = Ok(());
+        if !self.failed {
+            result = self.fill_socket(conn, fd, &mut turn, now);
+        }
+        // What came before an error is read first, as the kernel gives it; the error itself comes last.
+        result = result.and_then(|()| self.fill_stream(conn, fd, buffer, &mut turn, now));
+        if self.failed && !self.stream_writable && socket_error(fd) != 0 {
+            result = Err(End::SocketReset); // nobody would read up to it
+        }
         turn.end = result.err();
         if self.fin_queued && self.shut {
             self.socket = None; // closed; done when the peer has it all
@@ -140,8 +143,10 @@ impl Relay {
         }
         let inward =
             self.stream_writable && !self.fin_queued && (self.can_read || self.socket_ended || !self.inward.is_empty());
-        let outward =
-            self.can_write && !self.shut && (self.stream_ended || self.stream_readable || !self.outward.is_empty());
+        let outward = self.can_write
+            && !self.failed
+            && !self.shut
+            && (self.stream_ended || self.stream_readable || !self.outward.is_empty());
         turn.again = turn.end.is_none() && (inward || outward);
         turn
     }
