@@ -21,6 +21,9 @@ const EPOLL_EVENTS: usize = 256;
 /// Receive calls on one socket before the others have their turn.
 const RECEIVE_CALLS: usize = 4;
 
+/// Turns of relays, together, before what they read is sent: one alone fills larger batches.
+const PUMP_TURNS: usize = 4;
+
 /// Send calls for one connection before the others have their turn.
 const SEND_CALLS: usize = 8;
 
@@ -138,7 +141,9 @@ impl Engine {
             self.receive_all(now);
             self.run_timers(now);
             self.look_at_dirty(now);
-            self.pump_relays(self.ready.len(), now);
+            for _ in 0..(PUMP_TURNS / self.ready.len().max(1)).max(1) {
+                self.pump_relays(self.ready.len(), now);
+            }
             self.transmit(now);
             let busy = !self.readable.is_empty() || !self.ready.is_empty() || !self.dirty.is_empty();
             if (polled == 0 && !busy) || !self.events.is_empty() {
