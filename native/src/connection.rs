@@ -25,8 +25,18 @@ const SMALLEST_DATAGRAM: u16 = 1200;
 /// Beyond this nothing is won (facts: 9000 does what 11000 does), and it fits a jumbo frame under IPv6.
 const LARGEST_DATAGRAM: u16 = 8952;
 
-/// Sent and not acknowledged, in all streams together: what waits behind it, small requests wait for, too.
+/// Sent and not acknowledged, in all streams together: on a path whose delay is nearly nothing, such as loopback, all
+/// of it waits in the receiver's socket, and small requests wait behind it.
+const LEAST_SEND_WINDOW_BYTES: u64 = 512 << 10;
 const SEND_WINDOW_BYTES: u64 = 2 << 20;
+
+/// What the path itself can hold is on top: 20 Gbit/s times its delay.
+const SEND_WINDOW_BYTES_PER_S: f64 = 2.5e9;
+
+fn send_window(min_rtt: Duration) -> u64 {
+    let on_the_way = (min_rtt.as_secs_f64() * SEND_WINDOW_BYTES_PER_S) as u64;
+    (LEAST_SEND_WINDOW_BYTES + on_the_way).min(SEND_WINDOW_BYTES)
+}
 
 /// A lost first packet is sent again after three times this; RFC 9002 §6.2.2 has 333 ms, a second.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
@@ -109,6 +119,7 @@ pub struct Conn {
     pub heard_at: Instant,
     frames_asked: u64,
     asked_at: Option<Instant>,
+    send_window: u64,
 }
 
 impl Conn {
@@ -130,6 +141,7 @@ impl Conn {
             heard_at: now,
             frames_asked: 0,
             asked_at: None,
+            send_window: SEND_WINDOW_BYTES,
         }
     }
 
@@ -166,6 +178,11 @@ impl Conn {
             self.peer_prefix = Some(u16::from_be_bytes([high, low]));
         }
         let stats = self.quic.stats();
+        let window = send_window(stats.path.min_rtt);
+        if window.abs_diff(self.send_window) > self.send_window / 8 {
+            self.send_window = window;
+            self.quic.set_send_window(window);
+        }
         let f = stats.frame_tx;
         let asked = f.ping
             + f.stream
