@@ -54,12 +54,46 @@ async def dial(target: Target, timeout_s: float) -> socket.socket:
 
 
 async def _dial_tcp(host: str, port: int) -> socket.socket:
+    if literal := literal_address(host, port):
+        return await _connect(*literal[0])
     return await aiohappyeyeballs.start_connection(
-        literal_address(host, port) or await _resolve(host, port),
+        await _resolve(host, port),
         happy_eyeballs_delay=SECOND_FAMILY_AFTER_S,
         interleave=1,
         loop=asyncio.get_running_loop(),
     )
+
+
+async def _connect(family: int, kind: int, protocol: int, _: str, address: tuple[str, int]) -> socket.socket:
+    """To one address. Not by ``loop.sock_connect``: uvloop's asks a resolver thread even for an address."""
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    try:
+        # The second call says how the first one went: over loopback the handshake is through by then (connect(2)).
+        outcome = sock.connect_ex(address) and sock.connect_ex(address)
+        if outcome in (errno.EINPROGRESS, errno.EALREADY):
+            await _writable(sock)
+            outcome = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if outcome not in (0, errno.EISCONN):
+            raise OSError(outcome, os.strerror(outcome))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def ready() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    loop.add_writer(sock.fileno(), ready)
+    try:
+        await waiter
+    finally:
+        loop.remove_writer(sock.fileno())
 
 
 async def _resolve(host: str, port: int) -> Sequence[aiohappyeyeballs.AddrInfoType]:
