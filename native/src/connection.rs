@@ -370,6 +370,7 @@ impl Engine {
         if std::mem::replace(&mut conn.is_over, true) {
             return;
         }
+        recovery::closing(&conn.quic);
         let (was_connected, endpoint) = (conn.is_connected, conn.endpoint);
         self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
         let streams = std::mem::take(&mut conn.streams);

@@ -1,6 +1,7 @@
 //! What quinn knows of acknowledgements and tells only its congestion controller: Cubic, watched.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,9 @@ use quinn_proto::{Connection, RttEstimator};
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 const GRANULARITY: Duration = Duration::from_millis(1);
 
+/// Neither congestion nor pacing holds a packet back.
+const UNLIMITED: u64 = u64::MAX / 2;
+
 /// Makes the controllers of new connections.
 #[derive(Default)]
 pub struct WatchedCubic(Arc<CubicConfig>);
@@ -18,13 +22,14 @@ pub struct WatchedCubic(Arc<CubicConfig>);
 impl ControllerFactory for WatchedCubic {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = self.0.clone().build(now, current_mtu);
-        Box::new(Watched { inner, acked_sent_at: None, sample: None, variance: None })
+        Box::new(Watched { inner, closing: Arc::default(), acked_sent_at: None, sample: None, variance: None })
     }
 }
 
 /// Cubic, when the newest acknowledged packet was sent, and how far round-trip times vary.
 pub struct Watched {
     inner: Box<dyn Controller>,
+    closing: Arc<AtomicBool>,
     acked_sent_at: Option<Instant>,
     sample: Option<(Duration, Duration)>, // smoothed, latest
     variance: Option<Duration>,
@@ -61,7 +66,10 @@ impl Controller for Watched {
     }
 
     fn window(&self) -> u64 {
-        self.inner.window()
+        match self.closing.load(Relaxed) {
+            true => UNLIMITED,
+            false => self.inner.window(),
+        }
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -69,7 +77,7 @@ impl Controller for Watched {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), ..*self })
+        Box::new(Self { inner: self.inner.clone_box(), closing: self.closing.clone(), ..*self })
     }
 
     fn initial_window(&self) -> u64 {
@@ -89,9 +97,21 @@ pub struct Seen {
     pub pto: Duration,
 }
 
+/// A copy of the controller: quinn lets nobody look at its own.
+fn watched(quic: &Connection) -> Option<Box<Watched>> {
+    quic.congestion_state().clone_box().into_any().downcast().ok()
+}
+
+/// Let a CONNECTION_CLOSE out: quinn 0.11 holds even that back while stream data waits for the congestion window, and a
+/// closed connection takes no acknowledgement that would open it.
+pub fn closing(quic: &Connection) {
+    if let Some(watched) = watched(quic) {
+        watched.closing.store(true, Relaxed);
+    }
+}
+
 pub fn seen(quic: &Connection) -> Seen {
-    let watched = quic.congestion_state().clone_box().into_any().downcast::<Watched>();
-    let (acked_sent_at, variance) = watched.map_or((None, None), |w| (w.acked_sent_at, w.variance));
+    let (acked_sent_at, variance) = watched(quic).map_or((None, None), |w| (w.acked_sent_at, w.variance));
     let rtt = quic.rtt();
     let variance = variance.unwrap_or(rtt / 2);
     Seen { acked_sent_at, pto: rtt + (variance * 4).max(GRANULARITY) + MAX_ACK_DELAY }
