@@ -135,11 +135,12 @@ impl Relay {
         }
         // What came before an error is read first, as the kernel gives it; the error itself comes last.
         result = result.and_then(|()| self.fill_stream(conn, fd, buffer, &mut turn, now));
-        if self.failed && !self.stream_writable && socket_error(fd) != 0 {
+        let ended = self.fin_queued && self.shut;
+        if self.failed && !ended && (self.fin_queued || !self.stream_writable) && socket_error(fd) != 0 {
             result = Err(End::SocketReset); // nobody would read up to it
         }
         turn.end = result.err();
-        if self.fin_queued && self.shut {
+        if ended {
             self.socket = None; // closed; done when the peer has it all
             if self.delivered {
                 turn.end = turn.end.or(Some(End::Finished));
