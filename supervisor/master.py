@@ -296,7 +296,7 @@ class Supervisor:
         if self._stopper is None:
             self._announce_stop(why)
         self._is_forced = forced
-        self._stopper = self._tasks.start(self._run_stop(forced or not self._served), "stop")
+        self._stopper = self._tasks.start(self._run_stop(forced), "stop")
         self._send_table()
 
     def _announce_stop(self, why: str) -> None:
