@@ -13,7 +13,7 @@ from qmux.pool.rows import Row, RowState
 from qmux.protocol.frames import AppCode, Drain, Frame, Heartbeat, Lanes, Register, StreamType
 from qmux.protocol.sessions import ServerSession
 from qmux.quic.engine import CloseKind, CloseReason, Connection, ConnectionLost, Stream, StreamError
-from qmux.relay.heads import read_stream_type
+from qmux.relay.frames import read_stream_type
 from qmux.tasks import TaskSet
 from qmux.worker import registration
 from qmux.worker.failures import of_client

@@ -22,8 +22,7 @@ from qmux.quic.engine import ConnectionLost, Relay, RelayEnd, RelayLimits, Strea
 from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial
-from qmux.relay.frames import read_frame
-from qmux.relay.heads import read_stream_type
+from qmux.relay.frames import read_frame, read_stream_type
 from qmux.tasks import TaskSet
 from qmux.worker.lane import LaneConnection
 

@@ -6,8 +6,7 @@ from qmux.errors import PeerError
 from qmux.protocol.codec import FrameDecoder, encode_stream_type
 from qmux.protocol.frames import ConnReady, ConnRefused, NewConn, StreamType
 from qmux.quic.engine import StreamError
-from qmux.relay.frames import read_frame
-from qmux.relay.heads import read_stream_type
+from qmux.relay.frames import read_frame, read_stream_type
 from tests.aio import run
 from tests.relay import fakes
 from tests.relay.fakes import FakeConnection
