@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 from collections.abc import Iterator
@@ -26,9 +27,9 @@ def answering(path: Path, answer: bytes | None) -> Iterator[None]:
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                request = b""
-                while not request.endswith((b"\r\n\r\n", b"}")):  # the body of a request is a JSON object
-                    request += connection.recv(4096)
+                with connection.makefile("rb") as request:  # all of it: whoever closes before gives its sender EPIPE
+                    headers = http.client.parse_headers(request) if request.readline() else {}
+                    request.read(int(headers.get("Content-Length", 0)))
                 if answer is None:
                     done.wait(10)
                 else:
@@ -41,16 +42,16 @@ def answering(path: Path, answer: bytes | None) -> Iterator[None]:
         thread.join()
 
 
-def http(body: bytes, status: str = "200 OK") -> bytes:
+def http_answer(body: bytes, status: str = "200 OK") -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (http(b"{}", "503 Service Unavailable"), "the daemon answered 503 Service Unavailable to /v1/status"),
-        (http(b"not json"), "no valid answer"),
-        (http(b"[1]"), "it is not an object"),
+        (http_answer(b"{}", "503 Service Unavailable"), "the daemon answered 503 Service Unavailable to /v1/status"),
+        (http_answer(b"not json"), "no valid answer"),
+        (http_answer(b"[1]"), "it is not an object"),
         (b"SSH-2.0-OpenSSH\r\n", "no valid answer"),
         (b"", "no valid answer"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", "no valid answer"),
@@ -72,7 +73,7 @@ def test_silence_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_good_answer_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
-    with answering(path, http(b'{"ok": true}')):
+    with answering(path, http_answer(b'{"ok": true}')):
         assert api.reload(path, dry_run=True, full=False) == {"ok": True}
 
 
