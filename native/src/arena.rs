@@ -1,9 +1,9 @@
 //! Values by number. A number is never used twice, so one that Python still holds cannot name a newer value.
 
-/// Index in the low 32 bits, generation in the 30 above: two bits stay free for `epoll`'s tag.
+/// Index in the low 32 bits, generation in the 29 above: three bits stay free for `epoll`'s tag.
 pub type Id = u64;
 
-const GENERATIONS: u32 = (1 << 30) - 1;
+const GENERATIONS: u32 = (1 << 29) - 1;
 
 struct Slot<T> {
     generation: u32,

@@ -27,13 +27,16 @@ const PUMP_TURNS: usize = 4;
 /// Send calls for one connection before the others have their turn.
 const SEND_CALLS: usize = 8;
 
-/// Kind of a descriptor, in the two high bits of epoll's data.
+/// Kind of a descriptor, in the three high bits of epoll's data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
     Timer = 0,
     Port = 1,
     Relay = 2,
 }
+
+/// An `arena::Id` is below it.
+const TAG_SHIFT: u32 = 61;
 
 /// epoll(7).
 pub struct Poller(OwnedFd);
@@ -51,7 +54,7 @@ impl Poller {
 
     /// Closing a descriptor takes it out again.
     pub fn add(&self, fd: RawFd, tag: Tag, id: Id, flags: i32) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: flags as u32, u64: ((tag as u64) << 62) | id };
+        let mut event = libc::epoll_event { events: flags as u32, u64: ((tag as u64) << TAG_SHIFT) | id };
         // SAFETY: `event` lives through the call.
         match unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) } {
             0 => Ok(()),
@@ -163,8 +166,8 @@ impl Engine {
         let count = self.poller.ready(&mut events);
         for event in &events[..count] {
             let (flags, data) = (event.events as i32, event.u64);
-            let id = data & ((1 << 62) - 1);
-            match data >> 62 {
+            let id = data & ((1 << TAG_SHIFT) - 1);
+            match data >> TAG_SHIFT {
                 tag if tag == Tag::Port as u64 => self.port_polled(id, flags),
                 tag if tag == Tag::Relay as u64 => self.relay_polled(id, flags),
                 _ => self.timers.fired(),

@@ -8,6 +8,7 @@ mod connection;
 mod endpoint;
 mod engine;
 mod events;
+pub mod frames;
 mod recovery;
 mod relay;
 mod stream;

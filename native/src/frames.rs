@@ -1,0 +1,422 @@
+//! What stands at the head of a user's stream, as `qmux.protocol` defines it: the stream's type, and one frame in each
+//! direction.
+//!
+//! Only the usual is read here. Whatever else comes, the bytes go to Python, which knows every rule and every message;
+//! so nothing here judges a peer. Nothing is allocated, and `Wants` never reaches beyond the frame.
+
+/// `qmux.protocol.frames.StreamType.TCP`
+const TCP_STREAM: u8 = 0x02;
+
+// `qmux.protocol.frames.FRAME_TYPES`: types and largest bodies.
+const NEW_CONN: u8 = 0x10;
+const CONN_READY: u8 = 0x11;
+const CONN_REFUSED: u8 = 0x12;
+const NEW_CONN_BYTES: usize = 1024;
+const CONN_READY_BYTES: usize = 256;
+const CONN_REFUSED_BYTES: usize = 1024;
+
+/// `qmux.protocol.values.MAX_NAME`
+const MAX_NAME: usize = 128;
+
+/// RFC 9000 §16
+const MAX_VARINT: u64 = (1 << 62) - 1;
+
+/// ConnReady as it goes on the wire: its type, its length, an empty map.
+pub const READY: [u8; 3] = [CONN_READY, 1, 0x80];
+
+/// What the beginning of a stream is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Parsed<T> {
+    /// Not complete: read so many bytes more, at most, and look at all of them again.
+    Wants(usize),
+    /// The frame, which ends where the bytes end.
+    Whole(T),
+    /// Something else, or something wrong: for Python to look at, from the first byte on.
+    Unusual,
+}
+
+/// A user that comes: the head of a stream that a server opened.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NewConn<'a> {
+    pub conn_id: u64,
+    pub service: &'a str,
+    pub source: &'a str,
+    pub dest: &'a str,
+}
+
+/// What a client says to it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    Ready,
+    /// The code is printable, the reason need not be.
+    Refused {
+        code: &'a str,
+        reason: &'a str,
+    },
+}
+
+/// The head of a user's stream, stream type included. None: longer than a NewConn may be.
+pub fn encode_new_conn(new: &NewConn<'_>) -> Option<Vec<u8>> {
+    let mut body = Vec::with_capacity(192);
+    body.push(0x80 | 4); // a map of four
+    put_str(&mut body, "conn_id");
+    put_int(&mut body, new.conn_id);
+    for (key, value) in [("service", new.service), ("source", new.source), ("dest", new.dest)] {
+        put_str(&mut body, key);
+        put_str(&mut body, value);
+    }
+    if body.len() > NEW_CONN_BYTES {
+        return None;
+    }
+    let mut head = Vec::with_capacity(body.len() + 4);
+    head.extend_from_slice(&[TCP_STREAM, NEW_CONN]);
+    match body.len() {
+        short @ 0..=63 => head.push(short as u8),
+        long => head.extend_from_slice(&(long as u16 | 0x4000).to_be_bytes()),
+    }
+    head.append(&mut body);
+    Some(head)
+}
+
+/// A stream that a server opened, from its type on.
+pub fn new_conn(data: &[u8]) -> Parsed<NewConn<'_>> {
+    let Some((&first, rest)) = data.split_first() else { return Parsed::Wants(3) };
+    if first != TCP_STREAM {
+        return Parsed::Unusual;
+    }
+    frame(rest, |kind| (kind == NEW_CONN).then_some(NEW_CONN_BYTES), |_, body| new_conn_of(body))
+}
+
+/// A client's answer to it.
+pub fn answer(data: &[u8]) -> Parsed<Answer<'_>> {
+    let cap = |kind| match kind {
+        CONN_READY => Some(CONN_READY_BYTES),
+        CONN_REFUSED => Some(CONN_REFUSED_BYTES),
+        _ => None,
+    };
+    frame(data, cap, |kind, body| match kind {
+        CONN_READY => fields(body, |_, _| Some(())).map(|()| Answer::Ready),
+        _ => refused_of(body),
+    })
+}
+
+/// Type, length, body. The types that are known here have one byte.
+fn frame<'a, T>(
+    data: &'a [u8],
+    cap: impl Fn(u8) -> Option<usize>,
+    read: impl Fn(u8, &'a [u8]) -> Option<T>,
+) -> Parsed<T> {
+    let [kind, rest @ ..] = data else { return Parsed::Wants(2) };
+    let Some(cap) = cap(*kind) else { return Parsed::Unusual };
+    let Some(&first) = rest.first() else { return Parsed::Wants(1) };
+    let size = 1 << (first >> 6);
+    if rest.len() < size {
+        return Parsed::Wants(size - rest.len());
+    }
+    let (length, body) = rest.split_at(size);
+    let length = length.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)) & ((1 << (8 * size - 2)) - 1);
+    let Some(length) = usize::try_from(length).ok().filter(|&length| length <= cap) else { return Parsed::Unusual };
+    if body.len() < length {
+        return Parsed::Wants(length - body.len());
+    }
+    match body.len() == length {
+        true => read(*kind, body).map_or(Parsed::Unusual, Parsed::Whole),
+        false => Parsed::Unusual,
+    }
+}
+
+fn new_conn_of(body: &[u8]) -> Option<NewConn<'_>> {
+    let (mut conn_id, mut service, mut source, mut dest) = (None, None, None, None);
+    fields(body, |key, value| {
+        match (key, value) {
+            ("conn_id", Value::Int(value)) if value <= MAX_VARINT => conn_id = Some(value),
+            // A name that is not one is no service here: Python finds that out.
+            ("service", value) => service = Some(printable(value)?),
+            ("source", value) => source = Some(printable(value)?),
+            ("dest", value) => dest = Some(printable(value)?),
+            ("conn_id", _) => return None,
+            _ => {}
+        }
+        Some(())
+    })?;
+    Some(NewConn { conn_id: conn_id?, service: service?, source: source?, dest: dest? })
+}
+
+fn refused_of(body: &[u8]) -> Option<Answer<'_>> {
+    let (mut code, mut reason) = (None, "");
+    fields(body, |key, value| {
+        match (key, value) {
+            ("code", value) => code = Some(printable(value)?),
+            ("reason", Value::Str(text)) => reason = text,
+            ("reason", _) => return None,
+            _ => {}
+        }
+        Some(())
+    })?;
+    Some(Answer::Refused { code: code?, reason })
+}
+
+/// Text of the kind that QMux itself writes. Other text that can be printed is Python's.
+fn printable(value: Value<'_>) -> Option<&str> {
+    let Value::Str(text) = value else { return None };
+    let is_plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    (text.len() <= MAX_NAME && is_plain).then_some(text)
+}
+
+// --- msgpack: what a map of numbers and texts needs; other values are skipped ---
+
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    Int(u64),
+    Str(&'a str),
+    Other,
+}
+
+/// Every key with its value; None where `body` is not exactly one map whose keys are texts, or where `field` says so.
+fn fields<'a>(body: &'a [u8], mut field: impl FnMut(&'a str, Value<'a>) -> Option<()>) -> Option<()> {
+    let mut reader = Reader(body);
+    let Token::Map(count) = reader.token()? else { return None };
+    for _ in 0..count {
+        let Token::Str(key) = reader.token()? else { return None };
+        let value = reader.value()?;
+        field(key, value)?;
+    }
+    reader.0.is_empty().then_some(())
+}
+
+/// One marker and what belongs to it alone.
+enum Token<'a> {
+    Int(u64),
+    Str(&'a str),
+    Array(usize),
+    Map(usize),
+    Other,
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn number(&mut self, bytes: usize) -> Option<u64> {
+        Some(self.take(bytes)?.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    }
+
+    fn count(&mut self, bytes: usize) -> Option<usize> {
+        usize::try_from(self.number(bytes)?).ok()
+    }
+
+    fn text(&mut self, count: usize) -> Option<Token<'a>> {
+        std::str::from_utf8(self.take(count)?).ok().map(Token::Str)
+    }
+
+    fn other(&mut self, count: usize) -> Option<Token<'a>> {
+        self.take(count).map(|_| Token::Other)
+    }
+
+    fn token(&mut self) -> Option<Token<'a>> {
+        let marker = self.number(1)? as u8;
+        let low = usize::from(marker & 0x0f);
+        match marker {
+            0x00..=0x7f => Some(Token::Int(marker.into())),
+            0x80..=0x8f => Some(Token::Map(low)),
+            0x90..=0x9f => Some(Token::Array(low)),
+            0xa0..=0xbf => self.text(usize::from(marker & 0x1f)),
+            0xc1 => None, // never used
+            0xc0 | 0xc2 | 0xc3 | 0xe0..=0xff => Some(Token::Other),
+            0xc4..=0xc6 => {
+                let count = self.count(1 << (marker - 0xc4))?;
+                self.other(count)
+            }
+            0xc7..=0xc9 => {
+                let count = self.count(1 << (marker - 0xc7))?;
+                self.other(count.checked_add(1)?)
+            }
+            0xca | 0xcb => self.other(4 << (marker - 0xca)),
+            0xcc..=0xcf => self.number(1 << (marker - 0xcc)).map(Token::Int),
+            0xd0..=0xd3 => self.other(1 << (marker - 0xd0)),
+            0xd4..=0xd8 => self.other((1 << (marker - 0xd4)) + 1),
+            0xd9..=0xdb => {
+                let count = self.count(1 << (marker - 0xd9))?;
+                self.text(count)
+            }
+            0xdc | 0xdd => self.count(2 << (marker - 0xdc)).map(Token::Array),
+            0xde | 0xdf => self.count(2 << (marker - 0xde)).map(Token::Map),
+        }
+    }
+
+    /// A whole value. What is nested is skipped by counting, not by recursion.
+    fn value(&mut self) -> Option<Value<'a>> {
+        let mut open = match self.token()? {
+            Token::Int(value) => return Some(Value::Int(value)),
+            Token::Str(text) => return Some(Value::Str(text)),
+            token => token.items()?,
+        };
+        while open > 0 {
+            if open > self.0.len() {
+                return None; // each takes a byte at least
+            }
+            open = open - 1 + self.token()?.items()?;
+        }
+        Some(Value::Other)
+    }
+}
+
+impl Token<'_> {
+    /// How many values follow that belong to it.
+    fn items(&self) -> Option<usize> {
+        match self {
+            Token::Array(count) => Some(*count),
+            Token::Map(count) => count.checked_mul(2),
+            Token::Int(_) | Token::Str(_) | Token::Other => Some(0),
+        }
+    }
+}
+
+fn put_str(body: &mut Vec<u8>, text: &str) {
+    match text.len() {
+        short @ 0..=31 => body.push(0xa0 | short as u8),
+        middle @ 32..=255 => body.extend_from_slice(&[0xd9, middle as u8]),
+        long => {
+            body.push(0xdb);
+            body.extend_from_slice(&(long as u32).to_be_bytes());
+        }
+    }
+    body.extend_from_slice(text.as_bytes());
+}
+
+fn put_int(body: &mut Vec<u8>, value: u64) {
+    let bytes = value.to_be_bytes();
+    let size = match value {
+        0..=0x7f => return body.push(value as u8),
+        0x80..=0xff => 1,
+        0x100..=0xffff => 2,
+        0x1_0000..=0xffff_ffff => 4,
+        _ => 8usize,
+    };
+    body.push(0xcc + size.trailing_zeros() as u8);
+    body.extend_from_slice(&bytes[8 - size..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digit = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("a test writes hexadecimal digits");
+        (0..hex.len()).step_by(2).map(digit).collect()
+    }
+
+    /// As `qmux.protocol.codec.encode` writes them, behind the stream's type.
+    const FROM_PYTHON: &str =
+        "02103f84a7636f6e6e5f6964cf0000030000000005a773657276696365a3776562a6736f75726365ab3132372e302e302e\
+         313a35a464657374a85b3a3a315d3a3830";
+
+    fn example(conn_id: u64, service: &str) -> NewConn<'_> {
+        NewConn { conn_id, service, source: "127.0.0.1:5", dest: "[::1]:80" }
+    }
+
+    #[test]
+    fn both_ends_write_the_same_bytes() {
+        let new = example((3 << 40) | 5, "web");
+        assert_eq!(encode_new_conn(&new), Some(bytes(FROM_PYTHON)));
+        let name = "w".repeat(40);
+        let head = encode_new_conn(&example(200, &name)).expect("short enough");
+        assert!(head.starts_with(&bytes("0210405e84a7636f6e6e5f6964ccc8a773657276696365d928")));
+        assert_eq!(READY.to_vec(), bytes("110180"));
+        let refused = bytes("121782a4636f6465a772656675736564a6726561736f6ea178");
+        assert_eq!(answer(&refused), Parsed::Whole(Answer::Refused { code: "refused", reason: "x" }));
+        assert_eq!(answer(&READY), Parsed::Whole(Answer::Ready));
+    }
+
+    #[test]
+    fn fields_of_a_newer_release_are_skipped() {
+        let mut body = bytes("85a7636f6e6e5f696405a773657276696365a3776562a6736f75726365a0a464657374a0a56e65776572");
+        body.extend(bytes("92c093d9017881a161c403aabbcc")); // [None, ["x", {"a": bytes}, …
+        body.extend(bytes("cb3ff0000000000000")); // … 1.0]]
+        let mut head = vec![TCP_STREAM, NEW_CONN, 0x40, body.len() as u8];
+        head.append(&mut body);
+        assert_eq!(new_conn(&head), Parsed::Whole(NewConn { conn_id: 5, service: "web", source: "", dest: "" }));
+        assert_eq!(answer(&bytes("110481a17805")), Parsed::Whole(Answer::Ready));
+    }
+
+    #[test]
+    fn what_python_refuses_is_not_taken() {
+        let unusual = |hex: &str| assert_eq!(new_conn(&bytes(hex)), Parsed::Unusual, "{hex}");
+        unusual("01"); // a control stream
+        unusual("0211"); // another frame
+        unusual("02104401"); // 1025 bytes are announced
+        unusual("0210c0000000ffffffff");
+        let body = |conn_id: &str, source: &str, behind: &str| {
+            let fields = "a773657276696365a0a6736f75726365";
+            let body = bytes(&format!("84a7636f6e6e5f6964{conn_id}{fields}{source}a464657374a0{behind}"));
+            [&[TCP_STREAM, NEW_CONN, body.len() as u8], &body[..]].concat()
+        };
+        assert!(matches!(new_conn(&body("05", "a0", "")), Parsed::Whole(_)));
+        assert_eq!(new_conn(&body("ff", "a0", "")), Parsed::Unusual, "-1");
+        assert_eq!(new_conn(&body("cf4000000000000000", "a0", "")), Parsed::Unusual, "more than a varint holds");
+        assert_eq!(new_conn(&body("05", "a10a", "")), Parsed::Unusual, "a line feed");
+        assert_eq!(new_conn(&body("05", "05", "")), Parsed::Unusual, "no text");
+        assert_eq!(new_conn(&body("05", "a0", "c0")), Parsed::Unusual, "something behind the map");
+        unusual("02100180"); // no field
+        unusual("021002810a"); // half a map
+        assert_eq!(answer(&bytes("1001")), Parsed::Unusual);
+        assert_eq!(answer(&bytes("120180")), Parsed::Unusual);
+        assert_eq!(answer(&bytes("1102dfff")), Parsed::Unusual);
+        assert_eq!(answer(&bytes("110781a178ddffffffff")), Parsed::Unusual);
+    }
+
+    /// Feed `data` as a stream gives it, never more than is wanted.
+    fn read_by_wants<T>(data: &[u8], parse: impl Fn(&[u8]) -> Parsed<T>) -> (usize, Parsed<T>) {
+        let mut end = 0;
+        loop {
+            match parse(&data[..end]) {
+                Parsed::Wants(more) if end < data.len() => end = (end + more).min(data.len()),
+                parsed => return (end, parsed),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            conn_id in 0..=MAX_VARINT, service in "[a-z]{1,128}", source in "[ -~]{0,128}", dest in "[ -~]{0,128}",
+            rest in proptest::collection::vec(any::<u8>(), 0..8),
+        ) {
+            let new = NewConn { conn_id, service: &service, source: &source, dest: &dest };
+            let head = encode_new_conn(&new).expect("short enough");
+            let stream = [&head[..], &rest].concat();
+            let (end, parsed) = read_by_wants(&stream, |data| match new_conn(data) {
+                Parsed::Whole(read) => Parsed::Whole(read == new),
+                Parsed::Wants(more) => Parsed::Wants(more),
+                Parsed::Unusual => Parsed::Unusual,
+            });
+            prop_assert_eq!((end, parsed), (head.len(), Parsed::Whole(true)));
+        }
+
+        #[test]
+        fn anything_may_come(data in proptest::collection::vec(any::<u8>(), 0..64)) {
+            for head in [&[][..], &[TCP_STREAM, NEW_CONN], &[TCP_STREAM, NEW_CONN, 0x20, 0x84], &[CONN_READY, 0x10, 0x81]] {
+                let data = [head, &data].concat();
+                for parsed in [new_conn(&data).wants(), answer(&data).wants()].into_iter().flatten() {
+                    prop_assert!((1..=NEW_CONN_BYTES).contains(&parsed));
+                }
+            }
+        }
+    }
+
+    impl<T> Parsed<T> {
+        fn wants(&self) -> Option<usize> {
+            match self {
+                Parsed::Wants(more) => Some(*more),
+                Parsed::Whole(_) | Parsed::Unusual => None,
+            }
+        }
+    }
+}
