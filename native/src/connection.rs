@@ -17,7 +17,7 @@ use crate::events::{Event, Reason};
 use crate::recovery::{self, WatchedCubic};
 use crate::stream::{Held, Use};
 use crate::timers::Timer;
-use crate::tls::Peer;
+use crate::verifier::Peer;
 
 /// What every path carries (RFC 9000 §14): the search begins here, and a black hole leads back.
 const SMALLEST_DATAGRAM: u16 = 1200;

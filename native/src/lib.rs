@@ -15,6 +15,7 @@ mod stream;
 mod timers;
 mod tls;
 mod udp;
+mod verifier;
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

@@ -1,44 +1,25 @@
-//! rustls for QUIC. Who a peer is decides Python: `qmux.pki.verify`, the one check of both engines.
-//!
-//! rustls can say only a fixed alert for a refusal; a session here carries the alert and the words of our own check.
+//! rustls for QUIC, with our certificate check (`verifier`).
 
 use std::any::Any;
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::crypto::{
     self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, Session, UnsupportedVersion,
 };
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, ConnectionId, Side, TransportError, TransportErrorCode};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::Resumption;
 use rustls::crypto::{ring, CryptoProvider};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
-use rustls::{CipherSuite, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::CipherSuite;
+
+use crate::verifier::{with_peer, Peer, Verifier};
 
 /// Any failure of ours to build a configuration, in words.
 pub type Result<T> = std::result::Result<T, String>;
-
-/// RFC 8446 §6.
-const INTERNAL_ERROR: u8 = 80;
-
-/// What our check said about a peer's chain.
-#[derive(Clone)]
-pub enum Peer {
-    Accepted(Arc<Py<PyAny>>),
-    Rejected { alert: u8, reason: String },
-}
-
-thread_local! {
-    // The verifier belongs to a configuration, its answer to one session: on this thread, between the two, is this.
-    static VERDICT: RefCell<Option<Peer>> = const { RefCell::new(None) };
-}
 
 /// Our certificate, and the callable that is given the peer's: `verify(chain: list[bytes])`, raises what it refuses.
 pub struct Credentials {
@@ -100,131 +81,6 @@ pub fn client(credentials: Credentials) -> Result<Arc<dyn crypto::ClientConfig>>
     Ok(Arc::new(ClientCrypto(Arc::new(inner))))
 }
 
-/// Asks Python about the chain, and leaves the proof of possession to rustls.
-#[derive(Debug)]
-struct Verifier {
-    verify: Py<PyAny>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl Verifier {
-    fn new(verify: Py<PyAny>, provider: Arc<CryptoProvider>) -> Arc<Self> {
-        Arc::new(Self { verify, provider })
-    }
-
-    fn ask(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> std::result::Result<(), Error> {
-        let peer = Python::attach(|py| match self.call(py, leaf, rest) {
-            Ok(who) => Peer::Accepted(Arc::new(who)),
-            Err(error) => {
-                let alert = error.value(py).getattr("alert").and_then(|alert| alert.extract::<u8>());
-                Peer::Rejected { alert: alert.unwrap_or(INTERNAL_ERROR), reason: error.value(py).to_string() }
-            }
-        });
-        let accepted = matches!(peer, Peer::Accepted(_));
-        VERDICT.set(Some(peer));
-        accepted.then_some(()).ok_or_else(|| Error::General("the certificate is not accepted".into()))
-    }
-
-    fn call(&self, py: Python<'_>, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> PyResult<Py<PyAny>> {
-        let chain = PyList::empty(py);
-        for certificate in std::iter::once(leaf).chain(rest) {
-            chain.append(PyBytes::new(py, certificate))?;
-        }
-        self.verify.call1(py, (chain,))
-    }
-
-    fn signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// TLS 1.2 is not offered; whoever comes with it is refused.
-fn no_tls12() -> std::result::Result<HandshakeSignatureValid, Error> {
-    Err(Error::General("QUIC needs TLS 1.3".into()))
-}
-
-impl ClientCertVerifier for Verifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> std::result::Result<ClientCertVerified, Error> {
-        self.ask(leaf, rest).map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        self.signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
-        _: &ServerName<'_>, // the callable knows it
-        _: &[u8],
-        _: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, Error> {
-        self.ask(leaf, rest).map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        self.signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
-    }
-}
-
 struct ServerCrypto(Arc<QuicServerConfig>);
 
 impl crypto::ServerConfig for ServerCrypto {
@@ -263,11 +119,7 @@ struct VerifiedSession {
 
 impl Session for VerifiedSession {
     fn read_handshake(&mut self, buf: &[u8]) -> std::result::Result<bool, TransportError> {
-        VERDICT.set(None);
-        let result = self.inner.read_handshake(buf);
-        if let Some(peer) = VERDICT.take() {
-            self.peer = Some(peer);
-        }
+        let result = with_peer(&mut self.peer, || self.inner.read_handshake(buf));
         match (result, &self.peer) {
             (Err(_), Some(Peer::Rejected { alert, reason })) => {
                 let code = TransportErrorCode::crypto(*alert);

@@ -1,0 +1,131 @@
+//! Who a peer is decides Python: `qmux.pki.verify`, the one check of both engines. rustls asks here.
+//!
+//! rustls can say only a fixed alert for a refusal; a `Peer` carries the alert and the words of our own check.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+
+/// RFC 8446 §6.
+const INTERNAL_ERROR: u8 = 80;
+
+/// What our check said about a peer's chain.
+#[derive(Clone)]
+pub enum Peer {
+    Accepted(Arc<Py<PyAny>>),
+    Rejected { alert: u8, reason: String },
+}
+
+thread_local! {
+    // The verifier belongs to a configuration, its answer to one session: on this thread, between the two, is this.
+    static PEER: RefCell<Option<Peer>> = const { RefCell::new(None) };
+}
+
+/// Run a step of one session's handshake, and keep in `peer` what was said about its peer meanwhile.
+pub fn with_peer<R>(peer: &mut Option<Peer>, step: impl FnOnce() -> R) -> R {
+    PEER.set(peer.take());
+    let result = step();
+    *peer = PEER.take();
+    result
+}
+
+/// Asks Python about the chain, and leaves the proof of possession to rustls.
+#[derive(Debug)]
+pub struct Verifier {
+    verify: Py<PyAny>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    pub fn new(verify: Py<PyAny>, provider: Arc<CryptoProvider>) -> Arc<Self> {
+        Arc::new(Self { verify, provider })
+    }
+
+    fn ask(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let peer = Python::attach(|py| match self.call(py, leaf, rest) {
+            Ok(who) => Peer::Accepted(Arc::new(who)),
+            Err(error) => {
+                let alert = error.value(py).getattr("alert").and_then(|alert| alert.extract::<u8>());
+                Peer::Rejected { alert: alert.unwrap_or(INTERNAL_ERROR), reason: error.value(py).to_string() }
+            }
+        });
+        let accepted = matches!(peer, Peer::Accepted(_));
+        PEER.set(Some(peer));
+        accepted.then_some(()).ok_or_else(|| Error::General("the certificate is not accepted".into()))
+    }
+
+    fn call(&self, py: Python<'_>, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> PyResult<Py<PyAny>> {
+        let chain = PyList::empty(py);
+        for certificate in std::iter::once(leaf).chain(rest) {
+            chain.append(PyBytes::new(py, certificate))?;
+        }
+        self.verify.call1(py, (chain,))
+    }
+}
+
+/// What both of rustls' traits ask for alike. TLS 1.2 is not offered: whoever comes with it is refused.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::General("QUIC needs TLS 1.3".into()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.provider.signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.ask(leaf, rest).map(|()| ClientCertVerified::assertion())
+    }
+
+    signatures!();
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _: &ServerName<'_>, // the callable knows it
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.ask(leaf, rest).map(|()| ServerCertVerified::assertion())
+    }
+
+    signatures!();
+}
