@@ -12,6 +12,8 @@ __all__ = [
     "RELAY_DONE",
     "STREAM_ENDED",
     "STREAM_OPENED",
+    "USERS_CHANGED",
+    "USER_ENDED",
     "WRITABLE",
     "Core",
     "__version__",
@@ -26,6 +28,8 @@ STREAM_ENDED: Final[int]
 DATAGRAM: Final[int]
 CLOSED: Final[int]
 RELAY_DONE: Final[int]
+USERS_CHANGED: Final[int]
+USER_ENDED: Final[int]
 __version__: Final[str]
 
 @final
@@ -101,3 +105,8 @@ class Core:
     ) -> int: ...
     def relay_bytes(self, relay: int) -> tuple[int, int] | None: ...
     def abort_relay(self, relay: int) -> None: ...
+    def add_tally(self) -> int: ...
+    def tell_usual_ends(self, tally: int, tell: bool) -> None: ...
+    def expect_users_changed(self) -> None: ...
+    def tallies(self) -> dict[int, tuple[int, int, int, int]]: ...
+    def users(self, conn: int) -> int: ...

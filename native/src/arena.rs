@@ -26,6 +26,10 @@ fn split(id: Id) -> (usize, u32) {
     ((id & 0xffff_ffff) as usize, (id >> 32) as u32)
 }
 
+fn join(index: u32, generation: u32) -> Id {
+    (Id::from(generation) << 32) | Id::from(index)
+}
+
 impl<T> Arena<T> {
     /// Keep `value`; its number.
     pub fn insert(&mut self, value: T) -> Id {
@@ -36,7 +40,7 @@ impl<T> Arena<T> {
         let slot = &mut self.slots[index as usize];
         slot.generation = slot.generation % GENERATIONS + 1;
         slot.value = Some(value);
-        (Id::from(slot.generation) << 32) | Id::from(index)
+        join(index, slot.generation)
     }
 
     pub fn get(&self, id: Id) -> Option<&T> {
@@ -58,6 +62,13 @@ impl<T> Arena<T> {
         value
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (Id, &T)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let value = slot.value.as_ref()?;
+            Some((join(index as u32, slot.generation), value))
+        })
+    }
+
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -77,5 +88,6 @@ mod tests {
         assert_eq!((arena.get(first), arena.get(second)), (None, Some(&"b")));
         assert_eq!(arena.remove(first), None);
         assert_eq!(arena.len(), 1);
+        assert_eq!(arena.iter().collect::<Vec<_>>(), [(second, &"b")]);
     }
 }

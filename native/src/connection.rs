@@ -103,6 +103,8 @@ pub struct Conn {
     /// The socket that the peer's newest packet came on.
     pub port: Id,
     pub streams: FxHashMap<StreamId, Use>,
+    /// Whom the engine serves here without Python.
+    pub users: u64,
     /// In the queue of those that may have something to send.
     pub dirty: bool,
     pub quic_at: Option<Instant>,
@@ -130,6 +132,7 @@ impl Conn {
             endpoint,
             port,
             streams: FxHashMap::default(),
+            users: 0,
             dirty: false,
             quic_at: None,
             handshake_at: None,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::arena::{Arena, Id};
 use crate::connection::Conn;
+use crate::counts::Counts;
 use crate::endpoint::Endpoint;
 use crate::events::Event;
 use crate::relay::{ReadBuffer, Relay};
@@ -78,6 +79,7 @@ pub struct Engine {
     pub ports: Arena<Port>,
     pub conns: Arena<Conn>,
     pub relays: Arena<Relay>,
+    pub counts: Counts,
     /// Ports that may have datagrams.
     readable: Vec<Id>,
     /// Connections that may have something to send.
@@ -102,6 +104,7 @@ impl Engine {
             ports: Arena::default(),
             conns: Arena::default(),
             relays: Arena::default(),
+            counts: Counts::default(),
             readable: Vec::new(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),

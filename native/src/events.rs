@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use crate::arena::Id;
+use crate::counts::User;
 
 /// How a connection ended: the names of `qmux.quic.engine.CloseKind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +54,12 @@ pub enum Event {
     Datagram { conn: Id, data: Bytes },
     Closed { conn: Id, reason: Reason },
     RelayDone { relay: Id, end: End, to_socket: u64, to_stream: u64 },
+    UsersChanged,
+    UserEnded { user: User, end: End },
 }
 
 /// Names of the kinds, exported by the module in this order.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 11] = [
     "ACCEPTED",
     "CONNECTED",
     "STREAM_OPENED",
@@ -66,6 +69,8 @@ pub const KINDS: [&str; 9] = [
     "DATAGRAM",
     "CLOSED",
     "RELAY_DONE",
+    "USERS_CHANGED",
+    "USER_ENDED",
 ];
 
 impl Event {
@@ -85,6 +90,10 @@ impl Event {
             Event::Closed { conn, reason } => (7, conn, reason.kind, reason.code, reason.message).into_pyobject(py),
             Event::RelayDone { relay, end, to_socket, to_stream } => {
                 (8, relay, end.name(), to_socket, to_stream).into_pyobject(py)
+            }
+            Event::UsersChanged => (9,).into_pyobject(py),
+            Event::UserEnded { user, end } => {
+                (10, user.tally, user.conn_id, &*user.source, end.name()).into_pyobject(py)
             }
         }
     }

@@ -5,6 +5,7 @@
 mod arena;
 mod cid;
 mod connection;
+mod counts;
 mod endpoint;
 mod engine;
 mod events;
@@ -17,6 +18,7 @@ mod tls;
 mod udp;
 mod verifier;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -383,7 +385,7 @@ impl Core {
         let fd = own(fd)?;
         let idle = idle_timeout_s.map(seconds).transpose()?;
         let patience = Patience { idle, half_closed: seconds(half_closed_timeout_s)? };
-        Ok(self.engine.start_relay(conn, stream_id(stream), fd, patience)?)
+        Ok(self.engine.start_relay(conn, stream_id(stream), fd, patience, None)?)
     }
 
     /// Bytes to the socket and to the stream so far; None when it is over.
@@ -393,6 +395,34 @@ impl Core {
 
     fn abort_relay(&mut self, relay: u64) {
         self.engine.end_relay(relay, events::End::Aborted);
+    }
+
+    // --- users whom the engine serves without Python ---
+
+    /// A place to count the users of one service.
+    fn add_tally(&mut self) -> u64 {
+        self.engine.counts.add()
+    }
+
+    /// Whether USER_ENDED shall tell of every end, or only of those that nobody wanted.
+    fn tell_usual_ends(&mut self, tally: u64, tell: bool) {
+        self.engine.counts.tell_usual_ends(tally, tell);
+    }
+
+    /// USERS_CHANGED comes once, at the next change. To be called before the counts are looked at.
+    fn expect_users_changed(&mut self) {
+        self.engine.counts.expect_change();
+    }
+
+    /// For each tally: relayed now and so far, bytes to sockets and to streams.
+    fn tallies(&self) -> HashMap<u64, (u64, u64, u64, u64)> {
+        let counts = self.engine.all_counts().into_iter();
+        counts.map(|(id, count)| (id, (count.active, count.total, count.to_socket, count.to_stream))).collect()
+    }
+
+    /// How many users there are on this connection, with those who are not relayed yet.
+    fn users(&self, conn: u64) -> u64 {
+        self.engine.conns.get(conn).map_or(0, |conn| conn.users)
     }
 }
 

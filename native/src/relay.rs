@@ -15,6 +15,7 @@ use quinn_proto::{ReadError, StreamId, VarInt, WriteError};
 
 use crate::arena::Id;
 use crate::connection::Conn;
+use crate::counts::User;
 use crate::engine::{Engine, Tag};
 use crate::events::{End, Event};
 use crate::stream::{abort_both, Use};
@@ -87,6 +88,8 @@ pub struct Patience {
 pub struct Relay {
     pub conn: Id,
     pub stream: StreamId,
+    /// None: Python started it and hears of its end.
+    pub user: Option<User>,
     socket: Option<OwnedFd>,
     patience: Patience,
     active_at: Instant,
@@ -363,11 +366,22 @@ pub fn reset_on_close(fd: RawFd) {
 
 impl Engine {
     /// Hand a stream and a socket over. Where the stream has ended already, the relay ends at once.
-    pub fn start_relay(&mut self, id: Id, stream: StreamId, socket: OwnedFd, patience: Patience) -> io::Result<Id> {
+    pub fn start_relay(
+        &mut self,
+        id: Id,
+        stream: StreamId,
+        socket: OwnedFd,
+        patience: Patience,
+        user: Option<User>,
+    ) -> io::Result<Id> {
+        if let Some(user) = &user {
+            self.counts.relayed(user);
+        }
         let fd = socket.as_raw_fd();
         let mut relay = Relay {
             conn: id,
             stream,
+            user,
             socket: Some(socket),
             patience,
             active_at: Instant::now(),
@@ -527,6 +541,9 @@ impl Engine {
             }
         }
         let (to_socket, to_stream) = (relay.bytes_to_socket, relay.bytes_to_stream);
-        self.events.push(Event::RelayDone { relay: id, end, to_socket, to_stream });
+        match relay.user.take() {
+            Some(user) => self.user_ended(relay.conn, user, end, to_socket, to_stream),
+            None => self.events.push(Event::RelayDone { relay: id, end, to_socket, to_stream }),
+        }
     }
 }
