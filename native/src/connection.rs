@@ -285,7 +285,7 @@ impl Engine {
     }
 
     /// Everything that quinn has to say about one connection.
-    pub fn connection_events(&mut self, id: Id) {
+    pub fn connection_events(&mut self, id: Id, now: Instant) {
         loop {
             let Some(conn) = self.conns.get_mut(id) else { return };
             let endpoint = self.endpoints.get_mut(conn.endpoint);
@@ -297,17 +297,17 @@ impl Engine {
                 }
             }
             let Some(event) = conn.quic.poll() else { break };
-            self.connection_event(id, event);
+            self.connection_event(id, event, now);
         }
-        self.announce(id);
+        self.announce(id, now);
     }
 
-    fn connection_event(&mut self, id: Id, event: QuicEvent) {
+    fn connection_event(&mut self, id: Id, event: QuicEvent, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         match event {
             QuicEvent::ConnectionLost { reason } if !conn.is_over => {
                 let reason = conn.reason(&reason);
-                self.connection_over(id, Some(reason));
+                self.connection_over(id, Some(reason), now);
             }
             _ if conn.is_over => {}
             QuicEvent::Stream(_) | QuicEvent::DatagramReceived if !conn.is_connected => conn.early.push(event),
@@ -323,7 +323,7 @@ impl Engine {
 
     /// Tell Python of a confirmed handshake. A client's is complete before the server has seen its certificate; only
     /// HANDSHAKE_DONE says that it was accepted (RFC 9001 §4.1.2).
-    fn announce(&mut self, id: Id) {
+    fn announce(&mut self, id: Id, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.is_connected || conn.is_over || conn.quic.is_handshaking() {
             return;
@@ -343,7 +343,7 @@ impl Engine {
         }
         self.events.push(Event::Connected { conn: id, identity });
         for event in early {
-            self.connection_event(id, event);
+            self.connection_event(id, event, now);
         }
     }
 
@@ -368,7 +368,7 @@ impl Engine {
     }
 
     /// The end, told once: streams and relays first. `reason` None: Python closed it and knows.
-    pub fn connection_over(&mut self, id: Id, reason: Option<Reason>) {
+    pub fn connection_over(&mut self, id: Id, reason: Option<Reason>, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if std::mem::replace(&mut conn.is_over, true) {
             return;
@@ -381,7 +381,7 @@ impl Engine {
             self.relay_lost(relay);
         }
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-            endpoint.connection_over(was_connected, Instant::now());
+            endpoint.connection_over(was_connected, now);
         }
         if let Some(reason) = reason {
             self.events.push(Event::Closed { conn: id, reason });
@@ -390,18 +390,17 @@ impl Engine {
     }
 
     /// CONNECTION_CLOSE; nothing is heard of it any more.
-    pub fn close_connection(&mut self, id: Id, code: u64, reason: &[u8]) {
-        let now = Instant::now();
+    pub fn close_connection(&mut self, id: Id, code: u64, reason: &[u8], now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
         conn.quic.close(now, code, Bytes::copy_from_slice(reason));
-        self.connection_over(id, None);
+        self.connection_over(id, None, now);
         self.transmit_connection(id, now);
     }
 
     /// Gone at once, without a word to the peer.
-    pub fn fail_connection(&mut self, id: Id, reason: Reason) {
-        self.connection_over(id, Some(reason));
+    pub fn fail_connection(&mut self, id: Id, reason: Reason, now: Instant) {
+        self.connection_over(id, Some(reason), now);
         self.forget_connection(id);
     }
 
@@ -417,10 +416,10 @@ impl Engine {
         }
     }
 
-    pub fn handshake_timed_out(&mut self, id: Id) {
+    pub fn handshake_timed_out(&mut self, id: Id, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.handshake_at = None;
         let message = "the handshake was not completed in time".to_owned();
-        self.fail_connection(id, Reason { kind: "timeout", code: 0, message });
+        self.fail_connection(id, Reason { kind: "timeout", code: 0, message }, now);
     }
 }

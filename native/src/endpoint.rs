@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +25,7 @@ use crate::connection::{largest_datagram, transport, Conn, Limits};
 use crate::engine::Engine;
 use crate::events::{Event, Reason};
 use crate::timers::Timer;
-use crate::udp::{self, Sent};
+use crate::udp::{Sent, Wire};
 
 /// Announced to peers: their search for a larger size must not stop at ours.
 const MAX_UDP_PAYLOAD: u16 = 65_527;
@@ -61,6 +60,14 @@ pub struct Policy {
     pub retry_threshold: usize,
     pub max_connections: usize,
     pub retry_key: Vec<u8>,
+}
+
+/// Whom a client dials.
+pub struct Remote<'a> {
+    pub address: SocketAddr,
+    pub server_name: &'a str,
+    /// Which worker it asks for; None: any.
+    pub lane: Option<u16>,
 }
 
 pub struct Server {
@@ -255,7 +262,7 @@ impl Engine {
                         port.readable = false;
                     }
                 }
-                Err(error) => self.network_failed(endpoint, &error),
+                Err(error) => self.network_failed(endpoint, &error, now),
             }
             if self.ports.get(port_id).is_none_or(|port| !port.readable) {
                 break;
@@ -325,7 +332,8 @@ impl Engine {
         let Some(endpoint) = self.endpoints.get_mut(endpoint_id) else { return };
         let Some(server) = &mut endpoint.server else { return endpoint.quic.ignore(incoming) };
         let peer = incoming.remote_address();
-        let config = server.config_for(udp::payload_towards(peer));
+        let payload = self.ports.get(port).and_then(|port| port.payload_towards(peer));
+        let config = server.config_for(payload);
         let patience = server.policy.limits.handshake_timeout;
         match endpoint.quic.accept(incoming, now, &mut self.answer, Some(config)) {
             Ok((handle, mut quic)) => {
@@ -361,32 +369,33 @@ impl Engine {
         }
     }
 
-    /// A client's connection on a connected socket of its own.
+    /// A client's connection, on a connected socket of its own.
     pub fn connect(
         &mut self,
-        socket: OwnedFd,
-        peer: SocketAddr,
+        wire: Box<dyn Wire>,
+        remote: &Remote<'_>,
         crypto: Arc<dyn crypto::ClientConfig>,
-        server_name: &str,
-        lane: Option<u16>,
         limits: &Limits,
+        now: Instant,
     ) -> Result<Id, String> {
-        let now = Instant::now();
         let key: [u8; 32] = rand::random();
         let endpoint_id = self.endpoints.insert(Endpoint::client(&key));
-        let port = match self.add_port(endpoint_id, socket) {
+        let port = match self.add_port(endpoint_id, wire) {
             Ok(port) => port,
             Err(error) => {
                 self.endpoints.remove(endpoint_id);
                 return Err(error.to_string());
             }
         };
-        let payload = self.ports.get(port).and_then(udp::Port::payload_bytes);
+        let (peer, lane) = (remote.address, remote.lane);
+        let payload = self.ports.get(port).and_then(|port| port.payload_towards(peer));
         let mut config = ClientConfig::new(crypto);
         config.transport_config(transport(limits, payload));
         config.initial_dst_cid_provider(Arc::new(move || cid::initial(lane)));
         let started = match self.endpoints.get_mut(endpoint_id) {
-            Some(endpoint) => endpoint.quic.connect(now, config, peer, server_name).map_err(|error| error.to_string()),
+            Some(endpoint) => {
+                endpoint.quic.connect(now, config, peer, remote.server_name).map_err(|error| error.to_string())
+            }
             None => Err("the endpoint is gone".to_owned()),
         };
         let (handle, quic) = match started {
@@ -405,10 +414,10 @@ impl Engine {
     }
 
     /// CONNECTION_CLOSE on every connection, then the sockets go.
-    pub fn close_endpoint(&mut self, endpoint: Id, code: u64, reason: &[u8]) {
+    pub fn close_endpoint(&mut self, endpoint: Id, code: u64, reason: &[u8], now: Instant) {
         let conns = self.endpoints.get(endpoint).map(Endpoint::connections).unwrap_or_default();
         for conn in conns {
-            self.close_connection(conn, code, reason);
+            self.close_connection(conn, code, reason, now);
             self.forget_connection(conn);
         }
         self.remove_endpoint(endpoint);
@@ -423,7 +432,7 @@ impl Engine {
     }
 
     /// Before the handshake an ICMP answer is all there is; later it can be forged (RFC 9000 §9 ignores it too).
-    pub fn network_failed(&mut self, endpoint: Id, error: &io::Error) {
+    pub fn network_failed(&mut self, endpoint: Id, error: &io::Error, now: Instant) {
         let Some(endpoint) = self.endpoints.get(endpoint).filter(|endpoint| endpoint.server.is_none()) else { return };
         let reason = match error.raw_os_error() {
             Some(libc::ECONNREFUSED) => ("refused", "nothing listens on that UDP port".to_owned()),
@@ -434,7 +443,7 @@ impl Engine {
         };
         for id in endpoint.connections() {
             if self.conns.get(id).is_some_and(|conn| !conn.is_connected && !conn.is_over) {
-                self.fail_connection(id, Reason { kind: reason.0, code: 0, message: reason.1.clone() });
+                self.fail_connection(id, Reason { kind: reason.0, code: 0, message: reason.1.clone() }, now);
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::events::Event;
 use crate::relay::{ReadBuffer, Relay};
 use crate::timers::{Timer, Timers};
-use crate::udp::{Buffers, Port, Sent};
+use crate::udp::{Buffers, Port, Sent, Wire};
 
 /// A turn that has nothing to tell ends after this: the event loop has other things to do, too.
 const TURN: Duration = Duration::from_millis(2);
@@ -122,12 +122,11 @@ impl Engine {
         self.poller.0.as_raw_fd()
     }
 
-    pub fn add_port(&mut self, endpoint: Id, socket: OwnedFd) -> io::Result<Id> {
-        let port = Port::new(socket, endpoint)?;
-        let fd = port.fd();
-        let id = self.ports.insert(port);
+    pub fn add_port(&mut self, endpoint: Id, wire: Box<dyn Wire>) -> io::Result<Id> {
+        let fd = wire.fd();
+        let id = self.ports.insert(Port::new(wire, endpoint));
         let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET;
-        if let Err(error) = self.poller.add(fd, Tag::Port, id, edges) {
+        if let Some(Err(error)) = fd.map(|fd| self.poller.add(fd, Tag::Port, id, edges)) {
             self.ports.remove(id);
             return Err(error);
         }
@@ -143,15 +142,8 @@ impl Engine {
         let started = Instant::now();
         let mut now = started;
         loop {
-            let polled = self.poll_descriptors();
-            self.receive_all(now);
-            self.run_timers(now);
-            self.look_at_dirty(now);
-            for _ in 0..(PUMP_TURNS / self.ready.len().max(1)).max(1) {
-                self.pump_relays(self.ready.len(), now);
-            }
-            self.transmit(now);
-            let busy = !self.readable.is_empty() || !self.ready.is_empty() || !self.dirty.is_empty();
+            let polled = self.step(now);
+            let busy = self.is_busy();
             if (polled == 0 && !busy) || !self.events.is_empty() {
                 self.timers.arm();
                 return busy;
@@ -162,6 +154,24 @@ impl Engine {
                 return true;
             }
         }
+    }
+
+    /// Once around, at the time `now`; how many descriptors had something.
+    pub fn step(&mut self, now: Instant) -> usize {
+        let polled = self.poll_descriptors();
+        self.receive_all(now);
+        self.run_timers(now);
+        self.look_at_dirty(now);
+        for _ in 0..(PUMP_TURNS / self.ready.len().max(1)).max(1) {
+            self.pump_relays(self.ready.len(), now);
+        }
+        self.transmit(now);
+        polled
+    }
+
+    /// Whether another step would find something to do at the same time.
+    pub fn is_busy(&self) -> bool {
+        !self.readable.is_empty() || !self.ready.is_empty() || !self.dirty.is_empty()
     }
 
     fn poll_descriptors(&mut self) -> usize {
@@ -223,7 +233,7 @@ impl Engine {
                         self.mark(id);
                     }
                 }
-                Timer::Handshake(id) => self.handshake_timed_out(id),
+                Timer::Handshake(id) => self.handshake_timed_out(id, now),
                 Timer::Relay(id) => self.relay_timed_out(id, now),
             }
         }
@@ -236,7 +246,7 @@ impl Engine {
             if let Some(conn) = self.conns.get_mut(id) {
                 conn.heard(now);
             }
-            self.connection_events(id);
+            self.connection_events(id, now);
         }
     }
 
@@ -259,7 +269,7 @@ impl Engine {
                 break;
             }
         }
-        self.connection_events(id); // new connection IDs are events of their being sent
+        self.connection_events(id, now); // new connection IDs are events of their being sent
         let Some(conn) = self.conns.get_mut(id) else { return };
         let at = conn.quic.poll_timeout();
         self.timers.set(Timer::Quic(id), &mut conn.quic_at, at);
@@ -300,7 +310,7 @@ impl Engine {
             // Lost: QUIC sends it again. A probe of a larger size than the interface takes ends here, too.
             Sent::Failed(error) => {
                 endpoint.stats.send_blocked += 1;
-                self.network_failed(endpoint_id, &error);
+                self.network_failed(endpoint_id, &error, now);
             }
         }
         true

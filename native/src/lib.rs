@@ -31,11 +31,12 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use quinn_proto::{Dir, VarInt};
 
 use crate::connection::Limits;
-use crate::endpoint::{Endpoint, Policy};
+use crate::endpoint::{Endpoint, Policy, Remote};
 use crate::engine::Engine;
 use crate::relay::Patience;
 use crate::stream::{stream_id, Held, Read, Use};
 use crate::tls::Credentials;
+use crate::udp::Socket;
 
 /// A century: what `float("inf")` and other very long times become.
 const MAX_SECONDS: f64 = 3.2e9;
@@ -160,7 +161,7 @@ impl Core {
     fn add_socket(&mut self, endpoint: u64, fd: RawFd) -> PyResult<()> {
         let fd = own(fd)?;
         self.endpoint(endpoint)?;
-        self.engine.add_port(endpoint, fd)?;
+        self.engine.add_port(endpoint, Box::new(Socket::new(fd)?))?;
         Ok(())
     }
 
@@ -221,7 +222,7 @@ impl Core {
     }
 
     fn close_endpoint(&mut self, endpoint: u64, code: u64, reason: &[u8]) {
-        self.engine.close_endpoint(endpoint, code, reason);
+        self.engine.close_endpoint(endpoint, code, reason, Instant::now());
     }
 
     #[pyo3(signature = (*, fd, host, port, scope_id, chain, key, alpn, verify, server_name, lane, idle_timeout_s,
@@ -260,7 +261,9 @@ impl Core {
             stream_window: stream_window_bytes,
             connection_window: None,
         };
-        self.engine.connect(fd, peer, crypto, server_name, lane, &limits).map_err(PyOSError::new_err)
+        let wire = Box::new(Socket::new(fd)?);
+        let remote = Remote { address: peer, server_name, lane };
+        self.engine.connect(wire, &remote, crypto, &limits, Instant::now()).map_err(PyOSError::new_err)
     }
 
     // --- connections ---
@@ -296,7 +299,7 @@ impl Core {
 
     /// CONNECTION_CLOSE; no event of this connection follows.
     fn close(&mut self, conn: u64, code: u64, reason: &[u8]) {
-        self.engine.close_connection(conn, code, reason);
+        self.engine.close_connection(conn, code, reason, Instant::now());
     }
 
     fn peer_address(&self, conn: u64) -> PyResult<(String, u16)> {
@@ -385,7 +388,7 @@ impl Core {
         let fd = own(fd)?;
         let idle = idle_timeout_s.map(seconds).transpose()?;
         let patience = Patience { idle, half_closed: seconds(half_closed_timeout_s)? };
-        Ok(self.engine.start_relay(conn, stream_id(stream), fd, patience, None)?)
+        Ok(self.engine.start_relay(conn, stream_id(stream), fd, patience, None, Instant::now())?)
     }
 
     /// Bytes to the socket and to the stream so far; None when it is over.

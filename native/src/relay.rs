@@ -373,6 +373,7 @@ impl Engine {
         socket: OwnedFd,
         patience: Patience,
         user: Option<User>,
+        now: Instant,
     ) -> io::Result<Id> {
         if let Some(user) = &user {
             self.counts.relayed(user);
@@ -384,7 +385,7 @@ impl Engine {
             user,
             socket: Some(socket),
             patience,
-            active_at: Instant::now(),
+            active_at: now,
             timer_at: None,
             inward: VecDeque::new(),
             outward: VecDeque::new(),

@@ -26,10 +26,65 @@ pub enum Sent {
     Failed(io::Error),
 }
 
-/// One non-blocking socket of an endpoint.
-pub struct Port {
+/// What carries datagrams: a socket; in tests, a network that is not there.
+pub trait Wire: Send + Sync {
+    /// What epoll watches; None where nobody has to.
+    fn fd(&self) -> Option<RawFd>;
+
+    /// Datagrams that one `Transmit` may hold.
+    fn max_segments(&self) -> usize;
+
+    /// The UDP payload that the interface towards `peer` carries; None where that cannot be told.
+    fn payload_towards(&self, peer: SocketAddr) -> Option<u16>;
+
+    fn send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()>;
+
+    /// Fill the first of these buffers; how many.
+    fn receive(&mut self, slices: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize>;
+}
+
+/// One non-blocking UDP socket.
+pub struct Socket {
     socket: UdpSocket,
     state: UdpSocketState,
+}
+
+impl Socket {
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        let socket = UdpSocket::from(fd);
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        Ok(Self { socket, state })
+    }
+}
+
+impl Wire for Socket {
+    fn fd(&self) -> Option<RawFd> {
+        Some(self.socket.as_raw_fd())
+    }
+
+    fn max_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    fn payload_towards(&self, peer: SocketAddr) -> Option<u16> {
+        match self.socket.peer_addr() {
+            Ok(_) => route_bytes(&self.socket),
+            Err(_) => payload_towards(peer), // a server's, which is not connected
+        }
+    }
+
+    fn send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
+        self.state.try_send(UdpSockRef::from(&self.socket), transmit)
+    }
+
+    fn receive(&mut self, slices: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
+        self.state.recv(UdpSockRef::from(&self.socket), slices, meta)
+    }
+}
+
+/// One wire of an endpoint, and what waits at it.
+pub struct Port {
+    wire: Box<dyn Wire>,
     pub endpoint: Id,
     pub readable: bool,
     pub writable: bool,
@@ -40,19 +95,13 @@ pub struct Port {
 }
 
 impl Port {
-    pub fn new(fd: OwnedFd, endpoint: Id) -> io::Result<Self> {
-        let socket = UdpSocket::from(fd);
-        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        Ok(Self { socket, state, endpoint, readable: true, writable: true, blocked: None, waiting: Vec::new() })
-    }
-
-    pub fn fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+    pub fn new(wire: Box<dyn Wire>, endpoint: Id) -> Self {
+        Self { wire, endpoint, readable: true, writable: true, blocked: None, waiting: Vec::new() }
     }
 
     /// Datagrams that one `Transmit` may hold at this size.
     pub fn segments(&self, mtu: u16) -> usize {
-        self.state.max_gso_segments().min(MAX_BATCH_BYTES / usize::from(mtu.max(1))).max(1)
+        self.wire.max_segments().min(MAX_BATCH_BYTES / usize::from(mtu.max(1))).max(1)
     }
 
     pub fn send(&mut self, transmit: &Transmit, data: &[u8]) -> Sent {
@@ -63,7 +112,7 @@ impl Port {
             segment_size: transmit.segment_size,
             src_ip: transmit.src_ip,
         };
-        match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
+        match self.wire.send(&transmit) {
             Ok(()) => Sent::Gone,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.writable = false;
@@ -75,14 +124,13 @@ impl Port {
 
     pub fn receive(&mut self, buffers: &mut Buffers) -> io::Result<usize> {
         let mut slices = buffers.data.each_mut().map(|buffer| IoSliceMut::new(buffer));
-        let count = self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut buffers.meta)?;
+        let count = self.wire.receive(&mut slices, &mut buffers.meta)?;
         self.readable = count == RECEIVE_BATCH;
         Ok(count)
     }
 
-    /// The UDP payload that the interface towards `peer` carries.
-    pub fn payload_bytes(&self) -> Option<u16> {
-        route_bytes(&self.socket)
+    pub fn payload_towards(&self, peer: SocketAddr) -> Option<u16> {
+        self.wire.payload_towards(peer)
     }
 }
 
@@ -108,8 +156,8 @@ impl Buffers {
     }
 }
 
-/// The UDP payload that fits the interface which leads to `peer`; None where that cannot be told.
-pub fn payload_towards(peer: SocketAddr) -> Option<u16> {
+/// Asked of a socket that is connected for the question.
+fn payload_towards(peer: SocketAddr) -> Option<u16> {
     let any: SocketAddr = match peer {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
