@@ -244,7 +244,7 @@ impl Conn {
             ConnectionError::TransportError(error) => {
                 let code = u64::from(error.code);
                 match self.peer() {
-                    Some(Peer::Rejected { reason: words, .. }) => reason("certificate", code, &words),
+                    Some(Peer::Rejected(refusal)) => reason("certificate", code, &refusal.reason),
                     _ if CERTIFICATE_ALERTS.contains(&code) || code == CERTIFICATE_REQUIRED => {
                         reason("certificate", code, &error.reason)
                     }

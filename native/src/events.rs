@@ -1,14 +1,16 @@
 //! What one turn tells Python: control events only, as tuples that begin with their kind.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
+#[cfg(feature = "python")]
 use pyo3::prelude::*;
+#[cfg(feature = "python")]
 use pyo3::types::{PyBytes, PyTuple};
 
 use crate::arena::Id;
 use crate::counts::User;
+use crate::verifier::Identity;
 
 /// How a connection ended: the names of `qmux.quic.engine.CloseKind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +48,7 @@ impl End {
 
 pub enum Event {
     Accepted { endpoint: Id, conn: Id, peer: SocketAddr },
-    Connected { conn: Id, identity: Option<Arc<Py<PyAny>>> },
+    Connected { conn: Id, identity: Option<Identity> },
     StreamOpened { conn: Id, stream: u64 },
     Readable { conn: Id, stream: u64 },
     Writable { conn: Id, stream: u64 },
@@ -73,6 +75,7 @@ pub const KINDS: [&str; 11] = [
     "USER_ENDED",
 ];
 
+#[cfg(feature = "python")]
 impl Event {
     pub fn into_tuple(self, py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
         match self {
@@ -80,7 +83,8 @@ impl Event {
                 (0, conn, endpoint, peer.ip().to_string(), peer.port()).into_pyobject(py)
             }
             Event::Connected { conn, identity } => {
-                (1, conn, identity.map(|identity| identity.clone_ref(py))).into_pyobject(py)
+                (1, conn, identity.and_then(|who| who.downcast_ref::<Py<PyAny>>().map(|who| who.clone_ref(py))))
+                    .into_pyobject(py)
             }
             Event::StreamOpened { conn, stream } => (2, conn, stream).into_pyobject(py),
             Event::Readable { conn, stream } => (3, conn, stream).into_pyobject(py),

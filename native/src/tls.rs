@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use pyo3::prelude::*;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::crypto::{
     self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, Session, UnsupportedVersion,
@@ -16,17 +15,17 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::CipherSuite;
 
-use crate::verifier::{with_peer, Peer, Verifier};
+use crate::verifier::{with_peer, Check, Peer, Refusal, Verifier};
 
 /// Any failure of ours to build a configuration, in words.
 pub type Result<T> = std::result::Result<T, String>;
 
-/// Our certificate, and the callable that is given the peer's: `verify(chain: list[bytes])`, raises what it refuses.
+/// Our certificate, and the check of the peer's.
 pub struct Credentials {
     pub chain: Vec<Vec<u8>>,
     pub key: Vec<u8>,
     pub alpn: Vec<u8>,
-    pub verify: Py<PyAny>,
+    pub check: Arc<dyn Check>,
 }
 
 impl Credentials {
@@ -53,7 +52,7 @@ pub fn server(credentials: Credentials) -> Result<Arc<dyn crypto::ServerConfig>>
     let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?
-        .with_client_cert_verifier(Verifier::new(credentials.verify, provider))
+        .with_client_cert_verifier(Verifier::new(credentials.check, provider))
         .with_single_cert(chain, key)
         .map_err(|error| error.to_string())?;
     config.alpn_protocols = vec![credentials.alpn];
@@ -70,7 +69,7 @@ pub fn client(credentials: Credentials) -> Result<Arc<dyn crypto::ClientConfig>>
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Verifier::new(credentials.verify, provider));
+        .with_custom_certificate_verifier(Verifier::new(credentials.check, provider));
     let mut config = match chain.is_empty() {
         true => builder.with_no_client_auth(),
         false => builder.with_client_auth_cert(chain, key?).map_err(|error| error.to_string())?,
@@ -121,7 +120,7 @@ impl Session for VerifiedSession {
     fn read_handshake(&mut self, buf: &[u8]) -> std::result::Result<bool, TransportError> {
         let result = with_peer(&mut self.peer, || self.inner.read_handshake(buf));
         match (result, &self.peer) {
-            (Err(_), Some(Peer::Rejected { alert, reason })) => {
+            (Err(_), Some(Peer::Rejected(Refusal { alert, reason }))) => {
                 let code = TransportErrorCode::crypto(*alert);
                 Err(TransportError { code, frame: None, reason: reason.clone() })
             }

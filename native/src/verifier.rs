@@ -1,26 +1,40 @@
-//! Who a peer is decides Python: `qmux.pki.verify`, the one check of both engines. rustls asks here.
+//! Who a peer is decides `Check`, behind which Python has `qmux.pki.verify`, the one check of both engines. rustls asks
+//! here.
 //!
 //! rustls can say only a fixed alert for a refusal; a `Peer` carries the alert and the words of our own check.
 
+use std::any::Any;
 use std::cell::RefCell;
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-/// RFC 8446 §6.
-const INTERNAL_ERROR: u8 = 80;
+/// Who a peer is: what our check returned. Nobody here looks into it.
+pub type Identity = Arc<dyn Any + Send + Sync>;
+
+/// Our check of a peer's chain, leaf first.
+pub trait Check: Debug + Send + Sync {
+    fn check(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, Refusal>;
+}
+
+/// Why a peer is not accepted.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// RFC 8446 §6.
+    pub alert: u8,
+    pub reason: String,
+}
 
 /// What our check said about a peer's chain.
 #[derive(Clone)]
 pub enum Peer {
-    Accepted(Arc<Py<PyAny>>),
-    Rejected { alert: u8, reason: String },
+    Accepted(Identity),
+    Rejected(Refusal),
 }
 
 thread_local! {
@@ -36,37 +50,27 @@ pub fn with_peer<R>(peer: &mut Option<Peer>, step: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Asks Python about the chain, and leaves the proof of possession to rustls.
+/// Asks our check about the chain, and leaves the proof of possession to rustls.
 #[derive(Debug)]
 pub struct Verifier {
-    verify: Py<PyAny>,
+    check: Arc<dyn Check>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
-    pub fn new(verify: Py<PyAny>, provider: Arc<CryptoProvider>) -> Arc<Self> {
-        Arc::new(Self { verify, provider })
+    pub fn new(check: Arc<dyn Check>, provider: Arc<CryptoProvider>) -> Arc<Self> {
+        Arc::new(Self { check, provider })
     }
 
     fn ask(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
-        let peer = Python::attach(|py| match self.call(py, leaf, rest) {
-            Ok(who) => Peer::Accepted(Arc::new(who)),
-            Err(error) => {
-                let alert = error.value(py).getattr("alert").and_then(|alert| alert.extract::<u8>());
-                Peer::Rejected { alert: alert.unwrap_or(INTERNAL_ERROR), reason: error.value(py).to_string() }
-            }
-        });
+        let chain: Vec<_> = std::iter::once(leaf).chain(rest).cloned().collect();
+        let peer = match self.check.check(&chain) {
+            Ok(who) => Peer::Accepted(who),
+            Err(refusal) => Peer::Rejected(refusal),
+        };
         let accepted = matches!(peer, Peer::Accepted(_));
         PEER.set(Some(peer));
         accepted.then_some(()).ok_or_else(|| Error::General("the certificate is not accepted".into()))
-    }
-
-    fn call(&self, py: Python<'_>, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> PyResult<Py<PyAny>> {
-        let chain = PyList::empty(py);
-        for certificate in std::iter::once(leaf).chain(rest) {
-            chain.append(PyBytes::new(py, certificate))?;
-        }
-        self.verify.call1(py, (chain,))
     }
 }
 

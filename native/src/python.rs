@@ -1,42 +1,29 @@
-//! The native QUIC engine of QMux, as the Python module `qmux_native`.
+//! The Python module `qmux_native`.
 //!
-//! Python decides; here bytes move. `Core.poll` runs one bounded turn without the GIL and returns control events only.
-
-mod arena;
-mod cid;
-mod connection;
-mod counts;
-mod endpoint;
-mod engine;
-mod events;
-pub mod frames;
-mod recovery;
-mod relay;
-mod stream;
-mod timers;
-mod tls;
-mod udp;
-mod verifier;
+//! `Core.poll` runs one bounded turn without the GIL and returns control events only.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use quinn_proto::{Dir, VarInt};
+use rustls::pki_types::CertificateDer;
 
-use crate::connection::Limits;
+use crate::connection::{Conn, Limits};
 use crate::endpoint::{Endpoint, Policy, Remote};
 use crate::engine::Engine;
 use crate::relay::Patience;
 use crate::stream::{stream_id, Held, Read, Use};
-use crate::tls::Credentials;
+use crate::tls::{self, Credentials};
 use crate::udp::Socket;
+use crate::verifier::{Check, Identity, Refusal};
 
 /// A century: what `float("inf")` and other very long times become.
 const MAX_SECONDS: f64 = 3.2e9;
@@ -68,6 +55,35 @@ fn monotonic() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+/// RFC 8446 §6.
+const INTERNAL_ERROR: u8 = 80;
+
+/// `verify(chain: list[bytes])`: returns who it is, or raises what has an `alert`.
+#[derive(Debug)]
+struct Verify(Py<PyAny>);
+
+impl Verify {
+    fn call(&self, py: Python<'_>, chain: &[CertificateDer<'_>]) -> PyResult<Py<PyAny>> {
+        let list = PyList::empty(py);
+        for certificate in chain {
+            list.append(PyBytes::new(py, certificate))?;
+        }
+        self.0.call1(py, (list,))
+    }
+}
+
+impl Check for Verify {
+    fn check(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, Refusal> {
+        Python::attach(|py| match self.call(py, chain) {
+            Ok(who) => Ok(Arc::new(who) as Identity),
+            Err(error) => {
+                let alert = error.value(py).getattr("alert").and_then(|alert| alert.extract::<u8>());
+                Err(Refusal { alert: alert.unwrap_or(INTERNAL_ERROR), reason: error.value(py).to_string() })
+            }
+        })
+    }
+}
+
 /// The engine of one event loop, which watches `fileno()` and then calls `poll()`.
 #[pyclass(module = "qmux_native")]
 struct Core {
@@ -82,7 +98,7 @@ impl Core {
         self.started.1 + at.saturating_duration_since(self.started.0).as_secs_f64()
     }
 
-    fn conn(&self, conn: u64) -> PyResult<&connection::Conn> {
+    fn conn(&self, conn: u64) -> PyResult<&Conn> {
         self.engine.conns.get(conn).ok_or_else(|| PyValueError::new_err("no such connection"))
     }
 
@@ -145,7 +161,8 @@ impl Core {
         connection_window_bytes: u64,
         stream_window_bytes: u64,
     ) -> PyResult<u64> {
-        let crypto = tls::server(Credentials { chain, key, alpn, verify }).map_err(PyValueError::new_err)?;
+        let crypto = tls::server(Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) })
+            .map_err(PyValueError::new_err)?;
         let limits = Limits {
             idle_timeout: seconds(idle_timeout_s)?,
             keep_alive: seconds(keep_alive_s)?,
@@ -173,7 +190,8 @@ impl Core {
         alpn: Vec<u8>,
         verify: Py<PyAny>,
     ) -> PyResult<()> {
-        let crypto = tls::server(Credentials { chain, key, alpn, verify }).map_err(PyValueError::new_err)?;
+        let crypto = tls::server(Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) })
+            .map_err(PyValueError::new_err)?;
         self.endpoint(endpoint)?.set_crypto(crypto);
         Ok(())
     }
@@ -252,7 +270,8 @@ impl Core {
             IpAddr::V4(_) => SocketAddr::new(ip, port),
             IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope_id).into(),
         };
-        let crypto = tls::client(Credentials { chain, key, alpn, verify }).map_err(PyValueError::new_err)?;
+        let crypto = tls::client(Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) })
+            .map_err(PyValueError::new_err)?;
         let limits = Limits {
             idle_timeout: seconds(idle_timeout_s)?,
             keep_alive: seconds(keep_alive_s)?,
@@ -329,7 +348,7 @@ impl Core {
     fn stats(&self, conn: u64) -> PyResult<(f64, f64, u64, u64, u64, u64, u16, u64)> {
         let quic = &self.conn(conn)?.quic;
         let stats = quic.stats();
-        let (path, pto) = (&stats.path, recovery::seen(quic).pto);
+        let (path, pto) = (&stats.path, crate::recovery::seen(quic).pto);
         Ok((
             path.rtt.as_secs_f64(),
             pto.as_secs_f64(),
@@ -364,7 +383,7 @@ impl Core {
     }
 
     fn abort_stream(&mut self, conn: u64, stream: u64, code: u64) {
-        self.engine.abort_stream(conn, stream_id(stream), crate::code(code));
+        self.engine.abort_stream(conn, stream_id(stream), crate::python::code(code));
     }
 
     fn set_priority(&mut self, conn: u64, stream: u64, priority: i32) {
@@ -397,7 +416,7 @@ impl Core {
     }
 
     fn abort_relay(&mut self, relay: u64) {
-        self.engine.end_relay(relay, events::End::Aborted);
+        self.engine.end_relay(relay, crate::events::End::Aborted);
     }
 
     // --- users whom the engine serves without Python ---
@@ -431,7 +450,7 @@ impl Core {
 
 #[pymodule]
 fn qmux_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    for (number, name) in events::KINDS.iter().enumerate() {
+    for (number, name) in crate::events::KINDS.iter().enumerate() {
         module.add(name, number)?;
     }
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

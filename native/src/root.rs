@@ -1,0 +1,24 @@
+//! The native QUIC engine of QMux.
+//!
+//! Python decides; here bytes move. Without the feature `python` this is the engine alone: tests and fuzzing need no
+//! interpreter.
+
+#![cfg_attr(not(feature = "python"), allow(dead_code))] // Python calls it
+
+mod arena;
+mod cid;
+mod connection;
+mod counts;
+mod endpoint;
+mod engine;
+mod events;
+pub mod frames;
+#[cfg(feature = "python")]
+mod python;
+mod recovery;
+mod relay;
+mod stream;
+mod timers;
+mod tls;
+mod udp;
+mod verifier;
