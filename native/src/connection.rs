@@ -22,12 +22,14 @@ use crate::verifier::Peer;
 /// What every path carries (RFC 9000 §14): the search begins here, and a black hole leads back.
 const SMALLEST_DATAGRAM: u16 = 1200;
 
-/// Beyond this nothing is won (facts: 9000 does what 11000 does), and it fits a jumbo frame under IPv6.
-const LARGEST_DATAGRAM: u16 = 8952;
+/// Four of these are what the kernel takes in one call (`udp::MAX_BATCH_BYTES`). Only loopback carries them: what is
+/// searched ends at the MTU of the interface, 8,952 bytes with a jumbo frame under IPv6. From 8,952 to this, a third of
+/// the time in user space is saved; beyond it nothing.
+const LARGEST_DATAGRAM: u16 = 16_376;
 
 /// Sent and not acknowledged, in all streams together: on a path whose delay is nearly nothing, such as loopback, all
 /// of it waits in the receiver's socket, and small requests wait behind it.
-const LEAST_SEND_WINDOW_BYTES: u64 = 512 << 10;
+const LEAST_SEND_WINDOW_BYTES: u64 = 1 << 20;
 const SEND_WINDOW_BYTES: u64 = 2 << 20;
 
 /// What the path itself can hold is on top: 20 Gbit/s times its delay.

@@ -242,9 +242,10 @@ enum Verdict {
 }
 
 impl Engine {
-    /// Read what came on one socket, a bounded part of it.
-    pub fn receive(&mut self, port_id: Id, batches: usize, now: Instant) {
-        let Some(mut buffers) = self.buffers.take() else { return };
+    /// Read what came on one socket, a bounded part of it; how many bytes.
+    pub fn receive(&mut self, port_id: Id, batches: usize, now: Instant) -> usize {
+        let Some(mut buffers) = self.buffers.take() else { return 0 };
+        let mut received = 0;
         for _ in 0..batches {
             let Some(port) = self.ports.get_mut(port_id) else { break };
             let endpoint = port.endpoint;
@@ -252,6 +253,7 @@ impl Engine {
                 Ok(count) => {
                     for index in 0..count {
                         let (meta, datagrams) = buffers.received(index);
+                        received += meta.len;
                         for data in datagrams {
                             self.datagram(port_id, endpoint, &meta, data, now);
                         }
@@ -269,6 +271,7 @@ impl Engine {
             }
         }
         self.buffers = Some(buffers);
+        received
     }
 
     fn datagram(&mut self, port: Id, endpoint_id: Id, meta: &RecvMeta, data: &[u8], now: Instant) {

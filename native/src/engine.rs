@@ -19,11 +19,12 @@ const TURN: Duration = Duration::from_millis(2);
 
 const EPOLL_EVENTS: usize = 256;
 
-/// Receive calls on one socket before the others have their turn.
-const RECEIVE_CALLS: usize = 4;
+/// Receive calls on one socket before the others have their turn, and before what came is acknowledged: the sender's
+/// window must not stand still for long.
+const RECEIVE_CALLS: usize = 1;
 
-/// Turns of relays, together, before what they read is sent: one alone fills larger batches.
-const PUMP_TURNS: usize = 4;
+/// Who has received this much in a turn acknowledges before it writes to sockets: the sender goes on meanwhile.
+const ACKNOWLEDGED_AT_ONCE_BYTES: usize = 64 << 10;
 
 /// Send calls for one connection before the others have their turn.
 const SEND_CALLS: usize = 8;
@@ -84,8 +85,9 @@ pub struct Engine {
     readable: Vec<Id>,
     /// Connections that may have something to send.
     pub dirty: VecDeque<Id>,
-    /// Relays that may have bytes to move.
+    /// Relays that may have bytes to move: those that move little, and those that move much.
     pub ready: VecDeque<Id>,
+    pub bulk: VecDeque<Id>,
     pub events: Vec<Event>,
     /// None while a receive call is being worked off.
     pub buffers: Option<Box<Buffers>>,
@@ -108,6 +110,7 @@ impl Engine {
             readable: Vec::new(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
+            bulk: VecDeque::new(),
             events: Vec::new(),
             buffers: Some(Box::new(Buffers::new())),
             read_buffer: ReadBuffer::new(),
@@ -159,19 +162,20 @@ impl Engine {
     /// Once around, at the time `now`; how many descriptors had something.
     pub fn step(&mut self, now: Instant) -> usize {
         let polled = self.poll_descriptors();
-        self.receive_all(now);
+        let received = self.receive_all(now);
         self.run_timers(now);
         self.look_at_dirty(now);
-        for _ in 0..(PUMP_TURNS / self.ready.len().max(1)).max(1) {
-            self.pump_relays(self.ready.len(), now);
+        if received >= ACKNOWLEDGED_AT_ONCE_BYTES {
+            self.transmit(now);
         }
+        self.pump_relays(now);
         self.transmit(now);
         polled
     }
 
     /// Whether another step would find something to do at the same time.
     pub fn is_busy(&self) -> bool {
-        !self.readable.is_empty() || !self.ready.is_empty() || !self.dirty.is_empty()
+        !(self.readable.is_empty() && self.ready.is_empty() && self.bulk.is_empty() && self.dirty.is_empty())
     }
 
     fn poll_descriptors(&mut self) -> usize {
@@ -214,13 +218,16 @@ impl Engine {
         }
     }
 
-    fn receive_all(&mut self, now: Instant) {
+    /// Bytes of what came.
+    fn receive_all(&mut self, now: Instant) -> usize {
+        let mut received = 0;
         for id in std::mem::take(&mut self.readable) {
-            self.receive(id, RECEIVE_CALLS, now);
+            received += self.receive(id, RECEIVE_CALLS, now);
             if self.ports.get(id).is_some_and(|port| port.readable) {
                 self.readable.push(id);
             }
         }
+        received
     }
 
     fn run_timers(&mut self, now: Instant) {

@@ -21,15 +21,25 @@ use crate::events::{End, Event};
 use crate::stream::{abort_both, Use};
 use crate::timers::Timer;
 
-/// What one relay may move in each direction before the others have their turn.
-const TURN_BYTES: usize = 64 << 10;
+/// What one relay may move in each direction before the others have their turn: every call on a TCP socket costs an
+/// acknowledgement and wakes somebody up, so it shall be worth it.
+const TURN_BYTES: usize = 256 << 10;
+
+/// What relays that move much may read together before it is sent, and before those that move little have their turn.
+const ROUND_BYTES: usize = 512 << 10;
+
+/// A read buffer with less room than this is replaced.
+const READ_BYTES: usize = 64 << 10;
+
+/// A read of less than this: the socket's sender does not fill it any more.
+const SMALL_BYTES: usize = 16 << 10;
 
 /// Read in a row from a socket that always had more: such a stream waits behind those that ask for little.
 const BULK_BYTES: usize = 256 << 10;
 const BULK_PRIORITY: i32 = -1;
 
 /// Chunks in one `sendmsg`.
-const IOVECS: usize = 64;
+const IOVECS: usize = 256;
 
 /// A piece smaller than this is copied, so that it does not hold the whole read buffer.
 const COPIED_BYTES: usize = 8 << 10;
@@ -59,22 +69,24 @@ impl ReadBuffer {
         Self(BytesMut::new())
     }
 
-    fn read(&mut self, fd: RawFd) -> io::Result<Bytes> {
-        if self.0.capacity() < TURN_BYTES {
-            self.0 = BytesMut::with_capacity(4 * TURN_BYTES); // zeroing it would cost 5 % of a transfer
+    /// At most `limit` bytes, and whether the kernel may have more.
+    fn read(&mut self, fd: RawFd, limit: usize) -> io::Result<(Bytes, bool)> {
+        if self.0.capacity() < READ_BYTES {
+            self.0 = BytesMut::with_capacity(TURN_BYTES); // zeroing it would cost 5 % of a transfer
         }
         let room = self.0.spare_capacity_mut();
-        // SAFETY: the pointer is to at least TURN_BYTES bytes that are ours; the kernel only writes them.
-        let count = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), TURN_BYTES, 0) };
+        let wanted = room.len().min(limit);
+        // SAFETY: the pointer is to at least `wanted` bytes that are ours; the kernel only writes them.
+        let count = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), wanted, 0) };
         let Ok(count) = usize::try_from(count) else { return Err(io::Error::last_os_error()) };
         // SAFETY: the kernel has just written that many bytes, and `self.0` was empty before.
         unsafe { self.0.set_len(count) };
         if count < COPIED_BYTES {
             let copy = Bytes::copy_from_slice(&self.0);
             self.0.clear();
-            return Ok(copy);
+            return Ok((copy, count == wanted));
         }
-        Ok(self.0.split().freeze())
+        Ok((self.0.split().freeze(), count == wanted))
     }
 }
 
@@ -163,8 +175,8 @@ impl Relay {
     fn fill_socket(&mut self, conn: &mut Conn, fd: RawFd, turn: &mut Turn, now: Instant) -> Result<(), End> {
         let mut budget = TURN_BYTES;
         while self.can_write && budget > 0 {
-            if self.stream_readable && self.outward_bytes < TURN_BYTES {
-                self.take_from_stream(conn)?;
+            if self.stream_readable && self.outward_bytes < budget {
+                self.take_from_stream(conn, budget)?;
                 turn.touched = true;
             }
             if self.outward.is_empty() {
@@ -187,14 +199,14 @@ impl Relay {
         Ok(())
     }
 
-    fn take_from_stream(&mut self, conn: &mut Conn) -> Result<(), End> {
+    fn take_from_stream(&mut self, conn: &mut Conn, limit: usize) -> Result<(), End> {
         let mut receive = conn.quic.recv_stream(self.stream);
         let Ok(mut chunks) = receive.read(true) else {
             (self.stream_readable, self.stream_ended) = (false, true); // read to its end before the relay began
             return Ok(());
         };
         let mut result = Ok(());
-        while self.outward_bytes < TURN_BYTES {
+        while self.outward_bytes < limit {
             match chunks.next(usize::MAX) {
                 Ok(Some(chunk)) => {
                     self.outward_bytes += chunk.bytes.len();
@@ -262,7 +274,7 @@ impl Relay {
         let mut budget = TURN_BYTES;
         while self.stream_writable && !self.fin_queued && budget > 0 {
             let needs_data = self.inward.is_empty() && !self.socket_ended;
-            if needs_data && !(self.can_read && self.read_from_socket(conn, fd, buffer, now)?) {
+            if needs_data && !(self.can_read && self.read_from_socket(conn, fd, buffer, budget, now)?) {
                 break;
             }
             let mut send = conn.quic.send_stream(self.stream);
@@ -291,14 +303,14 @@ impl Relay {
         conn: &mut Conn,
         fd: RawFd,
         buffer: &mut ReadBuffer,
+        limit: usize,
         now: Instant,
     ) -> Result<bool, End> {
-        let data = match buffer.read(fd) {
-            Ok(data) => data,
+        let (data, more) = match buffer.read(fd, limit) {
+            Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.can_read = false;
-                self.drained(conn);
                 return Ok(false);
             }
             Err(_) => return Err(End::SocketReset),
@@ -309,24 +321,23 @@ impl Relay {
             return Ok(true);
         }
         self.bytes_to_stream += data.len() as u64;
-        if data.len() < TURN_BYTES && !self.hung_up {
-            self.can_read = false; // an edge tells when there is more
-            self.drained(conn);
-        } else {
-            let before = self.in_a_row;
-            self.in_a_row += data.len();
-            if before < BULK_BYTES && self.in_a_row >= BULK_BYTES {
-                let _ = conn.quic.send_stream(self.stream).set_priority(BULK_PRIORITY);
-                // Err: it has ended
-            }
-        }
+        self.can_read = more || self.hung_up; // else an edge tells when there is more
+        self.rate(conn, data.len());
         self.inward.push_back(data);
         Ok(true)
     }
 
-    fn drained(&mut self, conn: &mut Conn) {
-        if std::mem::take(&mut self.in_a_row) >= BULK_BYTES {
-            let _ = conn.quic.send_stream(self.stream).set_priority(0); // Err: it has ended
+    /// Whether it moves much: then it waits behind those that move little, here and in quinn.
+    fn is_bulk(&self) -> bool {
+        self.in_a_row >= BULK_BYTES
+    }
+
+    fn rate(&mut self, conn: &mut Conn, bytes: usize) {
+        let was_bulk = self.is_bulk();
+        self.in_a_row = if bytes < SMALL_BYTES { 0 } else { self.in_a_row.saturating_add(bytes) };
+        if was_bulk != self.is_bulk() {
+            let priority = if was_bulk { 0 } else { BULK_PRIORITY };
+            let _ = conn.quic.send_stream(self.stream).set_priority(priority); // Err: it has ended
         }
     }
 
@@ -441,7 +452,8 @@ impl Engine {
     fn queue_relay(&mut self, id: Id) {
         if let Some(relay) = self.relays.get_mut(id) {
             if !std::mem::replace(&mut relay.queued, true) {
-                self.ready.push_back(id);
+                let queue = if relay.is_bulk() { &mut self.bulk } else { &mut self.ready };
+                queue.push_back(id);
             }
         }
     }
@@ -487,28 +499,44 @@ impl Engine {
         self.end_relay(id, End::ConnectionLost);
     }
 
-    /// One turn of the `count` relays that are at the head of the queue.
-    pub fn pump_relays(&mut self, count: usize, now: Instant) {
-        for _ in 0..count {
-            let Some(id) = self.ready.pop_front() else { return };
-            let Some(relay) = self.relays.get_mut(id) else { continue };
-            relay.queued = false;
-            let Some(conn) = self.conns.get_mut(relay.conn) else { continue };
-            let turn = relay.pump(conn, &mut self.read_buffer, now);
-            let conn = relay.conn;
-            if turn.touched {
-                self.mark(conn);
-            }
-            match turn.end {
-                Some(end) => self.end_relay(id, end),
-                None => {
-                    if turn.again {
-                        self.queue_relay(id);
-                    }
-                    self.arm_relay(id);
-                }
+    /// One turn of each relay that moves little, and of as many others as make a round.
+    pub fn pump_relays(&mut self, now: Instant) {
+        for _ in 0..self.ready.len() {
+            if let Some(id) = self.ready.pop_front() {
+                self.pump_relay(id, now);
             }
         }
+        let mut moved = 0;
+        for _ in 0..self.bulk.len() {
+            if moved >= ROUND_BYTES {
+                return;
+            }
+            let Some(id) = self.bulk.pop_front() else { return };
+            moved += self.pump_relay(id, now);
+        }
+    }
+
+    /// How much it read from its socket.
+    fn pump_relay(&mut self, id: Id, now: Instant) -> usize {
+        let Some(relay) = self.relays.get_mut(id) else { return 0 };
+        relay.queued = false;
+        let Some(conn) = self.conns.get_mut(relay.conn) else { return 0 };
+        let before = relay.bytes_to_stream;
+        let turn = relay.pump(conn, &mut self.read_buffer, now);
+        let (conn, read) = (relay.conn, relay.bytes_to_stream - before);
+        if turn.touched {
+            self.mark(conn);
+        }
+        match turn.end {
+            Some(end) => self.end_relay(id, end),
+            None => {
+                if turn.again {
+                    self.queue_relay(id);
+                }
+                self.arm_relay(id);
+            }
+        }
+        read as usize
     }
 
     /// Its timer is set once and looks then whether there was traffic: traffic itself moves no timer.

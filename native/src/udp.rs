@@ -10,7 +10,7 @@ use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 use crate::arena::Id;
 
 /// Buffers in one receive call; each takes what GRO merged, up to the largest datagram.
-const RECEIVE_BATCH: usize = 8;
+const RECEIVE_BATCH: usize = 4;
 const DATAGRAM_BYTES: usize = 65_536;
 
 /// The kernel drops a larger GSO batch without a word (its IP length field has 16 bits).
