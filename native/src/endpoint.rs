@@ -274,7 +274,7 @@ impl Engine {
         received
     }
 
-    fn datagram(&mut self, port: Id, endpoint_id: Id, meta: &RecvMeta, data: &[u8], now: Instant) {
+    fn datagram(&mut self, port: Id, endpoint_id: Id, meta: &RecvMeta, data: BytesMut, now: Instant) {
         let Some(endpoint) = self.endpoints.get_mut(endpoint_id) else { return };
         endpoint.stats.datagrams_received += 1;
         let mut head = [0; HEAD_BYTES];
@@ -284,9 +284,7 @@ impl Engine {
         let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
         let strangers = endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed);
         self.answer.clear();
-        // One allocation for each datagram: a stalled stream must not hold what else came in its batch.
-        let owned = BytesMut::from(data);
-        match endpoint.quic.handle(now, meta.addr, meta.dst_ip, ecn, owned, &mut self.answer) {
+        match endpoint.quic.handle(now, meta.addr, meta.dst_ip, ecn, data, &mut self.answer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let Some(&id) = endpoint.conns.get(&handle.0) else { return };
                 if let Some(conn) = self.conns.get_mut(id) {

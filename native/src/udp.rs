@@ -4,6 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use bytes::BytesMut;
 use quinn_proto::Transmit;
 use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 
@@ -12,6 +13,10 @@ use crate::arena::Id;
 /// Buffers in one receive call; each takes what GRO merged, up to the largest datagram.
 const RECEIVE_BATCH: usize = 4;
 const DATAGRAM_BYTES: usize = 65_536;
+
+/// Datagrams of one batch that share an allocation. What a stalled stream has of each keeps all of it: three times the
+/// window of the stream at most.
+const GROUP: usize = 3;
 
 /// The kernel drops a larger GSO batch without a word (its IP length field has 16 bits).
 const MAX_BATCH_BYTES: usize = 65_507;
@@ -146,13 +151,20 @@ impl Buffers {
     }
 
     /// The `index`th of what was received: who sent it, and the datagrams.
-    pub fn received(&self, index: usize) -> (RecvMeta, impl Iterator<Item = &[u8]>) {
+    pub fn received(&self, index: usize) -> (RecvMeta, impl Iterator<Item = BytesMut> + '_) {
         let meta = self.meta[index];
-        let data = &self.data[index][..meta.len];
+        let stride = meta.stride.max(1);
+        let mut left = &self.data[index][..meta.len];
+        let mut group = BytesMut::new();
         // An empty datagram is one, too: somebody has to count it.
-        let count = data.len().div_ceil(meta.stride.max(1)).max(1);
-        let at = move |number: usize| data.len().min(number * meta.stride);
-        (meta, (0..count).map(move |number| &data[at(number)..at(number + 1)]))
+        let datagrams = (0..left.len().div_ceil(stride).max(1)).map(move |_| {
+            if group.is_empty() {
+                let (head, rest) = left.split_at(left.len().min(stride * GROUP));
+                (group, left) = (BytesMut::from(head), rest);
+            }
+            group.split_to(group.len().min(stride))
+        });
+        (meta, datagrams)
     }
 }
 
