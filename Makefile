@@ -2,7 +2,7 @@
 # make test    environment, lint and the whole test suite (as root on Debian also the programs that the tests run)
 # make lint    ruff and mypy
 # make native  build the native engine in Rust (needs cargo); what runs from this environment then uses it
-# make bench   loadtest/ with its defaults
+# make bench   loadtest/ with its defaults, beside the systems that it installs or builds
 # make clean   remove the environment and every cache
 
 SHELL := /bin/bash
@@ -33,13 +33,14 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
+	$(BIN)/python -m loadtest --prepare
 	$(BIN)/python -m loadtest
 
 tools:
 	@scripts/test-tools
 
 clean:
-	rm -rf $(VENV) native/target build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis loadtest/out
+	rm -rf $(VENV) native/target build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis loadtest/out loadtest/cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Not built by the others yet: the engine is not complete (README). Its tests are skipped without it.

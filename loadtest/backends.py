@@ -10,20 +10,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from loadtest import processes
+from loadtest.hosts import Host
 from loadtest.system import Address, BackendKind, StartFailed
 
-READY_S = 30.0
+READY_S = 60.0
 """How long a system may take from its start until the backend answers through it."""
 
 PROBE_S = 5.0
 RETRY_S = 0.2
+LISTENS_RETRY_S = 0.01
+
+NGINX_WORKERS = max(1, len(os.sched_getaffinity(0)) // 4)
+"""More on a machine with many CPUs, so that the backend is not what is measured."""
 
 FILE_BYTES = {"1k": 1024, "64k": 65536}
 
 NGINX = """
 {user}
 daemon off;
-worker_processes 1;
+worker_processes {workers};
 worker_rlimit_nofile 65536;
 pid {directory}/nginx.pid;
 error_log {directory}/nginx-error.log;
@@ -48,38 +53,49 @@ http {{
 
 
 class Backend:
-    """A running service."""
+    """A running service on ``host``."""
 
-    def __init__(self, kind: BackendKind, directory: Path) -> None:
+    def __init__(self, kind: BackendKind, host: Host, directory: Path) -> None:
         self.kind = kind
-        self.address = processes.free_address()
+        self.address = processes.free_address(host)
+        self._host = host
         self._directory = directory
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._group = processes.Group(directory)
+        if kind == "http":
+            _write_files(directory / "files")
 
     def start(self) -> None:
-        """Start it and wait until it answers. Raises StartFailed."""
+        """Start it and wait until it listens. Raises StartFailed.
+
+        It is not asked for anything: iperf3 takes a moment after every test before it takes the next one.
+        """
         command = self._iperf3() if self.kind == "iperf3" else self._nginx()
-        self._processes.append(processes.start(command, self._directory / f"{self.kind}.log"))
-        self.wait_through(self.address)
+        self._group.start(self._host, self.kind, command)
+        deadline = time.monotonic() + READY_S
+        while not processes.listens(self._host, self.address.port):
+            if not all(processes.is_running(pid) for pid in self._group.pids()):
+                raise StartFailed(f"{self.kind} ended at its start:{processes.logs(self._directory)}")
+            if time.monotonic() > deadline:
+                raise StartFailed(f"{self.kind} does not listen at {self.address}")
+            time.sleep(LISTENS_RETRY_S)
 
     def stop(self) -> None:
         """End it."""
-        processes.stop(self._processes)
-        self._processes.clear()
+        self._group.stop()
 
     def restart(self) -> None:
         """Start it again, at the same address."""
         self.stop()
         self.start()
 
-    def wait_through(self, address: Address, pids: Sequence[int] = ()) -> None:
-        """Wait until the backend answers at ``address``, through the system whose processes are ``pids``.
+    def wait_through(self, address: Address, host: Host, pids: Sequence[int]) -> None:
+        """Wait until the backend answers users on ``host`` at ``address``, which the processes ``pids`` serve.
 
         Raises StartFailed where it does not within ``READY_S``, or one of them ends.
         """
         probe: Callable[[Address], str] = _probe_iperf3 if self.kind == "iperf3" else _probe_http
         deadline = time.monotonic() + READY_S
-        while problem := probe(address):
+        while problem := _inside(host, probe, address):
             if not all(processes.is_running(pid) for pid in pids):
                 raise StartFailed("a process of it ended")
             if time.monotonic() > deadline:
@@ -91,15 +107,23 @@ class Backend:
         return [processes.program("iperf3"), "--server", "--bind", host, "--port", str(port)]
 
     def _nginx(self) -> list[str]:
-        files = self._directory / "files"
-        files.mkdir()
-        for name, size_bytes in FILE_BYTES.items():
-            (files / name).write_bytes(b"q" * size_bytes)
         config = self._directory / "nginx.conf"
         # As root nginx drops to a user that cannot read the folder of this run.
         user = "user root;" if os.getuid() == 0 else ""
-        config.write_text(NGINX.format(user=user, directory=self._directory, address=self.address))
+        values = {"user": user, "workers": NGINX_WORKERS, "directory": self._directory, "address": self.address}
+        config.write_text(NGINX.format(**values))
         return [processes.program("nginx"), "-c", str(config), "-p", str(self._directory)]
+
+
+def _write_files(directory: Path) -> None:
+    directory.mkdir()
+    for name, size_bytes in FILE_BYTES.items():
+        (directory / name).write_bytes(b"q" * size_bytes)
+
+
+def _inside(host: Host, probe: Callable[[Address], str], address: Address) -> str:
+    with host.inside():
+        return probe(address)
 
 
 def _probe_http(address: Address) -> str:

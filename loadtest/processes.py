@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from loadtest.hosts import Host
 from loadtest.system import Address, StartFailed
 
 STOP_S = 10.0
 """From SIGTERM to SIGKILL."""
 
+CACHE = Path(__file__).parent / "cache"
+"""Where ``--prepare`` installs what no package has."""
+
 SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"
+LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
+
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Cost(NamedTuple):
@@ -29,71 +37,126 @@ class Cost(NamedTuple):
     processes: int
 
 
+class Group:
+    """Processes that belong together; their logs are in one folder."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, host: Host, name: str, command: Sequence[str]) -> None:
+        """Start ``command`` on ``host``, with ``name``.log, in a process group of its own: Ctrl-C comes to us alone."""
+        with (self._directory / f"{name}.log").open("ab") as log, host.inside():
+            started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+        self._processes.append(started)
+
+    def stop(self) -> None:
+        """End them all: SIGTERM, the last one first, and SIGKILL to the group of what is there after ``STOP_S``."""
+        stopping = list(reversed(self._processes))
+        self._processes.clear()
+        for process in stopping:
+            if process.poll() is None:
+                process.terminate()
+        for process in stopping:
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):  # it ended in this moment
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(STOP_S)
+
+    def pids(self) -> list[int]:
+        """The processes that were started."""
+        return [process.pid for process in self._processes]
+
+
+def raise_descriptor_limit() -> None:
+    """As far as the hard limit allows: the daemons inherit it, and 512 connections take two descriptors each."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def program(name: str) -> str:
-    """The path of a program. Raises StartFailed where it is not installed."""
-    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_DIRECTORIES}")
+    """The path of a program, what ``--prepare`` installed first. Raises StartFailed where it is not installed."""
+    path = shutil.which(name, path=f"{CACHE / 'bin'}:{os.environ.get('PATH', os.defpath)}:{SYSTEM_DIRECTORIES}")
     if path is None:
-        raise StartFailed(f"{name} is not installed (scripts/test-tools names or installs what is missing)")
+        raise StartFailed(f"{name} is not installed (python -m loadtest --prepare installs what it can)")
     return path
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
+def missing(*names: str) -> str:
+    """What ``program`` says of the first of these that is not installed, or ""."""
+    try:
+        for name in names:
+            program(name)
+    except StartFailed as error:
+        return str(error)
+    return ""
+
+
+def free_port(host: Host, kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port of ``host`` that was free a moment ago."""
+    with host.inside(), socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind((host.address, 0))
         port: int = sock.getsockname()[1]
         return port
 
 
-def free_address() -> Address:
-    """A free TCP address of this machine."""
-    return Address("127.0.0.1", free_port())
+def free_address(host: Host) -> Address:
+    """A free TCP address of ``host``."""
+    return Address(host.address, free_port(host))
 
 
-def start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start ``command`` in a process group of its own, so that Ctrl-C comes to the load test alone."""
-    with log.open("ab") as file:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0)
+def listens(host: Host, port: int) -> bool:
+    """Whether a process of ``host`` listens at this TCP port over IPv4; asked of the kernel, not by connecting."""
+    with host.inside():
+        _, *lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()
+    rows = (line.split() for line in lines)
+    return any(row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port for row in rows)
 
 
-def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End them all: SIGTERM, and SIGKILL to the group of what is still there after ``STOP_S``."""
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    for process in processes:
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):  # it ended in this moment
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(STOP_S)
+def logs(directory: Path) -> str:
+    """The end of every log in a folder, for the message about what did not come up."""
+    tails = (f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(directory.glob("*.log")))
+    return "".join(tails)
 
 
 def is_running(pid: int) -> bool:
     """Whether this process of ours has not ended."""
-    fields = _stat(pid)
+    fields = stat(pid)
     return bool(fields) and fields[0] != "Z"
 
 
-def cost(pids: Sequence[int]) -> Cost:
+def cost(pids: Iterable[int]) -> Cost:
     """What these processes and all their descendants have cost."""
-    tree = _with_descendants(pids)
-    cpu_s = sum(_cpu_s(pid) for pid in tree)
-    return Cost(cpu_s, sum(_rss_bytes(pid) for pid in tree), len(tree))
+    tree = with_descendants(pids)
+    return Cost(sum(_cpu_s(pid) for pid in tree), sum(rss_bytes(pid) for pid in tree), len(tree))
 
 
-def _with_descendants(pids: Sequence[int]) -> set[int]:
-    if not pids:
-        return set()
+def with_descendants(pids: Iterable[int]) -> list[int]:
+    """Those of these processes that are there, and all below them."""
     parents = {int(entry): _parent(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()}
     tree = {pid for pid in pids if pid in parents}
     while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
         tree |= more
-    return tree
+    return sorted(tree)
 
 
-def _stat(pid: int) -> list[str]:
+def command_line(pid: int) -> list[str]:
+    """The arguments of a process; none where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")[:-1]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident bytes; 0 where it has ended."""
+    fields = stat(pid)
+    return int(fields[21]) * _PAGE_BYTES if fields else 0
+
+
+def stat(pid: int) -> list[str]:
     """The fields of proc_pid_stat(5) after the command name, which may hold blanks: index 0 is field 3."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -102,14 +165,9 @@ def _stat(pid: int) -> list[str]:
 
 
 def _parent(pid: int) -> int:
-    fields = _stat(pid)
+    fields = stat(pid)
     return int(fields[1]) if fields else -1
 
 
 def _cpu_s(pid: int) -> float:
-    return sum(int(ticks) for ticks in _stat(pid)[11:15]) / _TICKS  # utime, stime, cutime, cstime
-
-
-def _rss_bytes(pid: int) -> int:
-    fields = _stat(pid)
-    return int(fields[21]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+    return sum(int(ticks) for ticks in stat(pid)[11:15]) / _TICKS  # utime, stime, cutime, cstime

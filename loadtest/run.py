@@ -1,4 +1,4 @@
-"""One run: every system started once for each kind of backend, then the cases in alternating rounds."""
+"""One run: on each path every system is started once, then come the cases in alternating rounds."""
 
 from __future__ import annotations
 
@@ -8,111 +8,108 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtest import cases
+from loadtest import cases, start
 from loadtest.backends import Backend
-from loadtest.cases import Case, Figures, SampleFailed
-from loadtest.system import Address, BackendKind, Options, StartFailed, System
+from loadtest.cases import IDLE, IDLE_AFTER, Case
+from loadtest.columns import Column
+from loadtest.figures import Figures, SampleFailed
+from loadtest.paths import PATHS, NetworkPath
+from loadtest.start import Running
+from loadtest.system import KINDS, BackendKind, Setup
 from loadtest.systems import SYSTEMS
 
 Progress = Callable[[str], None]
 
 
+class Plan(NamedTuple):
+    """What is to be measured."""
+
+    paths: Sequence[str]
+    columns: Sequence[Column]
+    cases: Sequence[Case]
+    rounds: int
+    duration_s: int
+    client_workers: int = 1
+    """0: as many as the server has."""
+
+    def samples(self) -> list[tuple[int, Case]]:
+        """Every (round, case) of one column, in order: idle at both ends."""
+        loaded = [case for case in self.cases if case.load is not None]
+        before = [(0, case) for case in self.cases if case is IDLE]
+        after = [(self.rounds - 1, case) for case in self.cases if case is IDLE_AFTER]
+        return [*before, *((number, case) for number in range(self.rounds) for case in loaded), *after]
+
+
 class Sample(NamedTuple):
     """One measurement: its figures, or why there are none."""
 
+    path: str
+    column: Column
     case: str
-    system: str
     round: int
     figures: Figures
     problem: str = ""
+    datagram_bytes: int = 0
 
 
 class Result(NamedTuple):
-    """All samples of a run, and a line about each system."""
+    """What a run has found so far."""
 
     samples: list[Sample]
-    about: dict[str, str]
+    mtu_bytes: dict[str, int]
+    """Of the link, by path."""
+    about: dict[Column, str]
+    """A line on each system."""
 
 
-class Running(NamedTuple):
-    """A started system in front of a backend."""
-
-    system: System
-    address: Address
-    backend: Backend
-
-
-def run(
-    chosen: Sequence[Case], names: Sequence[str], rounds: int, duration_s: int, workers: int, progress: Progress
-) -> Result:
-    """Measure. Raises StartFailed where a backend or a system does not start; nothing is left running then."""
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmux-load-")))
-        running = _start(stack, directory, {case.backend for case in chosen}, names, workers)
-        about = {name: _about(running, name) for name in names}
-        samples = []
-        for number in range(rounds):
-            for case in chosen:
-                for name in _rotated(names, number):
-                    sample = _sample(case, running[case.backend, name], number, duration_s)
-                    samples.append(sample)
-                    progress(f"round {number + 1}/{rounds} {case.name} {name}: {_told(sample)}")
-        return Result(samples, about)
+def run(plan: Plan, result: Result, progress: Progress) -> None:
+    """Measure; ``result`` grows. Raises StartFailed where something does not start; nothing is left running then."""
+    for name in plan.paths:
+        with contextlib.ExitStack() as stack:
+            path = stack.enter_context(PATHS[name]())
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmux-load-")))
+            result.mtu_bytes[name] = path.mtu_bytes
+            kinds = {kind for case in plan.cases for kind in case.backends}
+            backends = start.backends(stack, directory, path, sorted(kinds) or KINDS)
+            running = {}
+            for column in plan.columns:
+                folder = start.folder(directory, column.label.replace("/", "-"))
+                setup = Setup(path, column.workers, plan.client_workers or column.workers, folder)
+                running[column] = start.system(stack, SYSTEMS[column.system](setup), setup, backends)
+            result.about.update((column, each.system.about()) for column, each in running.items())
+            _measure(plan, path, backends, running, result.samples, progress)
 
 
-def _start(
-    stack: contextlib.ExitStack, directory: Path, kinds: set[BackendKind], names: Sequence[str], workers: int
-) -> dict[tuple[BackendKind, str], Running]:
-    running = {}
-    for kind in sorted(kinds):
-        folder = _folder(directory, kind)
-        backend = Backend(kind, folder)
-        stack.callback(backend.stop)
-        backend.start()
-        for name in names:
-            system = SYSTEMS[name](Options(workers, _folder(directory, f"{kind}-{name}")))
-            stack.callback(system.stop)
-            address = system.start(backend.address)
-            try:
-                backend.wait_through(address, system.pids())
-            except StartFailed as error:
-                raise StartFailed(f"{name}: {error}{_logs(directory / f'{kind}-{name}')}") from None
-            running[kind, name] = Running(system, address, backend)
-    return running
+def _measure(
+    plan: Plan,
+    path: NetworkPath,
+    backends: dict[BackendKind, Backend],
+    running: dict[Column, Running],
+    samples: list[Sample],
+    progress: Progress,
+) -> None:
+    for number, case in plan.samples():
+        for column in _rotated(plan.columns, number):
+            if "iperf3" in case.backends:  # one test at a time: through a tunnel it may not have seen the last one end
+                backends["iperf3"].restart()
+            sample = _sample(case, path, column, number, plan.duration_s, running[column])
+            samples.append(sample)
+            progress(f"{path.name} round {number + 1}/{plan.rounds} {case.name} {column.label}: {_told(sample)}")
 
 
-def _sample(case: Case, running: Running, number: int, duration_s: int) -> Sample:
-    name = running.system.name
-    if (
-        case.backend == "iperf3"
-    ):  # one test at a time: it may not have seen the end of the last one through a tunnel yet
-        running.backend.restart()
+def _sample(case: Case, path: NetworkPath, column: Column, number: int, duration_s: int, running: Running) -> Sample:
+    system, addresses = running
     try:
-        return Sample(case.name, name, number, cases.run(case, running.address, duration_s, running.system.pids()))
+        figures, problem = cases.sample(case, path.users, addresses, duration_s, system), ""
     except SampleFailed as error:
-        return Sample(case.name, name, number, {}, str(error))
+        figures, problem = {}, str(error)
+    return Sample(path.name, column, case.name, number, figures, problem, system.datagram_bytes())
 
 
-def _about(running: dict[tuple[BackendKind, str], Running], name: str) -> str:
-    return next(entry.system.about() for (_, system), entry in running.items() if system == name)
-
-
-def _rotated(names: Sequence[str], by: int) -> list[str]:
+def _rotated(columns: Sequence[Column], by: int) -> list[Column]:
     """Another one goes first in each round: what follows a heavy load must not always be the same."""
-    by %= len(names)
-    return [*names[by:], *names[:by]]
-
-
-def _folder(directory: Path, name: str) -> Path:
-    path = directory / name
-    path.mkdir()
-    return path
-
-
-def _logs(directory: Path) -> str:
-    """The end of every log of a system that did not come up."""
-    tails = (f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(directory.glob("*.log")))
-    return "".join(tails)
+    by %= len(columns)
+    return [*columns[by:], *columns[:by]]
 
 
 def _told(sample: Sample) -> str:

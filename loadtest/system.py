@@ -1,11 +1,16 @@
-"""What a system under test is: something that stands between the load generator and a backend."""
+"""What a system under test is: something that stands between the load generator and the backends."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from loadtest.paths import NetworkPath
 
 BackendKind = Literal["iperf3", "http"]
+KINDS: tuple[BackendKind, ...] = ("iperf3", "http")
 
 
 class Address(NamedTuple):
@@ -18,26 +23,42 @@ class Address(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
-class Options(NamedTuple):
-    """What a system may need to know about the run."""
+Addresses = Mapping[BackendKind, Address]
 
+
+class Setup(NamedTuple):
+    """What a system is told about the run."""
+
+    path: NetworkPath
     workers: int
+    client_workers: int
     directory: Path
     """A folder of this system's own, empty at the start and deleted after the run."""
 
 
 class StartFailed(Exception):
-    """The system did not start, or is gone; the message says why."""
+    """Something did not start, or is gone; the message says why."""
 
 
 class System(Protocol):
-    """One way for a byte to reach the backend. A new instance is made for each backend."""
+    """One way for a byte to reach the backends: all of them through the same processes."""
 
-    name: str
-    """Its column in the table, and what ``--systems`` calls it."""
+    name: ClassVar[str]
+    """What ``--systems`` calls it."""
 
-    def start(self, backend: Address) -> Address:
-        """Start every process and return where the load goes. It need not be ready. Raises StartFailed."""
+    has_workers: ClassVar[bool]
+    """Whether ``--workers`` makes a difference to it; it has a column for each count then."""
+
+    @classmethod
+    def missing(cls) -> str:
+        """Why it cannot run here, or ""."""
+        ...
+
+    def start(self, backends: Addresses) -> Addresses:
+        """Start every process and return where the load for each backend goes. It need not be ready.
+
+        Raises StartFailed.
+        """
         ...
 
     def stop(self) -> None:
@@ -46,6 +67,14 @@ class System(Protocol):
 
     def pids(self) -> list[int]:
         """The processes that ``start`` began; their children are found in /proc."""
+        ...
+
+    def worker_pids(self) -> list[int]:
+        """Those, or their descendants, that move the users' bytes."""
+        ...
+
+    def datagram_bytes(self) -> int:
+        """The UDP payload that it fills at most, as it says itself; 0 where there is none."""
         ...
 
     def about(self) -> str:

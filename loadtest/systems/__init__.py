@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
-from loadtest.system import Options, System
+from loadtest.system import Setup, System
 from loadtest.systems.direct import Direct
 from loadtest.systems.haproxy import HAProxy
-from loadtest.systems.qmux import Qmux
+from loadtest.systems.qmux import QmuxAioquic, QmuxNative
 from loadtest.systems.rathole import Rathole, RatholeNoise
 
-SYSTEMS: dict[str, Callable[[Options], System]] = {
-    system.name: system for system in (Direct, HAProxy, Qmux, Rathole, RatholeNoise)
-}
 
-DEFAULT = (Direct.name, HAProxy.name, Qmux.name)
-"""What is measured unless others are named: what scripts/test-tools installs."""
+class SystemClass(Protocol):
+    """Makes a system; says beforehand whether it can run here, and whether its worker count matters."""
+
+    @property
+    def has_workers(self) -> bool: ...
+
+    def missing(self) -> str: ...
+
+    def __call__(self, setup: Setup) -> System: ...
+
+
+SYSTEMS: dict[str, SystemClass] = {
+    system.name: system for system in (Direct, HAProxy, Rathole, RatholeNoise, QmuxNative, QmuxAioquic)
+}

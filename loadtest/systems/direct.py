@@ -1,26 +1,20 @@
-"""Nothing in between: what the load generator and the backend reach on this machine by themselves."""
+"""Nothing in between: what the load generator and the backend reach on this path by themselves."""
 
 from __future__ import annotations
 
-from loadtest.system import Address, Options
+from typing import ClassVar
+
+from loadtest.system import Addresses
+from loadtest.systems.base import Started
 
 
-class Direct:
-    """The backend itself."""
+class Direct(Started):
+    """The backends themselves."""
 
-    name = "direct"
+    name: ClassVar[str] = "direct"
 
-    def __init__(self, options: Options) -> None:
-        pass
-
-    def start(self, backend: Address) -> Address:
-        return backend
-
-    def stop(self) -> None:
-        pass
-
-    def pids(self) -> list[int]:
-        return []
+    def start(self, backends: Addresses) -> Addresses:
+        return backends
 
     def about(self) -> str:
         return "the load generator on the backend itself"

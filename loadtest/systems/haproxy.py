@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from typing import ClassVar
 
 from loadtest import processes
-from loadtest.system import Address, Options
+from loadtest.system import Addresses
+from loadtest.systems.base import Started
+
+COMMAND_S = 10.0
 
 CONFIG = """
 global
@@ -16,40 +20,32 @@ defaults
   timeout connect 5s
   timeout client 1m
   timeout server 1m
-listen load
+"""
+
+LISTEN = """
+listen {kind}
   bind {bind}
   server backend {backend}
 """
 
 
-class HAProxy:
-    """``haproxy`` in TCP mode with as many threads as QMux has workers."""
+class HAProxy(Started):
+    """``haproxy`` in TCP mode on the users' host, with as many threads as QMux has workers."""
 
-    name = "haproxy"
+    name: ClassVar[str] = "haproxy"
+    has_workers: ClassVar[bool] = True
+    programs = ("haproxy",)
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    def start(self, backend: Address) -> Address:
-        bind = processes.free_address()
-        config = self._options.directory / "haproxy.cfg"
-        config.write_text(CONFIG.format(threads=self._options.workers, bind=bind, backend=backend))
-        command = [processes.program("haproxy"), "-db", "-f", str(config)]
-        self._processes.append(processes.start(command, self._options.directory / "haproxy.log"))
-        return bind
-
-    def stop(self) -> None:
-        # A proxy told to stop softly waits for its connections; nothing here is worth that.
-        for process in self._processes:
-            process.kill()
-        processes.stop(self._processes)
-        self._processes.clear()
-
-    def pids(self) -> list[int]:
-        return [process.pid for process in self._processes]
+    def start(self, backends: Addresses) -> Addresses:
+        users = self._setup.path.users
+        binds = {kind: processes.free_address(users) for kind in backends}
+        listen = [LISTEN.format(kind=kind, bind=binds[kind], backend=backend) for kind, backend in backends.items()]
+        config = self._setup.directory / "haproxy.cfg"
+        config.write_text(CONFIG.format(threads=self._setup.workers) + "".join(listen))
+        self._group.start(users, "haproxy", [processes.program("haproxy"), "-db", "-f", str(config)])
+        return binds
 
     def about(self) -> str:
         command = [processes.program("haproxy"), "-v"]
-        version = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()[2]
-        return f"{version}, TCP mode, {self._options.workers} threads: one hop and no encryption"
+        said = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=True).stdout
+        return f"{said.split()[2]}, TCP mode, threads: {self._setup.workers}; one hop and no encryption"

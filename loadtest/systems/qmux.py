@@ -1,98 +1,157 @@
-"""QMux: ``qmuxd`` and one ``qmuxc`` on this machine, with certificates as a deployment has them."""
+"""QMux on either engine: ``qmuxd`` and one ``qmuxc``, with certificates as a deployment has them."""
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 from loadtest import processes
-from loadtest.system import Address, Options, StartFailed
+from loadtest.hosts import Host
+from loadtest.system import Addresses, StartFailed
+from loadtest.systems.base import Started
+from qmux.cli import api
+from qmux.config.schema import EngineName
+from qmux.errors import StartError, UnreachableError
+from qmux.quic.choose import load_engine
 
 COMMAND_S = 60.0
-SERVICE = "load"
+NAME = "load"
+WORKER = ["-m", "qmux.worker"]
+"""In the command line of a process that moves bytes (supervisor.process)."""
+
+SIDES = ("server", "client")
+"""In the order of ``pids()``."""
 
 SERVER = """
 [server]
-bundle = "127.0.0.1.pem"
+bundle = "{bundle}"
+engine = "{engine}"
 workers = {workers}
 runtime_dir = "run-server"
 state_dir = "state-server"
 stop_after = "3s"
 
 [quic]
-bind = "127.0.0.1:{quic_port}"
+bind = "{quic}"
+"""
 
-[services.{service}]
-bind = "{bind}"
+SERVER_SERVICE = """
+[services.{kind}]
+bind = "{address}"
 """
 
 CLIENT = """
 [client]
-servers = ["127.0.0.1:{quic_port}"]
+servers = ["{quic}"]
 bundle = "load.pem"
+engine = "{engine}"
+workers = {client_workers}
 runtime_dir = "run-client"
 state_dir = "state-client"
 stop_after = "3s"
+"""
 
-[services.{service}]
-target = "{backend}"
+CLIENT_SERVICE = """
+[services.{kind}]
+target = "{address}"
 """
 
 
-class Qmux:
+class Qmux(Started):
     """The tunnel: user → ``qmuxd`` → QUIC with mutual TLS → ``qmuxc`` → backend."""
 
-    name = "qmux"
+    has_workers: ClassVar[bool] = True
+    name: ClassVar[str]
+    engine: ClassVar[EngineName]
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self._directory = options.directory
-        self._processes: list[subprocess.Popen[bytes]] = []
+    @classmethod
+    def missing(cls) -> str:
+        try:
+            load_engine(cls.engine)
+        except StartError as error:
+            return str(error)
+        return ""
 
-    def start(self, backend: Address) -> Address:
-        bind = processes.free_address()
-        quic_port = processes.free_port(socket.SOCK_DGRAM)
-        self._run("pki", "init", "--dir", str(self._directory))
-        self._run("pki", "issue", "server", "127.0.0.1", "--dir", str(self._directory))
-        self._run("pki", "issue", "client", SERVICE, "--service", SERVICE, "--dir", str(self._directory))
-        values = {"workers": self._options.workers, "quic_port": quic_port, "service": SERVICE}
-        self._daemon("qmuxd", "server.toml", SERVER.format(bind=bind, **values))
-        self._daemon("qmuxc", "client.toml", CLIENT.format(backend=backend, **values))
-        return bind
+    def start(self, backends: Addresses) -> Addresses:
+        users, service = self._setup.path.users, self._setup.path.service
+        binds = {kind: processes.free_address(users) for kind in backends}
+        self._certificates(users.address, list(backends))
+        values = {
+            "bundle": f"{users.address}.pem",
+            "engine": self.engine,
+            "workers": self._setup.workers,
+            "client_workers": self._setup.client_workers,
+            "quic": f"{users.address}:{processes.free_port(users, socket.SOCK_DGRAM)}",
+        }
+        self._daemon(users, "qmuxd", SERVER.format(**values), SERVER_SERVICE, binds)
+        self._daemon(service, "qmuxc", CLIENT.format(**values), CLIENT_SERVICE, backends)
+        return binds
 
-    def stop(self) -> None:
-        processes.stop(list(reversed(self._processes)))
-        self._processes.clear()
+    def worker_pids(self) -> list[int]:
+        tree = processes.with_descendants(self.pids())
+        return [pid for pid in tree if _has(processes.command_line(pid), WORKER)]
 
-    def pids(self) -> list[int]:
-        return [process.pid for process in self._processes]
+    def datagram_bytes(self) -> int:
+        try:
+            clients = self.status("server")["clients"]
+        except UnreachableError:
+            return 0
+        return max((client["mtu_bytes"] for client in clients), default=0)
 
     def about(self) -> str:
-        status = json.loads(self._run("status", "--json", "-c", str(self._directory / "server.toml")))
-        server = status["server"]
-        mtu_bytes = max((client["mtu_bytes"] for client in status["clients"]), default=0)
-        path = f"datagrams of up to {mtu_bytes} bytes"
-        workers = f"{self._options.workers} workers and one client"
-        return f"{server['version']}, engine {server['engine']}, {path}, {workers}"
+        try:
+            server = self.status("server")["server"]
+        except UnreachableError as error:
+            return f"its admin process does not answer: {error}"
+        workers = f"workers: {self._setup.workers}, of its one client {self._setup.client_workers}"
+        return f"{server['version']}, engine {server['engine']}, {workers}"
 
-    def _daemon(self, command: str, file: str, config: str) -> None:
-        path = self._directory / file
-        path.write_text(config)
-        log = self._directory / f"{command}.log"
-        self._processes.append(processes.start([_script(command), "-c", str(path)], log))
+    def status(self, side: str) -> dict[str, Any]:
+        """What ``qmux status`` says of the "server" or the "client". Raises UnreachableError."""
+        return api.status(self._setup.directory / f"run-{side}" / "admin.sock")
 
-    def _run(self, *arguments: str) -> str:
-        command = [_script("qmux"), *arguments]
+    def _certificates(self, address: str, services: list[str]) -> None:
+        directory = ["--dir", str(self._setup.directory)]
+        self._pki("init", *directory)
+        self._pki("issue", "server", address, *directory)
+        named = [argument for service in services for argument in ("--service", service)]
+        self._pki("issue", "client", NAME, *named, *directory)
+
+    def _daemon(self, host: Host, command: str, config: str, service: str, addresses: Addresses) -> None:
+        services = [service.format(kind=kind, address=address) for kind, address in addresses.items()]
+        path = self._setup.directory / f"{command}.toml"
+        path.write_text(config + "".join(services))
+        self._group.start(host, command, [_script(command), "-c", str(path)])
+
+    def _pki(self, *arguments: str) -> None:
+        command = [_script("qmux"), "pki", *arguments]
         run = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
         if run.returncode:
-            raise StartFailed(f"qmux {' '.join(arguments)}: exit code {run.returncode}: {run.stderr.strip()}")
-        return run.stdout
+            raise StartFailed(f"qmux pki {' '.join(arguments)}: exit code {run.returncode}: {run.stderr.strip()}")
+
+
+class QmuxNative(Qmux):
+    """The engine in Rust."""
+
+    name = "qmux-native"
+    engine = "native"
+
+
+class QmuxAioquic(Qmux):
+    """The engine in Python."""
+
+    name = "qmux-aioquic"
+    engine = "aioquic"
 
 
 def _script(name: str) -> str:
     """The command of the environment that this Python belongs to."""
     path = Path(sys.executable).with_name(name)
     return str(path) if path.exists() else processes.program(name)
+
+
+def _has(arguments: list[str], part: list[str]) -> bool:
+    return any(arguments[start : start + len(part)] == part for start in range(len(arguments)))

@@ -1,16 +1,19 @@
 """rathole, plain TCP and with Noise: the tunnel in Rust that QMux is most often compared with.
 
-Installed with ``cargo install rathole --no-default-features --features server,client,noise`` (its default features need
-a ``time`` crate that newer compilers refuse). Plain rathole does not encrypt at all; Noise does, as QMux always does.
+``python -m loadtest --prepare`` builds it. Plain rathole does not encrypt at all; Noise does, as QMux always does. Both
+run with their defaults, on as many threads as there are CPUs.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+from typing import ClassVar
 
 from loadtest import processes
-from loadtest.system import Address, Options, StartFailed
+from loadtest.hosts import Host
+from loadtest.system import Addresses, StartFailed
+from loadtest.systems.base import Started
 
 COMMAND_S = 10.0
 TOKEN = "load-test"  # between two processes of this machine, for the length of a run
@@ -21,8 +24,6 @@ SERVER = """
 bind_addr = "{control}"
 default_token = "{token}"
 {transport}
-[server.services.load]
-bind_addr = "{bind}"
 """
 
 CLIENT = """
@@ -30,35 +31,29 @@ CLIENT = """
 remote_addr = "{control}"
 default_token = "{token}"
 {transport}
-[client.services.load]
-local_addr = "{backend}"
+"""
+
+SERVICE = """
+[{side}.services.{kind}]
+{key} = "{address}"
 """
 
 
-class Rathole:
+class Rathole(Started):
     """``rathole`` server and client, without encryption."""
 
-    name = "rathole"
-    encrypted = False
+    name: ClassVar[str] = "rathole"
+    programs = ("rathole",)
+    encrypted: ClassVar[bool] = False
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    def start(self, backend: Address) -> Address:
-        bind, control = processes.free_address(), processes.free_address()
-        values = {"bind": bind, "control": control, "backend": backend, "token": TOKEN}
+    def start(self, backends: Addresses) -> Addresses:
+        users, service = self._setup.path.users, self._setup.path.service
+        binds = {kind: processes.free_address(users) for kind in backends}
+        values = {"control": processes.free_address(users), "token": TOKEN}
         server, client = self._transports()
-        self._run("server", SERVER.format(transport=server, **values))
-        self._run("client", CLIENT.format(transport=client, **values))
-        return bind
-
-    def stop(self) -> None:
-        processes.stop(list(reversed(self._processes)))
-        self._processes.clear()
-
-    def pids(self) -> list[int]:
-        return [process.pid for process in self._processes]
+        self._side(users, "server", SERVER.format(transport=server, **values), "bind_addr", binds)
+        self._side(service, "client", CLIENT.format(transport=client, **values), "local_addr", backends)
+        return binds
 
     def about(self) -> str:
         found = re.search(r"\d+\.\d+\.\d+", self._output("--version"))
@@ -77,11 +72,11 @@ class Rathole:
             noise.format(side="client", key="remote_public_key", value=public),
         )
 
-    def _run(self, side: str, config: str) -> None:
-        path = self._options.directory / f"{side}.toml"
-        path.write_text(config)
-        log = self._options.directory / f"{side}.log"
-        self._processes.append(processes.start([processes.program("rathole"), f"--{side}", str(path)], log))
+    def _side(self, host: Host, side: str, config: str, key: str, addresses: Addresses) -> None:
+        services = [SERVICE.format(side=side, kind=kind, key=key, address=each) for kind, each in addresses.items()]
+        path = self._setup.directory / f"{side}.toml"
+        path.write_text(config + "".join(services))
+        self._group.start(host, side, [processes.program("rathole"), f"--{side}", str(path)])
 
     def _output(self, argument: str) -> str:
         command = [processes.program("rathole"), argument]
