@@ -12,10 +12,11 @@ use rustc_hash::FxHashMap;
 
 use crate::arena::Id;
 use crate::cid;
+use crate::dial::Serving;
 use crate::engine::Engine;
 use crate::events::{Event, Reason};
 use crate::recovery::{self, WatchedCubic};
-use crate::stream::{Held, Use};
+use crate::stream::Use;
 use crate::timers::Timer;
 use crate::verifier::Peer;
 
@@ -107,6 +108,8 @@ pub struct Conn {
     pub streams: FxHashMap<StreamId, Use>,
     /// Whom the engine serves here without Python.
     pub users: u64,
+    /// Where they go, once it is registered.
+    pub serving: Option<Serving>,
     /// In the queue of those that may have something to send.
     pub dirty: bool,
     pub quic_at: Option<Instant>,
@@ -135,6 +138,7 @@ impl Conn {
             port,
             streams: FxHashMap::default(),
             users: 0,
+            serving: None,
             dirty: false,
             quic_at: None,
             handshake_at: None,
@@ -360,15 +364,6 @@ impl Engine {
         }
     }
 
-    fn accept_streams(&mut self, id: Id, dir: Dir) {
-        while let Some(conn) = self.conns.get_mut(id) {
-            let Some(stream) = conn.quic.streams().accept(dir) else { return };
-            conn.streams.insert(stream, Use::Held(Held::default()));
-            self.events.push(Event::StreamOpened { conn: id, stream: stream.into() });
-            self.stream_readable(id, stream); // it may begin with its end
-        }
-    }
-
     /// The end, told once: streams and relays first. `reason` None: Python closed it and knows.
     pub fn connection_over(&mut self, id: Id, reason: Option<Reason>, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
@@ -379,8 +374,12 @@ impl Engine {
         let (was_connected, endpoint) = (conn.is_connected, conn.endpoint);
         self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
         let streams = std::mem::take(&mut conn.streams);
-        for relay in streams.into_values().filter_map(Use::relay) {
-            self.relay_lost(relay);
+        for usage in streams.into_values() {
+            match usage {
+                Use::Held(_) => {}
+                Use::Relay(relay) => self.relay_lost(relay),
+                Use::Newcomer(newcomer) => self.newcomer_gone(newcomer),
+            }
         }
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.connection_over(was_connected, now);

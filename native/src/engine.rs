@@ -1,4 +1,4 @@
-//! One epoll descriptor, and the turn behind it: sockets, timers, relays, in that order, each a bounded share.
+//! One epoll descriptor, and the turn behind it: sockets, timers, newcomers, relays, in that order, each a bounded share.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::arena::{Arena, Id};
 use crate::connection::Conn;
 use crate::counts::Counts;
+use crate::dial::{Dialer, Newcomer};
 use crate::endpoint::Endpoint;
 use crate::events::Event;
 use crate::relay::{ReadBuffer, Relay};
@@ -35,6 +36,7 @@ pub enum Tag {
     Timer = 0,
     Port = 1,
     Relay = 2,
+    Newcomer = 3,
 }
 
 /// An `arena::Id` is below it.
@@ -64,6 +66,13 @@ impl Poller {
         }
     }
 
+    /// Take a descriptor out that stays open.
+    pub fn remove(&self, fd: RawFd) {
+        // SAFETY: the event is not looked at (epoll_ctl(2)).
+        let result = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+        debug_assert_eq!(result, 0, "it was added");
+    }
+
     /// What is ready now; never waits.
     fn ready(&self, events: &mut [libc::epoll_event; EPOLL_EVENTS]) -> usize {
         // SAFETY: the pointer is to as many events as is said.
@@ -81,6 +90,9 @@ pub struct Engine {
     pub conns: Arena<Conn>,
     pub relays: Arena<Relay>,
     pub counts: Counts,
+    /// Where the users of a client go.
+    pub dialers: Arena<Dialer>,
+    pub newcomers: Arena<Newcomer>,
     /// Ports that may have datagrams.
     readable: Vec<Id>,
     /// Connections that may have something to send.
@@ -88,6 +100,8 @@ pub struct Engine {
     /// Relays that may have bytes to move: those that move little, and those that move much.
     pub ready: VecDeque<Id>,
     pub bulk: VecDeque<Id>,
+    /// Newcomers whose head may be there.
+    pub arriving: VecDeque<Id>,
     pub events: Vec<Event>,
     /// None while a receive call is being worked off.
     pub buffers: Option<Box<Buffers>>,
@@ -107,10 +121,13 @@ impl Engine {
             conns: Arena::default(),
             relays: Arena::default(),
             counts: Counts::default(),
+            dialers: Arena::default(),
+            newcomers: Arena::default(),
             readable: Vec::new(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
             bulk: VecDeque::new(),
+            arriving: VecDeque::new(),
             events: Vec::new(),
             buffers: Some(Box::new(Buffers::new())),
             read_buffer: ReadBuffer::new(),
@@ -161,13 +178,14 @@ impl Engine {
 
     /// Once around, at the time `now`; how many descriptors had something.
     pub fn step(&mut self, now: Instant) -> usize {
-        let polled = self.poll_descriptors();
+        let polled = self.poll_descriptors(now);
         let received = self.receive_all(now);
         self.run_timers(now);
         self.look_at_dirty(now);
         if received >= ACKNOWLEDGED_AT_ONCE_BYTES {
             self.transmit(now);
         }
+        self.serve_newcomers(now);
         self.pump_relays(now);
         self.transmit(now);
         polled
@@ -175,10 +193,11 @@ impl Engine {
 
     /// Whether another step would find something to do at the same time.
     pub fn is_busy(&self) -> bool {
-        !(self.readable.is_empty() && self.ready.is_empty() && self.bulk.is_empty() && self.dirty.is_empty())
+        let queues = [&self.ready, &self.bulk, &self.dirty, &self.arriving];
+        !self.readable.is_empty() || queues.iter().any(|queue| !queue.is_empty())
     }
 
-    fn poll_descriptors(&mut self) -> usize {
+    fn poll_descriptors(&mut self, now: Instant) -> usize {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EPOLL_EVENTS];
         let count = self.poller.ready(&mut events);
         for event in &events[..count] {
@@ -187,6 +206,7 @@ impl Engine {
             match data >> TAG_SHIFT {
                 tag if tag == Tag::Port as u64 => self.port_polled(id, flags),
                 tag if tag == Tag::Relay as u64 => self.relay_polled(id, flags),
+                tag if tag == Tag::Newcomer as u64 => self.newcomer_polled(id, now),
                 _ => self.timers.fired(),
             }
         }
@@ -242,6 +262,7 @@ impl Engine {
                 }
                 Timer::Handshake(id) => self.handshake_timed_out(id, now),
                 Timer::Relay(id) => self.relay_timed_out(id, now),
+                Timer::Newcomer(id) => self.newcomer_timed_out(id, now),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What one turn tells Python: control events only, as tuples that begin with their kind.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 #[cfg(feature = "python")]
@@ -49,7 +50,7 @@ impl End {
 pub enum Event {
     Accepted { endpoint: Id, conn: Id, peer: SocketAddr },
     Connected { conn: Id, identity: Option<Identity> },
-    StreamOpened { conn: Id, stream: u64 },
+    StreamOpened { conn: Id, stream: u64, dialled_for: Duration },
     Readable { conn: Id, stream: u64 },
     Writable { conn: Id, stream: u64 },
     StreamEnded { conn: Id, stream: u64, code: u64 },
@@ -86,7 +87,9 @@ impl Event {
                 (1, conn, identity.and_then(|who| who.downcast_ref::<Py<PyAny>>().map(|who| who.clone_ref(py))))
                     .into_pyobject(py)
             }
-            Event::StreamOpened { conn, stream } => (2, conn, stream).into_pyobject(py),
+            Event::StreamOpened { conn, stream, dialled_for } => {
+                (2, conn, stream, dialled_for.as_secs_f64()).into_pyobject(py)
+            }
             Event::Readable { conn, stream } => (3, conn, stream).into_pyobject(py),
             Event::Writable { conn, stream } => (4, conn, stream).into_pyobject(py),
             Event::StreamEnded { conn, stream, code } => (5, conn, stream, code).into_pyobject(py),

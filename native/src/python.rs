@@ -3,8 +3,10 @@
 //! `Core.poll` runs one bounded turn without the GIL and returns control events only.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,9 +16,12 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use quinn_proto::{Dir, VarInt};
+use rustc_hash::FxHashMap;
 use rustls::pki_types::CertificateDer;
+use socket2::SockAddr;
 
 use crate::connection::{Conn, Limits};
+use crate::dial::{Dialer, Serving, Target};
 use crate::endpoint::{Endpoint, Policy, Remote};
 use crate::engine::Engine;
 use crate::relay::Patience;
@@ -84,6 +89,28 @@ impl Check for Verify {
     }
 }
 
+/// Where to connect to.
+#[derive(FromPyObject)]
+enum Address {
+    Tcp(String, u16),
+    Unix(Vec<u8>),
+}
+
+impl Address {
+    fn parse(self) -> PyResult<SockAddr> {
+        match self {
+            Address::Tcp(host, port) => {
+                let ip: IpAddr =
+                    host.parse().map_err(|_| PyValueError::new_err(format!("{host} is not an address")))?;
+                Ok(SocketAddr::new(ip, port).into())
+            }
+            Address::Unix(path) => {
+                SockAddr::unix(OsString::from_vec(path)).map_err(|error| PyValueError::new_err(error.to_string()))
+            }
+        }
+    }
+}
+
 /// The engine of one event loop, which watches `fileno()` and then calls `poll()`.
 #[pyclass(module = "qmux_native")]
 struct Core {
@@ -134,9 +161,10 @@ impl Core {
         Ok((more, events))
     }
 
-    /// How many endpoints, connections and relays there are.
-    fn counts(&self) -> (usize, usize, usize) {
-        (self.engine.endpoints.len(), self.engine.conns.len(), self.engine.relays.len())
+    /// How many endpoints, connections, relays and users on the way to one there are.
+    fn counts(&self) -> (usize, usize, usize, usize) {
+        let engine = &self.engine;
+        (engine.endpoints.len(), engine.conns.len(), engine.relays.len(), engine.newcomers.len())
     }
 
     // --- endpoints ---
@@ -420,6 +448,60 @@ impl Core {
     }
 
     // --- users whom the engine serves without Python ---
+
+    /// How many users of a dialer there are, with those who are not relayed yet.
+    fn users_of(&self, dialer: u64) -> u64 {
+        let serves = |conn: &&Conn| conn.serving.as_ref().is_some_and(|serving| serving.dialer == dialer);
+        self.engine.conns.iter().map(|(_, conn)| conn).filter(serves).map(|conn| conn.users).sum()
+    }
+
+    /// A client, without targets yet; a stream may take `head_timeout_s` to say what its user wants.
+    fn add_dialer(&mut self, head_timeout_s: f64) -> PyResult<u64> {
+        let head_timeout = seconds(head_timeout_s)?;
+        Ok(self.engine.dialers.insert(Dialer { targets: FxHashMap::default(), head_timeout }))
+    }
+
+    fn remove_dialer(&mut self, dialer: u64) {
+        self.engine.dialers.remove(dialer);
+    }
+
+    /// The users of `service` go there from now on: (host, port) or the path of a Unix socket.
+    fn set_target(
+        &mut self,
+        dialer: u64,
+        service: &str,
+        tally: u64,
+        address: Address,
+        timeout_s: f64,
+        valid_s: Option<f64>,
+    ) -> PyResult<()> {
+        let (address, timeout) = (address.parse()?, seconds(timeout_s)?);
+        let until = valid_s.map(seconds).transpose()?.map(|valid| Instant::now() + valid);
+        let dialer = self.engine.dialers.get_mut(dialer).ok_or_else(|| PyValueError::new_err("no such dialer"))?;
+        dialer.targets.insert(service.into(), Target { address, tally, timeout, until });
+        Ok(())
+    }
+
+    /// New users of every service are Python's.
+    fn clear_targets(&mut self, dialer: u64) {
+        if let Some(dialer) = self.engine.dialers.get_mut(dialer) {
+            dialer.targets.clear();
+        }
+    }
+
+    /// Streams that the peer opens are users, who go where `dialer` says. `limits`: (service, idle, half-closed).
+    fn serve_users(&mut self, conn: u64, dialer: u64, limits: Vec<(String, Option<f64>, f64)>) -> PyResult<()> {
+        let mut patience = FxHashMap::default();
+        for (service, idle_timeout_s, half_closed_timeout_s) in limits {
+            let idle = idle_timeout_s.map(seconds).transpose()?;
+            let half_closed = seconds(half_closed_timeout_s)?;
+            patience.insert(service.into(), Patience { idle, half_closed });
+        }
+        if let Some(conn) = self.engine.conns.get_mut(conn) {
+            conn.serving = Some(Serving { dialer, patience });
+        }
+        Ok(())
+    }
 
     /// A place to count the users of one service.
     fn add_tally(&mut self) -> u64 {

@@ -426,6 +426,8 @@ impl Engine {
                     relay.socket_ended = held.finishing;
                     relay.fin_queued = held.finished;
                     (relay.stream_readable, relay.stream_ended) = (!held.read_ended, held.read_ended);
+                    relay.outward_bytes = held.pushback.len();
+                    relay.outward.extend(Some(held.pushback).filter(|left| !left.is_empty()));
                     None
                 }
                 _ => Some(End::StreamReset),

@@ -9,6 +9,7 @@ mod arena;
 mod cid;
 mod connection;
 mod counts;
+mod dial;
 mod endpoint;
 mod engine;
 mod events;

@@ -14,15 +14,8 @@ use crate::events::Event;
 pub enum Use {
     Held(Held),
     Relay(Id),
-}
-
-impl Use {
-    pub fn relay(self) -> Option<Id> {
-        match self {
-            Use::Relay(relay) => Some(relay),
-            Use::Held(_) => None,
-        }
-    }
+    /// A user on the way to a relay.
+    Newcomer(Id),
 }
 
 /// A stream in Python's hands.
@@ -33,11 +26,23 @@ pub struct Held {
     pub finishing: bool,
     pub finished: bool,
     pub read_ended: bool,
+    /// Was read from the stream before, and is to be read again.
+    pub pushback: Bytes,
     wants_read: bool,
     wants_write: bool,
 }
 
 impl Held {
+    /// `data` goes out first.
+    pub fn writing(data: Bytes) -> Self {
+        Self { pending: [data].into(), ..Self::default() }
+    }
+
+    /// As if `pushback` had not been read yet; `read_ended`: FIN is behind it.
+    pub fn unread(pushback: Bytes, read_ended: bool) -> Self {
+        Self { pushback, read_ended, ..Self::default() }
+    }
+
     pub fn pending_bytes(&self) -> usize {
         self.pending.iter().map(Bytes::len).sum()
     }
@@ -75,7 +80,7 @@ impl Engine {
 
     /// Keep `held`, unless both directions are over: quinn does alone what is left.
     fn put_back(&mut self, id: Id, stream: StreamId, held: Held) {
-        if held.read_ended && held.finished {
+        if held.read_ended && held.pushback.is_empty() && held.finished {
             return;
         }
         if let Some(conn) = self.conns.get_mut(id) {
@@ -86,7 +91,7 @@ impl Engine {
     /// At most `limit` bytes, in order.
     pub fn read_stream(&mut self, id: Id, stream: StreamId, limit: usize) -> Read {
         let Some((conn, mut held)) = self.held(id, stream) else { return Read::Wait };
-        let mut data = Vec::new();
+        let mut data = held.pushback.split_to(limit.min(held.pushback.len())).to_vec();
         let mut reset = None;
         match conn.quic.recv_stream(stream).read(true) {
             _ if held.read_ended => {}
@@ -109,7 +114,7 @@ impl Engine {
                 let _ = chunks.finalize(); // marked below in any case
             }
         }
-        let ended = held.read_ended;
+        let ended = held.read_ended && held.pushback.is_empty();
         held.wants_read = data.is_empty() && !ended;
         self.put_back(id, stream, held);
         self.mark(id);
@@ -187,6 +192,10 @@ impl Engine {
                         let relay = *relay;
                         self.relay_readable(relay);
                     }
+                    Use::Newcomer(newcomer) => {
+                        let newcomer = *newcomer;
+                        self.newcomer_readable(newcomer);
+                    }
                     Use::Held(held) => {
                         if std::mem::take(&mut held.wants_read) {
                             self.events.push(Event::Readable { conn: id, stream: stream.into() });
@@ -220,6 +229,12 @@ impl Engine {
         match conn.streams.get(&stream) {
             None => {}
             Some(&Use::Relay(relay)) => self.relay_stream_reset(relay),
+            Some(&Use::Newcomer(newcomer)) => {
+                conn.streams.remove(&stream);
+                abort_both(conn, stream, code);
+                self.mark(id);
+                self.newcomer_gone(newcomer);
+            }
             Some(Use::Held(_)) => {
                 conn.streams.remove(&stream);
                 abort_both(conn, stream, code);

@@ -13,6 +13,7 @@ pub enum Timer {
     Quic(Id),
     Handshake(Id),
     Relay(Id),
+    Newcomer(Id),
 }
 
 /// Ordered deadlines. Whoever sets one keeps its time, to change it.

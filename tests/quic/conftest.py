@@ -29,12 +29,14 @@ MIXED = ["aioquic-native", "native-aioquic"]
 """Server and client on different engines."""
 
 ON_MIXED = {"test_connection", "test_streams", "test_relay", "test_tls"}
+ON_NATIVE = {"test_native", "test_dialling"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
         module = metafunc.module.__name__.rpartition(".")[2]
-        metafunc.parametrize("engine", ENGINES + MIXED if module in ON_MIXED else ENGINES, indirect=True)
+        engines = ENGINES + MIXED if module in ON_MIXED else ["native"] if module in ON_NATIVE else ENGINES
+        metafunc.parametrize("engine", engines, indirect=True)
 
 
 @pytest.fixture

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+from qmux.quic.dialling import Dialling, OnChange, OnEnd
 from qmux.quic.engine import Acceptor, ConnectConfig, Connection, ConnectionHandler, Endpoint, EndpointConfig
+from qmux.quic.native_engine.dialling import NativeDialling
 from qmux.quic.native_engine.driver import Driver
 from qmux.quic.native_engine.endpoint import NativeEndpoint
 from qmux.quic.native_engine.outgoing import connect
 
 
 class NativeEngine:
-    """Implements ``qmux.quic.engine.Engine``."""
+    """Implements ``qmux.quic.engine.Engine`` and ``qmux.quic.dialling.DiallingEngine``."""
 
     name = "native"
 
@@ -25,6 +27,10 @@ class NativeEngine:
     def connect(self, address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler) -> Connection:
         """See ``qmux.quic.engine.Engine.connect``."""
         return connect(address, config, handler, self._running_driver())
+
+    def dialling(self, head_timeout_s: float, on_change: OnChange, on_end: OnEnd) -> Dialling:
+        """See ``qmux.quic.dialling.DiallingEngine.dialling``."""
+        return NativeDialling(self._running_driver(), head_timeout_s, on_change, on_end)
 
     def _running_driver(self) -> Driver:
         loop = asyncio.get_running_loop()

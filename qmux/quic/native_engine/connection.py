@@ -88,6 +88,18 @@ class NativeConnection:
         self._driver.wake()
         return NativeRelay(self._driver, number)
 
+    # --- users whom the core serves alone ---
+
+    def serve_users(self, dialer: int, limits: list[tuple[str, float | None, float]]) -> None:
+        """The peer's streams are users; ``limits``: service, idle and half-closed timeout."""
+        if not self.is_closed:
+            self._core.serve_users(self._handle, dialer, limits)
+
+    @property
+    def users(self) -> int:
+        """Whom the core serves here now."""
+        return 0 if self.is_closed else self._core.users(self._handle)
+
     # --- what the core tells ---
 
     def connected(self, identity: Identity | None) -> None:
@@ -96,9 +108,9 @@ class NativeConnection:
         if self._handler is not None:
             self._handler.connected()
 
-    def stream_opened(self, stream_id: int) -> None:
+    def stream_opened(self, stream_id: int, dialled_s: float) -> None:
         """The peer opened a stream."""
-        stream = self._streams[stream_id] = NativeStream(self, stream_id)
+        stream = self._streams[stream_id] = NativeStream(self, stream_id, dialled_s)
         if self._handler is not None:
             self._handler.stream_opened(stream)
 

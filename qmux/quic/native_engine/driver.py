@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Accept = Callable[[int, tuple[str, int]], None]
+UserEnded = Callable[[int, str, str], None]
+"""For one tally: conn_id, source, how the relay ended."""
 
 
 class Driver:
@@ -28,6 +30,8 @@ class Driver:
         self.core = qmux_native.Core()
         self.connections: dict[int, NativeConnection] = {}
         self.relays: dict[int, NativeRelay] = {}
+        self.on_users_changed: list[Callable[[], None]] = []
+        self.on_user_ended: dict[int, UserEnded] = {}
         self._acceptors: dict[int, Accept] = {}
         self._handle: asyncio.Handle | None = None
         self._watching = False
@@ -41,6 +45,8 @@ class Driver:
             qmux_native.DATAGRAM: self._datagram,
             qmux_native.CLOSED: self._closed,
             qmux_native.RELAY_DONE: self._relay_done,
+            qmux_native.USERS_CHANGED: self._users_changed,
+            qmux_native.USER_ENDED: self._user_ended,
         }
 
     def wake(self) -> None:
@@ -109,9 +115,9 @@ class Driver:
         if (found := self.connections.get(connection)) is not None:
             found.connected(identity)
 
-    def _stream_opened(self, connection: int, stream: int) -> None:
+    def _stream_opened(self, connection: int, stream: int, dialled_s: float) -> None:
         if (found := self.connections.get(connection)) is not None:
-            found.stream_opened(stream)
+            found.stream_opened(stream, dialled_s)
 
     def _readable(self, connection: int, stream: int) -> None:
         if (found := self.connections.get(connection)) is not None:
@@ -137,3 +143,11 @@ class Driver:
         if (found := self.relays.pop(relay, None)) is not None:
             found.ended(RelayEnd(end), to_socket, to_stream)
         self.rest_if_idle()
+
+    def _users_changed(self) -> None:
+        for listener in self.on_users_changed:
+            listener()
+
+    def _user_ended(self, tally: int, conn_id: int, source: str, end: str) -> None:
+        if (listener := self.on_user_ended.get(tally)) is not None:
+            listener(conn_id, source, end)

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class NativeStream:
-    """Implements ``qmux.quic.engine.Stream``."""
+    """Implements ``qmux.quic.engine.Stream`` and ``qmux.quic.dialling.DialledStream``."""
 
-    def __init__(self, connection: NativeConnection, stream_id: int) -> None:
+    def __init__(self, connection: NativeConnection, stream_id: int, dialled_s: float = 0.0) -> None:
+        self.dialled_s = dialled_s
         self._connection = connection
         self._stream_id = stream_id
         self._error: StreamError | ConnectionLost | None = None
