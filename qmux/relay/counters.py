@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 from qmux.pool.rows import ServiceCounters
+from qmux.quic.dialling import ServiceUsers
 from qmux.quic.engine import Relay
 
 
 class Counters:
-    """Counters of all services at one worker."""
+    """Counters of all services at one worker. ``engine``: what the engine counted itself, of users whom it serves
+    alone; ``snapshot`` adds it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Callable[[], Mapping[str, ServiceUsers]] = dict) -> None:
+        self._engine = engine
         self._services: defaultdict[str, ServiceCounters] = defaultdict(ServiceCounters)
         self._running: defaultdict[str, set[Relay]] = defaultdict(set)
 
@@ -38,15 +43,17 @@ class Counters:
 
     def snapshot(self) -> dict[str, ServiceCounters]:
         """All counters, the bytes of running relays included."""
-        return {name: self._with_running(name, counters) for name, counters in self._services.items()}
+        engine = self._engine()
+        names = [*self._services, *(name for name, users in engine.items() if users.total)]
+        return {name: self._with_running(name, engine.get(name, ServiceUsers())) for name in dict.fromkeys(names)}
 
-    def _with_running(self, name: str, counters: ServiceCounters) -> ServiceCounters:
-        running = self._running[name]
+    def _with_running(self, name: str, engine: ServiceUsers) -> ServiceCounters:
+        counters, running = self._services[name], self._running[name]
         return ServiceCounters(
-            active=counters.active,
-            total=counters.total,
-            bytes_in=counters.bytes_in + sum(relay.bytes_to_stream for relay in running),
-            bytes_out=counters.bytes_out + sum(relay.bytes_to_socket for relay in running),
+            active=counters.active + engine.active,
+            total=counters.total + engine.total,
+            bytes_in=counters.bytes_in + engine.bytes_to_stream + sum(relay.bytes_to_stream for relay in running),
+            bytes_out=counters.bytes_out + engine.bytes_to_socket + sum(relay.bytes_to_socket for relay in running),
             retried=counters.retried,
             handed_off=counters.handed_off,
             refused=dict(counters.refused),

@@ -33,10 +33,12 @@ class DialFailed(Exception):
         self.reason = clipped(reason)
 
 
-async def dial(target: Target, timeout_s: float) -> socket.socket:
-    """A connected socket to ``target``, resolved anew, all its addresses tried. Raises DialFailed."""
+async def dial(target: Target, timeout_s: float, waited_s: float = 0.0) -> socket.socket:
+    """A connected socket to ``target``, resolved anew, all its addresses tried. ``waited_s``: of the time that it may
+    take, so much has passed. Raises DialFailed.
+    """
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s - waited_s):
             sock = await (_dial_unix(target.path) if target.path else _dial_tcp(target.host, target.port))
     except TimeoutError:
         raise DialFailed(RefuseCode.TIMEOUT, f"{target} did not answer within {timeout_s:g} s") from None

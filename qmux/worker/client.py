@@ -58,7 +58,7 @@ class ClientWorker:
         self.signal = ChangeSignal()
         self.reconnect_max_s = self._config.reconnect_max_s
         self.once = self._config.once
-        self._offers = Offers(self._config.services, STREAM_WINDOW_BYTES)
+        self._offers = Offers(self._config.services, STREAM_WINDOW_BYTES, self._engine)
         self._offers.on_change = self._load_changed
         self._tasks = TaskSet()
         self._resolvers: dict[ServerAddress, asyncio.Task[None]] = {}
@@ -78,7 +78,7 @@ class ClientWorker:
         _check(message)
         previous, self._config, self._material = self._config, config, message.material
         self.reconnect_max_s = config.reconnect_max_s
-        self._offers.services = config.services
+        self._offers.reconfigure(config.services)
         if self._resolvers:
             self._follow_servers()
         if _offered(previous) != _offered(config) or previous.instance != config.instance:
@@ -116,7 +116,7 @@ class ClientWorker:
         for lane in lanes:
             lane.drain(deadline_s)
         await asyncio.sleep(min(deadline_s, max((lane.settling_s for lane in lanes), default=0.0)))
-        self._offers.draining = True
+        self._offers.drain()
         await self.signal.wait_until(lambda: not self._offers.active, deadline_s)
         self._child.send(Done())
         self._child.exit(0)
@@ -266,7 +266,7 @@ class ClientWorker:
 
     def _report(self) -> WorkerReport:
         return worker_report(
-            self._slot, self._epoch, self._engine.name, self._offers.counters.snapshot(), {}, tuple(self._rows())
+            self._slot, self._epoch, self._engine.name, self._offers.counted(), {}, tuple(self._rows())
         )
 
     def _rows(self) -> list[LinkRow]:

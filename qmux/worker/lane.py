@@ -33,9 +33,21 @@ LOOK_S = 0.5
 class Users(Protocol):
     """Who serves the users that come on a connection."""
 
-    active: int
     max_streams: int
     stream_window_bytes: int
+
+    @property
+    def active(self) -> int:
+        """Users on all connections."""
+        ...
+
+    def active_on(self, lane: LaneConnection) -> int:
+        """Users on one connection."""
+        ...
+
+    def registered(self, lane: LaneConnection) -> None:
+        """The server has accepted what we offer there."""
+        ...
 
     def serve(self, lane: LaneConnection, stream: Stream) -> None:
         """A stream that the server opened."""
@@ -55,7 +67,6 @@ class LaneConnection:
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
         self.wants_replacement: asyncio.Future[str] = loop.create_future()
         self.ack: RegisterAck | None = None
-        self.active = 0
         self.active_here: Callable[[], int] = lambda: self.active
         self.on_lanes: Callable[[Lanes], None] = lambda _: None
         self._register = register
@@ -79,6 +90,11 @@ class LaneConnection:
         """The QUIC connection."""
         assert self._connection is not None, "attached when it was made"
         return self._connection
+
+    @property
+    def active(self) -> int:
+        """Users on it."""
+        return self._users.active_on(self)
 
     @property
     def is_usable(self) -> bool:
@@ -144,6 +160,7 @@ class LaneConnection:
             self.ack = frame
             streams = min(frame.limits.max_streams, self._users.max_streams)
             self.connection.raise_limits(streams, self._users.stream_window_bytes)
+            self._users.registered(self)
             if not self.registered.done():
                 self.registered.set_result(frame)
         elif isinstance(frame, RegisterReject):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from qmux.config.schema import ClientServiceConfig
 from qmux.errors import PeerError
+from qmux.pool.rows import ServiceCounters
 from qmux.protocol.codec import FrameDecoder, encode
 from qmux.protocol.frames import (
     AppCode,
@@ -16,15 +18,18 @@ from qmux.protocol.frames import (
     NewConn,
     RefuseCode,
     RegisterAck,
+    ServiceSettings,
     StreamType,
 )
-from qmux.quic.engine import ConnectionLost, Relay, RelayEnd, RelayLimits, Stream, StreamError
+from qmux.quic.dialling import UserEnd, dialled_s, dialling_of
+from qmux.quic.engine import ConnectionLost, Engine, Relay, RelayEnd, RelayLimits, Stream, StreamError
 from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial
 from qmux.relay.frames import read_frame, read_stream_type
 from qmux.tasks import TaskSet
 from qmux.worker.lane import LaneConnection
+from qmux.worker.targets import Targets
 
 log = logging.getLogger(__name__)
 
@@ -44,34 +49,66 @@ MAX_STREAMS = 65_536
 class Offers:
     """Implements ``qmux.worker.lane.Users``. ``on_change`` is called soon after a user came or went."""
 
-    def __init__(self, services: dict[str, ClientServiceConfig], stream_window_bytes: int) -> None:
-        self.active = 0
+    def __init__(self, services: dict[str, ClientServiceConfig], stream_window_bytes: int, engine: Engine) -> None:
         self.max_streams = MAX_STREAMS
         self.stream_window_bytes = stream_window_bytes
         self.services = services
-        self.counters = Counters()
-        self.draining = False
         self.on_change: Callable[[], None] = lambda: None
+        self._dialling = dialling_of(engine, HEAD_S, self._changed, self._user_ended)
+        self._targets = Targets(self._dialling, services)
+        self._counters = Counters(self._dialling.counts)
+        self._draining = False
         self._tasks = TaskSet()
+        self._on_lanes: Counter[LaneConnection] = Counter()
         self._change_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def active(self) -> int:
+        """See ``Users.active``."""
+        return len(self._tasks) + self._dialling.users
+
+    def active_on(self, lane: LaneConnection) -> int:
+        """See ``Users.active_on``."""
+        return self._on_lanes[lane] + self._dialling.users_on(lane.connection)
+
+    def reconfigure(self, services: dict[str, ClientServiceConfig]) -> None:
+        """Users who come from now on are served by these."""
+        self.services = services
+        self._targets.follow(services)
+
+    def drain(self) -> None:
+        """Refuse users who come from now on."""
+        self._draining = True
+        self._targets.drain()
+
+    def counted(self) -> dict[str, ServiceCounters]:
+        """The counters of every service."""
+        self._dialling.tell_usual_ends(log.isEnabledFor(logging.DEBUG))  # a reload may have changed the level
+        return self._counters.snapshot()
+
+    def registered(self, lane: LaneConnection) -> None:
+        """See ``Users.registered``."""
+        assert lane.ack is not None, "it is registered"
+        self._dialling.serve(lane.connection, {each.name: _limits(each) for each in lane.ack.services})
 
     def serve(self, lane: LaneConnection, stream: Stream) -> None:
         """See ``Users.serve``."""
-        self.active += 1
-        lane.active += 1
+        self._on_lanes[lane] += 1
         self._changed()
         task = self._tasks.start(self._serve(lane, stream), "user connection")
         task.add_done_callback(lambda _: self._ended(lane))
 
     async def close(self) -> None:
-        """End every user connection."""
+        """End every user connection; those of the engine end with theirs."""
         await self._tasks.close()
+        self._dialling.close()
         if self._change_timer is not None:
             self._change_timer.cancel()
 
     def _ended(self, lane: LaneConnection) -> None:
-        self.active -= 1
-        lane.active -= 1
+        self._on_lanes[lane] -= 1
+        if not self._on_lanes[lane]:
+            del self._on_lanes[lane]
         self._changed()
 
     def _changed(self) -> None:
@@ -80,6 +117,7 @@ class Offers:
 
     def _tell_change(self) -> None:
         self._change_timer = None
+        self._dialling.expect_change()
         self.on_change()
 
     async def _serve(self, lane: LaneConnection, stream: Stream) -> None:
@@ -112,26 +150,27 @@ class Offers:
         try:
             if service is None:
                 raise DialFailed(RefuseCode.UNKNOWN_SERVICE, request.service)
-            if self.draining:
+            if self._draining:
                 raise DialFailed(RefuseCode.DRAINING, "")
-            sock = await dial(service.target, service.connect_timeout_s)
+            sock = await dial(service.target, service.connect_timeout_s, dialled_s(stream))
         except DialFailed as error:
             self._refused(request, error)
             await self._refuse(stream, error)
             return
+        self._targets.reached(service, sock)
         try:
             await stream.write(encode(ConnReady()))
         except BaseException:
             sockets.reset(sock)
             raise
-        relay = stream.relay(sock, _limits(lane.ack, request.service))
+        relay = stream.relay(sock, _limits_of(lane.ack, request.service))
         await self._relay(request, relay)
 
     async def _relay(self, request: NewConn, relay: Relay) -> None:
-        counters = self.counters[request.service]
+        counters = self._counters[request.service]
         counters.total += 1
         counters.active += 1
-        self.counters.relay_started(request.service, relay)
+        self._counters.relay_started(request.service, relay)
         try:
             end = await relay.done
         except BaseException:
@@ -139,13 +178,17 @@ class Offers:
             raise
         finally:
             counters.active -= 1
-            self.counters.relay_ended(request.service, relay)
-        log.debug("user connection ended", extra={**_fields(request), "reason": end.value})
-        if end in (RelayEnd.IDLE_TIMEOUT, RelayEnd.HALF_CLOSED_TIMEOUT):
-            log.info("user connection timed out", extra={**_fields(request), "reason": end.value})
+            self._counters.relay_ended(request.service, relay)
+        self._user_ended(UserEnd(request.service, request.conn_id, request.source, end))
+
+    def _user_ended(self, user: UserEnd) -> None:
+        fields = {**_fields(user), "reason": user.end.value}
+        log.debug("user connection ended", extra=fields)
+        if user.end in (RelayEnd.IDLE_TIMEOUT, RelayEnd.HALF_CLOSED_TIMEOUT):
+            log.info("user connection timed out", extra=fields)
 
     def _refused(self, request: NewConn, error: DialFailed) -> None:
-        self.counters.refused(request.service, str(error.code))
+        self._counters.refused(request.service, str(error.code))
         log.warning("cannot reach the service", extra={**_fields(request), "reason": error.reason or str(error.code)})
 
     async def _refuse(self, stream: Stream, error: DialFailed) -> None:
@@ -161,14 +204,15 @@ class Offers:
         stream.abort(AppCode.REFUSED)
 
 
-def _limits(ack: RegisterAck | None, service: str) -> RelayLimits:
+def _limits_of(ack: RegisterAck | None, service: str) -> RelayLimits:
     """What the server said when this connection was registered."""
-    for settings in ack.services if ack is not None else ():
-        if settings.name == service:
-            idle_s = settings.idle_timeout_ms / 1000 or None
-            return RelayLimits(idle_s, settings.half_closed_timeout_ms / 1000)
-    return RelayLimits()
+    settings = (each for each in ack.services if each.name == service) if ack is not None else ()
+    return next(map(_limits, settings), RelayLimits())
 
 
-def _fields(request: NewConn) -> dict[str, object]:
-    return {"service": request.service, "source": request.source, "conn": f"{request.conn_id:x}"}
+def _limits(settings: ServiceSettings) -> RelayLimits:
+    return RelayLimits(settings.idle_timeout_ms / 1000 or None, settings.half_closed_timeout_ms / 1000)
+
+
+def _fields(user: NewConn | UserEnd) -> dict[str, object]:
+    return {"service": user.service, "source": user.source, "conn": f"{user.conn_id:x}"}

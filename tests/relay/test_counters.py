@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from qmux.pool.rows import ServiceCounters
+from qmux.quic.dialling import ServiceUsers
 from qmux.quic.engine import Relay
 from qmux.relay.counters import Counters
 
@@ -64,3 +65,14 @@ def test_a_snapshot_does_not_change_later() -> None:
     counters.refused("web", "denied")
     counters["web"].total += 1
     assert before == {"web": ServiceCounters(refused={"denied": 1})}
+
+
+def test_what_the_engine_counted_is_added() -> None:
+    engine = {"web": ServiceUsers(1, 2, 30, 40), "ssh": ServiceUsers(), "smtp": ServiceUsers(0, 1, 5, 6)}
+    counters = Counters(lambda: engine)
+    counters["web"].total = 1
+    counters.refused("web", "refused")
+    assert counters.snapshot() == {
+        "web": ServiceCounters(active=1, total=3, bytes_in=40, bytes_out=30, refused={"refused": 1}),
+        "smtp": ServiceCounters(total=1, bytes_in=6, bytes_out=5),
+    }

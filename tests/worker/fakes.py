@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from qmux.protocol.frames import Limits, Offered, Register, RegisterAck
 from qmux.quic.engine import CloseKind, CloseReason, Stream
 from qmux.worker.lane import LaneConnection
@@ -46,18 +48,28 @@ class FakeUsers:
     """Implements ``qmux.worker.lane.Users``."""
 
     def __init__(self) -> None:
-        self.active = 0
+        self.on: Counter[LaneConnection] = Counter()
         self.max_streams = 1000
         self.stream_window_bytes = 1 << 20
+
+    @property
+    def active(self) -> int:
+        return self.on.total()
+
+    def active_on(self, lane: LaneConnection) -> int:
+        return self.on[lane]
+
+    def registered(self, lane: LaneConnection) -> None:
+        pass
 
     def serve(self, lane: LaneConnection, stream: Stream) -> None:
         raise NotImplementedError
 
 
-def lane_on(connection: FakeConnection, timeout_s: float = 3.0) -> LaneConnection:
+def lane_on(connection: FakeConnection, timeout_s: float = 3.0, users: FakeUsers | None = None) -> LaneConnection:
     """A lane whose handshake is complete."""
     register = Register(bytes(16), "pod-1", (Offered("web"),), "1.0")
-    lane = LaneConnection(register, FakeUsers(), "192.0.2.1:8443", timeout_s)
+    lane = LaneConnection(register, users or FakeUsers(), "192.0.2.1:8443", timeout_s)
     lane.attach(connection)
     connection.handler = lane
     lane.connected()

@@ -16,7 +16,7 @@ from qmux.worker.lane import LaneConnection
 from qmux.worker.serverlink import ServerLink
 from qmux.worker.signal import ChangeSignal
 from tests.aio import run, until
-from tests.worker.fakes import ACK, FakeConnection, lane_on
+from tests.worker.fakes import ACK, FakeConnection, FakeUsers, lane_on
 
 
 class FakeDialer:
@@ -26,6 +26,7 @@ class FakeDialer:
         self.reconnect_max_s = 15.0
         self.once = False
         self.signal = ChangeSignal()
+        self.users = FakeUsers()
         self.lanes: list[tuple[int, LaneConnection, FakeConnection]] = []
         self.on_registered: Callable[[LaneConnection, FakeConnection], None] = lambda lane, connection: None
         self.answers = True
@@ -33,7 +34,7 @@ class FakeDialer:
 
     def connect(self, link: ServerLink, lane: int | None, *, is_probe: bool = False) -> LaneConnection | Failure:
         connection = FakeConnection()
-        made = lane_on(connection)
+        made = lane_on(connection, users=self.users)
         number = 0 if lane is None else lane
         self.lanes.append((number, made, connection))
         if self.answers:
@@ -141,13 +142,13 @@ def test_surplus_connection_is_drained_before_it_is_closed() -> None:
         async with linked(dialer) as link:
             await until(lambda: link.row().connections == 2)
             number, lane, connection = dialer.lanes[0]
-            lane.active += 1  # a user
+            dialer.users.on[lane] += 1
             sent = len(connection.streams[0].sent)
             dialer.lanes[1][1].on_lanes(Lanes(1, (1,)))
             await until(lambda: len(connection.streams[0].sent) > sent, what="Drain")
             await asyncio.sleep(lane.settling_s + 0.1)
             assert connection.closed_with is None
-            lane.active -= 1
+            dialer.users.on[lane] -= 1
             dialer.signal.fire()
             await until(lambda: connection.closed_with is not None)
             assert number == 0
