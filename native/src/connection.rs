@@ -23,10 +23,9 @@ use crate::verifier::Peer;
 /// What every path carries (RFC 9000 §14): the search begins here, and a black hole leads back.
 const SMALLEST_DATAGRAM: u16 = 1200;
 
-/// Four of these are what the kernel takes in one call (`udp::MAX_BATCH_BYTES`). Only loopback carries them: what is
-/// searched ends at the MTU of the interface, 8,952 bytes with a jumbo frame under IPv6. From 8,952 to this, a third of
-/// the time in user space is saved; beyond it nothing.
-const LARGEST_DATAGRAM: u16 = 16_376;
+/// What the loopback interface carries under IPv6. Other paths end the search at the MTU of their interface. From 8,952
+/// bytes to this the cost of a byte falls by 15 to 25 %: less to do for each packet, and fewer writes to sockets.
+const LARGEST_DATAGRAM: u16 = 65_488;
 
 /// Sent and not acknowledged, in all streams together: on a path whose delay is nearly nothing, such as loopback, all
 /// of it waits in the receiver's socket, and small requests wait behind it.
