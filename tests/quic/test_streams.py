@@ -38,6 +38,17 @@ async def test_write_waits_for_room_and_every_byte_arrives(world: World) -> None
     await asyncio.wait_for(writing, 5)
 
 
+async def test_several_writers_wait_and_none_is_forgotten(world: World) -> None:
+    ours, theirs = await (await world.pair()).stream()
+    parts = [bytes([number]) * (2 << 20) for number in range(4)]
+    writing = [asyncio.ensure_future(ours.write(part)) for part in parts]
+    await asyncio.sleep(0.1)
+    assert not any(each.done() for each in writing)
+    writing.pop().cancel()  # its bytes are queued all the same, and the others wait on
+    assert await read_exactly(theirs, 8 << 20) == b"".join(parts)
+    await asyncio.wait_for(asyncio.gather(*writing), 5)
+
+
 @pytest.mark.parametrize("client_first", [True, False], ids=["client first", "server first"])
 async def test_fin_closes_one_direction_only(world: World, client_first: bool) -> None:
     ours, theirs = await (await world.pair()).stream()

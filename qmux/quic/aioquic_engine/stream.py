@@ -28,7 +28,7 @@ class AioquicStream:
         self._end = False
         self._error: StreamError | ConnectionLost | None = None
         self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._writers: list[asyncio.Future[None]] = []
         self._pump: Pump | None = None
         self._fin_sent = False
 
@@ -70,12 +70,13 @@ class AioquicStream:
             raise self._error
         self._connection.write_stream(self._stream_id, data)
         while self._connection.buffered_bytes(self._stream_id) >= SEND_BUFFER_BYTES:
-            self._writer = self._connection.loop.create_future()
+            room = self._connection.loop.create_future()
+            self._writers.append(room)
             self._connection.watch(self._stream_id, self._room_again)
             try:
-                await self._writer
+                await room
             finally:
-                self._writer = None
+                self._writers.remove(room)
             if self._error is not None:
                 raise self._error
 
@@ -140,16 +141,16 @@ class AioquicStream:
 
     def _fail(self, error: StreamError | ConnectionLost) -> None:
         self._error = self._error or error
-        self._wake(self._reader)
-        self._wake(self._writer)
+        self._wake(self._reader, *self._writers)
 
     def _room_again(self) -> bool:
         if self._connection.buffered_bytes(self._stream_id) > SEND_BUFFER_BYTES // 2:
             return False
-        self._wake(self._writer)
+        self._wake(*self._writers)
         return True
 
     @staticmethod
-    def _wake(waiter: asyncio.Future[None] | None) -> None:
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def _wake(*waiters: asyncio.Future[None] | None) -> None:
+        for waiter in waiters:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)

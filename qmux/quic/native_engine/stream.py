@@ -22,7 +22,7 @@ class NativeStream:
         self._stream_id = stream_id
         self._error: StreamError | ConnectionLost | None = None
         self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._writers: list[asyncio.Future[None]] = []
         self._read_ended = False
         self._finished = False
 
@@ -60,11 +60,12 @@ class NativeStream:
         if self._error is not None:
             raise self._error
         if self._connection.write_stream(self._stream_id, data, finish=False):
-            self._writer = self._connection.loop.create_future()
+            room = self._connection.loop.create_future()
+            self._writers.append(room)
             try:
-                await self._writer
+                await room
             finally:
-                self._writer = None
+                self._writers.remove(room)
             if self._error is not None:
                 raise self._error
 
@@ -103,15 +104,15 @@ class NativeStream:
 
     def writable(self) -> None:
         """All that was written has found room."""
-        self._wake(self._writer)
+        self._wake(*self._writers)
 
     def fail(self, error: StreamError | ConnectionLost) -> None:
         """The stream has ended abruptly, or its connection is gone."""
         self._error = self._error or error
-        self._wake(self._reader)
-        self._wake(self._writer)
+        self._wake(self._reader, *self._writers)
 
     @staticmethod
-    def _wake(waiter: asyncio.Future[None] | None) -> None:
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def _wake(*waiters: asyncio.Future[None] | None) -> None:
+        for waiter in waiters:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
