@@ -133,8 +133,8 @@ class Stream(Protocol):
         ...
 
     async def write(self, data: bytes) -> None:
-        """Queue ``data``; returns when the stream's send buffer has room for more. Several may wait at once; their bytes
-        go out in the order of the calls.
+        """Queue ``data``; returns when the stream's send buffer has room for more. Several may wait at once: their
+        bytes go out in the order of the calls.
 
         Raises StreamError when the peer stopped the stream, ConnectionLost.
         """
