@@ -1,7 +1,7 @@
 # make demo    environment, install, then `qmux demo` until Ctrl-C
 # make test    environment, lint and the whole test suite (as root on Debian also the programs that the tests run)
 # make lint    ruff and mypy
-# make native  build the native engine in Rust (needs cargo); what runs from this environment then uses it
+# make native  build the native engine in Rust (needs cargo); demo, test and bench do so where they can
 # make bench   loadtest/ with its defaults, beside the systems that it installs or builds
 # make clean   remove the environment and every cache
 
@@ -16,15 +16,17 @@ PYTHON ?= $(shell for name in $(PYTHONS); do \
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; \
 	done)
 
-.PHONY: help demo test lint bench clean tools native
+.PHONY: help demo test lint bench clean tools native try-native
+.NOTPARALLEL: # one pip at a time in one environment
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed try-native
 	@$(BIN)/python scripts/foreground.py $(BIN)/qmux demo
 
-test: tools lint
+test: NATIVE_IS := $(if $(CI),required)
+test: tools lint try-native
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
@@ -32,7 +34,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed try-native
 	$(BIN)/python -m loadtest --prepare
 	$(BIN)/python -m loadtest
 
@@ -43,13 +45,19 @@ clean:
 	rm -rf $(VENV) native/target build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis loadtest/out loadtest/cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Not built by the others yet: the engine is not complete (README). Its tests are skipped without it.
+# Without a Rust toolchain everything runs on the aioquic engine; a build that fails is a failure for the tests in CI.
+try-native: $(VENV)/.made
+	@scripts/try-native $(BIN)/python "$(MAKE)" $(NATIVE_IS)
+
 native: $(VENV)/.native
 
-$(VENV)/.native: $(wildcard native/src/*.rs native/Cargo.* native/*.toml native/*.pyi) | $(VENV)/.made
+# pip replaces the module by a new file: what runs with the old one goes on with it.
+$(VENV)/.native: $(shell find native/src -type f) $(wildcard native/*.toml native/*.lock native/*.pyi) | $(VENV)/.made
 	@echo "Building the native engine: some minutes the first time."
-	$(PIP) 'maturin>=1.9,<2'
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet --manifest-path native/Cargo.toml
+	@rm -f $@
+	@$(PIP) 'maturin>=1.9,<2'
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet --manifest-path native/Cargo.toml \
+		>$(VENV)/native.log 2>&1 || { cat $(VENV)/native.log >&2; exit 1; }
 	@touch $@
 
 # The stamps are what makes a second run quick; a changed pyproject.toml installs again. The install is editable: an

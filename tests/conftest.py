@@ -1,7 +1,8 @@
-"""What every test may use: ``needs`` names the programs beside QMux that a test runs."""
+"""What every test may use: ``needs`` names the programs beside QMux that a test runs, ``native`` the engine in Rust."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 
@@ -15,11 +16,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(*programs): skip where one of these programs is missing, and fail there where CI is set"
     )
+    config.addinivalue_line(
+        "markers", "native: skip where qmux_native is missing, and fail there where CI is set and cargo could build it"
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         needs(*marker.args)
+    if item.get_closest_marker("native") is not None:
+        needs_native()
 
 
 def needs(*programs: str) -> None:
@@ -29,6 +35,18 @@ def needs(*programs: str) -> None:
         return
     reason = f"not installed: {' '.join(missing)} (make test installs them as root on Debian)"
     if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def needs_native() -> None:
+    """Skip this test where the native engine is missing; fail where CI is set and a Rust toolchain, which nobody must
+    have, is here: then it must have been built.
+    """
+    if importlib.util.find_spec("qmux_native") is not None:
+        return
+    reason = "qmux_native is not built: `make native` needs cargo"
+    if os.environ.get("CI") and shutil.which("cargo") is not None:
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 

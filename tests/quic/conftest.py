@@ -6,7 +6,6 @@ Tests here are coroutines; each runs on an event loop of its own, and ``world`` 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import inspect
 
 import pytest
@@ -24,8 +23,8 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return certificates.make(tmp_path_factory.mktemp("pki"))
 
 
-ENGINES = ["aioquic", "native"]
-MIXED = ["aioquic-native", "native-aioquic"]
+ENGINES = ["aioquic", pytest.param("native", marks=pytest.mark.native)]
+MIXED = [pytest.param(name, marks=pytest.mark.native) for name in ("aioquic-native", "native-aioquic")]
 """Server and client on different engines."""
 
 ON_MIXED = {"test_connection", "test_streams", "test_relay", "test_tls"}
@@ -41,8 +40,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
-    if "native" in request.param and importlib.util.find_spec("qmux_native") is None:
-        pytest.skip("qmux_native is not built: `make native` needs cargo")
     server, _, client = request.param.partition("-")
     return Mixed(load_engine(server), load_engine(client)) if client else load_engine(server)
 

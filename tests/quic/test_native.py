@@ -13,9 +13,7 @@ import pytest
 from tests.aio import until
 from tests.quic.harness import World
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("qmux_native") is None, reason="qmux_native is not built: `make native` needs cargo"
-)
+pytestmark = pytest.mark.native
 
 
 def test_the_stub_says_what_is_there(tmp_path: Path) -> None:
