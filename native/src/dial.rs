@@ -312,3 +312,44 @@ impl Engine {
         Some(newcomer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+    use super::*;
+
+    fn local() -> SockAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()
+    }
+
+    #[test]
+    fn a_listener_is_reached_at_once_over_loopback() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let to = listener.local_addr().expect("it is bound").into();
+        let (socket, _) = connect(&to).expect("somebody listens");
+        assert!(prepare(&socket, &to).expect("options that TCP has"));
+        assert!(socket.tcp_nodelay().expect("an option that TCP has"));
+    }
+
+    #[test]
+    fn a_port_that_nobody_listens_on_refuses() {
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        bound.bind(&local()).expect("a free port");
+        let to = bound.local_addr().expect("it is bound");
+        let refusal = match connect(&to) {
+            Ok((socket, _)) => socket.take_error().expect("an option that every socket has").expect("it was refused"),
+            Err(error) => error,
+        };
+        assert_eq!(refusal.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_socket_that_is_connected_to_itself_is_no_service() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&local()).expect("a free port");
+        let to = socket.local_addr().expect("it is bound");
+        socket.connect(&to).expect("both sides open at the same time (RFC 9293 section 3.5)");
+        assert!(!prepare(&socket, &to).expect("options that TCP has"));
+    }
+}

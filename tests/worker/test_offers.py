@@ -1,0 +1,158 @@
+"""What a client does beside an engine that serves users alone; users whom Python serves are in tests/integration."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from msgspec.structs import replace
+
+from qmux.config.schema import ClientServiceConfig, Target
+from qmux.pool.rows import ServiceCounters
+from qmux.protocol.codec import encode, encode_stream_type
+from qmux.protocol.frames import NewConn, RefuseCode, ServiceSettings, StreamType
+from qmux.quic.dialling import NoDialling, OnChange, OnEnd, ServiceUsers, UserEnd
+from qmux.quic.engine import Connection, RelayEnd, RelayLimits
+from qmux.worker.lane import LaneConnection
+from qmux.worker.offers import HEAD_S, Offers
+from tests.aio import run, until
+from tests.worker.fakes import ACK, FakeConnection, FakeStream, lane_on
+
+SERVICES = {"web": ClientServiceConfig(name="web", target=Target("127.0.0.1", 80))}
+
+
+class FakeEngine(NoDialling):
+    """Implements ``DiallingEngine`` and what it gives; a test says which users there are."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.on: dict[Connection, int] = {}
+        self.served: dict[Connection, dict[str, RelayLimits]] = {}
+        self.targets: dict[str, object] = {}
+        self.asked = 0
+        self.tells_usual_ends = False
+
+    def dialling(self, head_timeout_s: float, on_change: OnChange, on_end: OnEnd) -> FakeEngine:
+        assert head_timeout_s == HEAD_S
+        self.change, self.end = on_change, on_end
+        return self
+
+    @property
+    def users(self) -> int:  # type: ignore[override]
+        return sum(self.on.values())
+
+    def users_on(self, connection: Connection) -> int:
+        return self.on.get(connection, 0)
+
+    def serve(self, connection: Connection, limits: dict[str, RelayLimits]) -> None:  # type: ignore[override]
+        self.served[connection] = limits
+
+    def set_target(self, service: str, address: object, timeout_s: float, valid_s: float | None = None) -> None:
+        self.targets[service] = address
+
+    def clear_targets(self) -> None:
+        self.targets.clear()
+
+    def counts(self) -> dict[str, ServiceUsers]:
+        return {"web": ServiceUsers(self.users, 9, 20, 10)}
+
+    def expect_change(self) -> None:
+        self.asked += 1
+
+    def tell_usual_ends(self, tell: bool) -> None:
+        self.tells_usual_ends = tell
+
+
+def offers_on(engine: FakeEngine) -> Offers:
+    return Offers(SERVICES, 1 << 20, engine)  # type: ignore[arg-type]
+
+
+def registered_lane(offers: Offers) -> tuple[LaneConnection, FakeConnection]:
+    connection = FakeConnection()
+    lane = lane_on(connection)
+    lane.ack = replace(ACK, services=(ServiceSettings("web", 60_000, 2000), ServiceSettings("ssh")))
+    offers.registered(lane)
+    return lane, connection
+
+
+def test_both_kinds_of_users_are_counted_together() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        offers = offers_on(engine)
+        lane, connection = registered_lane(offers)
+        other, _ = registered_lane(offers)
+        assert engine.served[connection] == {"web": RelayLimits(60.0, 2.0), "ssh": RelayLimits(None, 300.0)}
+        engine.on[connection] = 2
+        offers.serve(lane, FakeStream(connection))
+        assert (offers.active, offers.active_on(lane), offers.active_on(other)) == (3, 3, 0)
+        assert offers.counted() == {"web": ServiceCounters(active=2, total=9, bytes_in=10, bytes_out=20)}
+        await offers.close()
+        assert (offers.active, offers.active_on(lane)) == (2, 2)
+        for each in (lane, other):
+            await each.close_tasks()
+
+    run(main())
+
+
+def test_changes_are_passed_on_together() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        offers = offers_on(engine)
+        seen: list[int] = []
+        offers.on_change = lambda: seen.append(engine.asked)
+        engine.change()
+        engine.change()
+        await until(lambda: seen)
+        engine.change()
+        await until(lambda: len(seen) == 2)
+        assert seen == [1, 2], "the next change is asked for before the numbers are read"
+        await offers.close()
+
+    run(main())
+
+
+def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        offers = offers_on(engine)
+        with caplog.at_level(logging.DEBUG, "qmux.worker.offers"):
+            offers.counted()
+            assert engine.tells_usual_ends
+            engine.end(UserEnd("web", 255, "192.0.2.1:5", RelayEnd.FINISHED))
+            engine.end(UserEnd("web", 255, "192.0.2.1:5", RelayEnd.IDLE_TIMEOUT))
+        with caplog.at_level(logging.INFO, "qmux.worker.offers"):
+            offers.counted()
+            assert not engine.tells_usual_ends
+        await offers.close()
+
+    run(main())
+    lines = [(record.levelname, record.message, record.__dict__["reason"]) for record in caplog.records]
+    assert lines == [
+        ("DEBUG", "user connection ended", "finished"),
+        ("DEBUG", "user connection ended", "idle_timeout"),
+        ("INFO", "user connection timed out", "idle_timeout"),
+    ]
+    assert {record.__dict__["conn"] for record in caplog.records} == {"ff"}
+
+
+def test_draining_refuses_whom_the_engine_leaves() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        offers = offers_on(engine)
+        lane, connection = registered_lane(offers)
+        assert engine.targets == {"web": ("127.0.0.1", 80)}
+        offers.drain()
+        assert engine.targets == {}
+        stream = FakeStream(connection)
+        offers.serve(lane, stream)
+        stream.peer_sends(encode_stream_type(StreamType.TCP) + encode(NewConn(1, "web", "192.0.2.1:5", "192.0.2.2:80")))
+        await until(lambda: stream.sent)
+        assert RefuseCode.DRAINING.encode() in stream.sent
+        stream.peer_ends()
+        await until(lambda: not offers.active)
+        assert offers.counted()["web"].refused == {"draining": 1}
+        await offers.close()
+        await lane.close_tasks()
+
+    run(main())
