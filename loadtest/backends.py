@@ -6,12 +6,12 @@ import http.client
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from loadtest import processes
 from loadtest.hosts import Host
-from loadtest.system import Address, BackendKind, StartFailed
+from loadtest.system import Address, BackendKind, StartFailed, System
 
 READY_S = 60.0
 """How long a system may take from its start until the backend answers through it."""
@@ -73,8 +73,8 @@ class Backend:
         self._group.start(self._host, self.kind, command)
         deadline = time.monotonic() + READY_S
         while not processes.listens(self._host, self.address.port):
-            if not all(processes.is_running(pid) for pid in self._group.pids()):
-                raise StartFailed(f"{self.kind} ended at its start:{processes.logs(self._directory)}")
+            if problem := self.ended():
+                raise StartFailed(f"{problem}{processes.logs(self._directory)}")
             if time.monotonic() > deadline:
                 raise StartFailed(f"{self.kind} does not listen at {self.address}")
             time.sleep(LISTENS_RETRY_S)
@@ -83,21 +83,25 @@ class Backend:
         """End it."""
         self._group.stop()
 
+    def ended(self) -> str:
+        """Whether it has ended though nobody stopped it, and how, or ""."""
+        return self._group.ended()
+
     def restart(self) -> None:
         """Start it again, at the same address."""
         self.stop()
         self.start()
 
-    def wait_through(self, address: Address, host: Host, pids: Sequence[int]) -> None:
-        """Wait until the backend answers users on ``host`` at ``address``, which the processes ``pids`` serve.
+    def wait_through(self, address: Address, host: Host, system: System) -> None:
+        """Wait until the backend answers users on ``host`` at ``address``, where ``system`` serves them.
 
-        Raises StartFailed where it does not within ``READY_S``, or one of them ends.
+        Raises StartFailed where it does not within ``READY_S``, or a process of it ends.
         """
         probe: Callable[[Address], str] = _probe_iperf3 if self.kind == "iperf3" else _probe_http
         deadline = time.monotonic() + READY_S
         while problem := _inside(host, probe, address):
-            if not all(processes.is_running(pid) for pid in pids):
-                raise StartFailed("a process of it ended")
+            if ended := system.ended():
+                raise StartFailed(ended)
             if time.monotonic() > deadline:
                 raise StartFailed(f"{self.kind} does not answer at {address}: {problem}")
             time.sleep(RETRY_S)

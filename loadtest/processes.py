@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,8 @@ from loadtest.system import Address, StartFailed
 
 STOP_S = 10.0
 """From SIGTERM to SIGKILL."""
+
+STOP_RETRY_S = 0.01
 
 CACHE = Path(__file__).parent / "cache"
 """Where ``--prepare`` installs what no package has."""
@@ -43,31 +45,47 @@ class Group:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._names: dict[int, str] = {}
 
     def start(self, host: Host, name: str, command: Sequence[str]) -> None:
         """Start ``command`` on ``host``, with ``name``.log, in a process group of its own: Ctrl-C comes to us alone."""
         with (self._directory / f"{name}.log").open("ab") as log, host.inside():
             started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
         self._processes.append(started)
+        self._names[started.pid] = name
 
     def stop(self) -> None:
-        """End them all: SIGTERM, the last one first, and SIGKILL to the group of what is there after ``STOP_S``."""
+        """End them all: SIGTERM, the last one first; then, ``STOP_S`` later at most, SIGKILL to all of their groups."""
         stopping = list(reversed(self._processes))
         self._processes.clear()
         for process in stopping:
-            if process.poll() is None:
-                process.terminate()
+            os.kill(process.pid, signal.SIGTERM)  # Popen.terminate() reaps what has ended: see _code
+        deadline = time.monotonic() + STOP_S
         for process in stopping:
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):  # it ended in this moment
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait(STOP_S)
+            while _code(process) is None and time.monotonic() < deadline:
+                time.sleep(STOP_RETRY_S)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_S)
+
+    def ended(self) -> str:
+        """Those that have ended though nobody stopped them, with their exit codes; "" where there are none."""
+        codes = {self._names[process.pid]: _code(process) for process in self._processes}
+        return ", ".join(f"{name} ended with {code}" for name, code in codes.items() if code is not None)
 
     def pids(self) -> list[int]:
         """The processes that were started."""
         return [process.pid for process in self._processes]
+
+
+def _code(process: subprocess.Popen[bytes]) -> int | None:
+    """As ``Popen.returncode``; None where it runs.
+
+    It is not reaped: its number, which is that of its group too, stays its own until we have ended the group.
+    """
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 def raise_descriptor_limit() -> None:
@@ -119,12 +137,6 @@ def logs(directory: Path) -> str:
     """The end of every log in a folder, for the message about what did not come up."""
     tails = (f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(directory.glob("*.log")))
     return "".join(tails)
-
-
-def is_running(pid: int) -> bool:
-    """Whether this process of ours has not ended."""
-    fields = stat(pid)
-    return bool(fields) and fields[0] != "Z"
 
 
 def cost(pids: Iterable[int]) -> Cost:

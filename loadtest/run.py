@@ -93,6 +93,10 @@ def _measure(
             if "iperf3" in case.backends:  # one test at a time: through a tunnel it may not have seen the last one end
                 backends["iperf3"].restart()
             sample = _sample(case, path, column, number, plan.duration_s, running[column])
+            for kind in case.backends:
+                if problem := backends[kind].ended():
+                    sample = sample._replace(figures={}, problem=problem)
+                    backends[kind].restart()
             samples.append(sample)
             progress(f"{path.name} round {number + 1}/{plan.rounds} {case.name} {column.label}: {_told(sample)}")
 
@@ -103,6 +107,8 @@ def _sample(case: Case, path: NetworkPath, column: Column, number: int, duration
         figures, problem = cases.sample(case, path.users, addresses, duration_s, system), ""
     except SampleFailed as error:
         figures, problem = {}, str(error)
+    if ended := system.ended():
+        figures, problem = {}, ended
     return Sample(path.name, column, case.name, number, figures, problem, system.datagram_bytes())
 
 

@@ -41,7 +41,7 @@ def system(stack: contextlib.ExitStack, made: System, setup: Setup, behind: Back
     addresses = made.start({kind: backend.address for kind, backend in behind.items()})
     try:
         for kind, backend in behind.items():
-            backend.wait_through(addresses[kind], setup.path.users, made.pids())
+            backend.wait_through(addresses[kind], setup.path.users, made)
     except StartFailed as error:
         raise StartFailed(f"{made.name} on {setup.path.name}: {error}{processes.logs(setup.directory)}") from None
     return Running(made, addresses)

@@ -65,6 +65,10 @@ class System(Protocol):
         """End every process that ``start`` began. Also after a failed ``start``."""
         ...
 
+    def ended(self) -> str:
+        """Those of its processes that have ended though nobody stopped them, or ""."""
+        ...
+
     def pids(self) -> list[int]:
         """The processes that ``start`` began; their children are found in /proc."""
         ...

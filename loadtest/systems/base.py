@@ -26,6 +26,9 @@ class Started:
     def stop(self) -> None:
         self._group.stop()
 
+    def ended(self) -> str:
+        return self._group.ended()
+
     def pids(self) -> list[int]:
         return self._group.pids()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -110,8 +111,8 @@ def test_a_system_that_does_not_come_up_is_told_with_its_log(tmp_path: Path) -> 
     arguments = ["--path", "loopback", "--cases", "iperf3-up", "--systems", "qmux-aioquic"]
     done = run(*arguments, TMPDIR=str(long_folder))
     assert done.returncode == 1
-    assert "Error: qmux-aioquic on loopback: a process of it ended\n--- qmuxc.log\n" in done.stderr
-    assert "server.runtime_dir = " in done.stderr
+    assert re.search(r"Error: qmux-aioquic on loopback: .*qmux[cd] ended with 3\n--- qmuxc.log\n", done.stderr)
+    assert re.search("(server|client).runtime_dir = ", done.stderr)  # whichever said it first
     assert list(long_folder.iterdir()) == []
 
 

@@ -12,6 +12,7 @@ import pytest
 from loadtest import processes
 from loadtest.hosts import ThisMachine
 from loadtest.system import StartFailed
+from tests.loadtest.waiting import wait_until
 
 MOST_S = 10.0
 
@@ -36,10 +37,32 @@ def test_a_group_ends_everything_that_it_started(tmp_path: Path) -> None:
     for number in range(2):
         group.start(ThisMachine(), f"{number}", ["sh", "-c", "echo started; exec sleep 60"])
     pids = group.pids()
-    assert all(processes.is_running(pid) for pid in pids)
+    assert len(processes.with_descendants(pids)) == 2
     group.stop()
-    assert not any(processes.is_running(pid) for pid in pids)
+    assert processes.with_descendants(pids) == []
     assert group.pids() == []
+
+
+def test_what_a_process_leaves_behind_is_ended_with_its_group(tmp_path: Path) -> None:
+    group = processes.Group(tmp_path)
+    group.start(ThisMachine(), "parent", ["sh", "-c", "sleep 60 & echo $!; exit 1"])
+    wait_until(lambda: bool(group.ended()))
+    child = int((tmp_path / "parent.log").read_text())
+    assert processes.with_descendants([child]) == [child]
+    group.stop()
+    wait_until(lambda: processes.with_descendants([child]) == [])
+
+
+def test_a_process_that_ends_by_itself_is_told(tmp_path: Path) -> None:
+    group = processes.Group(tmp_path)
+    try:
+        group.start(ThisMachine(), "stays", ["sleep", "60"])
+        group.start(ThisMachine(), "goes", ["sh", "-c", "exit 3"])
+        wait_until(lambda: bool(group.ended()))
+        assert group.ended() == "goes ended with 3"
+    finally:
+        group.stop()
+    assert group.ended() == ""
 
 
 def test_a_listener_is_seen_and_nothing_else() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -56,3 +57,20 @@ def test_two_hosts_with_the_mtu_of_ethernet() -> None:
     assert through_qmux.figures[REQUESTS] > 0
     assert through_qmux.figures[RSS] > through_qmux.figures[RSS_WORKER] > 1
     assert 1200 <= through_qmux.datagram_bytes <= 1500 - ONE_HEADER_BYTES
+
+
+@pytest.mark.needs("wrk", "nginx")
+def test_a_backend_that_is_gone_is_told_and_started_again() -> None:
+    def kill_once(line: str) -> None:
+        if "round 1/3" in line:
+            (nginx,) = [pid for pid in children() if "nginx: master" in processes.command_line(pid)[0]]
+            os.kill(nginx, signal.SIGKILL)
+
+    result = Result([], {}, {})
+    run(plan("wrk-c32", columns=[DIRECT]), result, kill_once)
+    assert [sample.problem for sample in result.samples] == ["", "http ended with -9", ""]
+    assert result.samples[1].figures == {}
+
+
+def children() -> list[int]:
+    return [pid for pid in processes.with_descendants([os.getpid()]) if processes.command_line(pid)]
