@@ -49,8 +49,10 @@ def identity(chain: Sequence[bytes], cas: Sequence[x509.Certificate], now: datet
     return _identity_of(leaf)
 
 
-def verify_server(chain: Sequence[bytes], cas: Sequence[x509.Certificate], name: str, now: datetime.datetime) -> None:
-    """Accept the server with this chain as ``name`` (DNS name or IP address). Raises CertificateRejected."""
+def verify_server(chain: Sequence[bytes], cas: Sequence[x509.Certificate], name: str, now: datetime.datetime) -> int:
+    """Accept the server with this chain as ``name`` (DNS name or IP address) until the time that is returned, in
+    seconds since the epoch. Raises CertificateRejected.
+    """
     leaf, intermediates = _parse(chain)
     builder = PolicyBuilder().store(Store(list(cas))).time(now).max_chain_depth(MAX_CHAIN - 1)
     try:
@@ -60,6 +62,7 @@ def verify_server(chain: Sequence[bytes], cas: Sequence[x509.Certificate], name:
     except ValueError:
         raise CertificateRejected(BAD_CERTIFICATE, f'no certificate can be for "{name}": it is not a name') from None
     _require_usage(leaf, ExtendedKeyUsageOID.SERVER_AUTH)
+    return int(min(certificate.not_valid_after_utc for certificate in (leaf, *intermediates)).timestamp())
 
 
 def server_names(certificate: x509.Certificate) -> list[str]:
