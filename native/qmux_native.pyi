@@ -12,10 +12,13 @@ __all__ = [
     "RELAY_DONE",
     "STREAM_ENDED",
     "STREAM_OPENED",
+    "TICKET",
     "USERS_CHANGED",
     "USER_ENDED",
     "WRITABLE",
+    "Client",
     "Core",
+    "Ticket",
     "__version__",
 ]
 
@@ -30,7 +33,17 @@ CLOSED: Final[int]
 RELAY_DONE: Final[int]
 USERS_CHANGED: Final[int]
 USER_ENDED: Final[int]
+TICKET: Final[int]
 __version__: Final[str]
+
+@final
+class Client:
+    def __new__(
+        cls, *, chain: Sequence[bytes], key: bytes, alpn: bytes, verify: Callable[[Sequence[bytes]], Any]
+    ) -> Client: ...
+
+@final
+class Ticket: ...
 
 @final
 class Core:
@@ -72,10 +85,8 @@ class Core:
         host: str,
         port: int,
         scope_id: int,
-        chain: Sequence[bytes],
-        key: bytes,
-        alpn: bytes,
-        verify: Callable[[Sequence[bytes]], Any],
+        client: Client,
+        ticket: Ticket | None,
         server_name: str,
         lane: int | None,
         idle_timeout_s: float,
@@ -84,6 +95,7 @@ class Core:
         max_streams: int,
         stream_window_bytes: int,
     ) -> int: ...
+    def may_write_early(self, conn: int) -> bool: ...
     def open_stream(self, conn: int) -> int | None: ...
     def send_datagram(self, conn: int, data: bytes) -> bool: ...
     def ping(self, conn: int) -> None: ...

@@ -17,6 +17,7 @@ use crate::engine::Engine;
 use crate::events::{Event, Reason};
 use crate::recovery::{self, WatchedCubic};
 use crate::stream::Use;
+use crate::tickets::Purse;
 use crate::timers::Timer;
 use crate::verifier::Peer;
 
@@ -117,8 +118,10 @@ pub struct Conn {
     pub is_connected: bool,
     /// Python knows that it is closed.
     pub is_over: bool,
-    /// Events that came before `Connected` was told.
-    early: Vec<QuicEvent>,
+    /// Events of streams that came before `Connected` was told, each once.
+    early: Vec<StreamEvent>,
+    /// A client's tickets; None at a server.
+    purse: Option<Arc<Purse>>,
     /// The two steering bytes of the peer's ID in use.
     pub peer_prefix: Option<u16>,
     frames_heard: u64,
@@ -129,7 +132,14 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub fn new(quic: Connection, handle: ConnectionHandle, endpoint: Id, port: Id, now: Instant) -> Self {
+    pub fn new(
+        quic: Connection,
+        handle: ConnectionHandle,
+        endpoint: Id,
+        port: Id,
+        purse: Option<Arc<Purse>>,
+        now: Instant,
+    ) -> Self {
         Self {
             quic,
             handle,
@@ -144,6 +154,7 @@ impl Conn {
             is_connected: false,
             is_over: false,
             early: Vec::new(),
+            purse,
             peer_prefix: None,
             frames_heard: 0,
             heard_at: now,
@@ -221,6 +232,17 @@ impl Conn {
     pub fn raise_limits(&mut self, max_streams: u32) {
         self.quic.set_max_concurrent_streams(Dir::Bi, max_streams.into());
         self.quic.set_receive_window(UNLIMITED);
+    }
+
+    /// At a client, before it is connected: whether what it writes goes out with the first packets (0-RTT).
+    pub fn may_write_early(&self) -> bool {
+        self.is_client() && self.quic.has_0rtt() && self.quic.is_handshaking() && !self.is_over
+    }
+
+    fn came_early(&mut self, event: StreamEvent) {
+        if !self.early.contains(&event) {
+            self.early.push(event);
+        }
     }
 
     fn peer(&self) -> Option<Peer> {
@@ -304,6 +326,9 @@ impl Engine {
             let Some(event) = conn.quic.poll() else { break };
             self.connection_event(id, event, now);
         }
+        if let Some(ticket) = self.conns.get(id).and_then(|conn| conn.purse.as_ref()).and_then(|purse| purse.newest()) {
+            self.events.push(Event::Ticket { conn: id, ticket });
+        }
         self.announce(id, now);
     }
 
@@ -315,19 +340,24 @@ impl Engine {
                 self.connection_over(id, Some(reason), now);
             }
             _ if conn.is_over => {}
-            QuicEvent::Stream(_) | QuicEvent::DatagramReceived if !conn.is_connected => conn.early.push(event),
+            QuicEvent::Connected if conn.is_client() => self.settle_early_writes(id),
+            QuicEvent::Stream(event) if !conn.is_connected => conn.came_early(event),
             QuicEvent::Stream(event) => self.stream_event(id, event),
-            QuicEvent::DatagramReceived => {
-                while let Some(data) = conn.quic.datagrams().recv() {
-                    self.events.push(Event::Datagram { conn: id, data });
-                }
-            }
+            QuicEvent::DatagramReceived if conn.is_connected => self.datagrams_received(id),
             _ => {}
         }
     }
 
+    fn datagrams_received(&mut self, id: Id) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        while let Some(data) = conn.quic.datagrams().recv() {
+            self.events.push(Event::Datagram { conn: id, data });
+        }
+    }
+
     /// Tell Python of a confirmed handshake. A client's is complete before the server has seen its certificate; only
-    /// HANDSHAKE_DONE says that it was accepted (RFC 9001 §4.1.2).
+    /// HANDSHAKE_DONE says that it was accepted (RFC 9001 §4.1.2). At a server, what came with 0-RTT waits for it, too:
+    /// only then is the client there, and what came not somebody's replay.
     fn announce(&mut self, id: Id, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.is_connected || conn.is_over || conn.quic.is_handshaking() {
@@ -336,20 +366,32 @@ impl Engine {
         if conn.is_client() && conn.quic.stats().frame_rx.handshake_done == 0 {
             return;
         }
-        conn.is_connected = true;
-        let identity = match conn.peer() {
-            Some(Peer::Accepted(who)) if !conn.is_client() => Some(who),
-            _ => None,
+        let (identity, resumed) = match (conn.is_client(), conn.peer()) {
+            (true, peer) => (None, peer.is_none()),
+            (false, Some(Peer::Accepted { who, resumed, .. })) => (Some(who), resumed),
+            (false, _) => return self.nobody(id, now),
         };
+        conn.is_connected = true;
+        // A server has the keys of 0-RTT only where it accepted it.
+        let early_data = conn.quic.has_0rtt() && (!conn.is_client() || conn.quic.accepted_0rtt());
         let (early, endpoint) = (std::mem::take(&mut conn.early), conn.endpoint);
         self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-            endpoint.handshake_completed();
+            endpoint.handshake_completed(resumed);
         }
-        self.events.push(Event::Connected { conn: id, identity });
+        self.events.push(Event::Connected { conn: id, identity, resumed, early_data });
         for event in early {
-            self.connection_event(id, event, now);
+            self.stream_event(id, event);
         }
+        self.datagrams_received(id);
+    }
+
+    /// A handshake without an accepted client: a defect here or in rustls, and no connection.
+    fn nobody(&mut self, id: Id, now: Instant) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let message = "the handshake left no certificate behind";
+        conn.quic.close(now, 0u32.into(), Bytes::from_static(message.as_bytes()));
+        self.connection_over(id, Some(Reason { kind: "transport", code: 0x1, message: message.to_owned() }), now);
     }
 
     fn stream_event(&mut self, id: Id, event: StreamEvent) {

@@ -24,7 +24,9 @@ use crate::cid::{self, Generator, Ids};
 use crate::connection::{largest_datagram, transport, Conn, Limits};
 use crate::engine::Engine;
 use crate::events::{Event, Reason};
+use crate::tickets::Issued;
 use crate::timers::Timer;
+use crate::tls::{self, Credentials, Outgoing};
 use crate::udp::{Sent, Wire};
 
 /// Announced to peers: their search for a larger size must not stop at ours.
@@ -51,6 +53,7 @@ pub struct Stats {
     pub initials_refused: u64,
     pub send_blocked: u64,
     pub handshakes_completed: u64,
+    pub handshakes_resumed: u64,
     pub handshakes_failed: u64,
 }
 
@@ -73,6 +76,7 @@ pub struct Remote<'a> {
 pub struct Server {
     policy: Policy,
     crypto: Arc<dyn crypto::ServerConfig>,
+    issued: Arc<Issued>,
     token_key: Arc<hkdf::Prk>,
     refuse: bool,
     failed_at: VecDeque<Instant>,
@@ -93,13 +97,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn server(slot: u16, reset_key: &[u8], policy: Policy, crypto: Arc<dyn crypto::ServerConfig>) -> Self {
+    /// Fails where `tls::server` does.
+    pub fn server(slot: u16, reset_key: &[u8], policy: Policy, credentials: Credentials) -> tls::Result<Self> {
+        let issued = Arc::<Issued>::default();
+        let crypto = tls::server(credentials, issued.clone())?;
         // An HKDF without salt, whose key the supervisor derived: the same at every worker.
         let token_key = Arc::new(hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&policy.retry_key));
         let (configs, failed_at) = (FxHashMap::default(), VecDeque::new());
-        let server = Server { policy, crypto, token_key, refuse: false, failed_at, configs };
+        let server = Server { policy, crypto, issued, token_key, refuse: false, failed_at, configs };
         let first = server.config(None);
-        Self::new(Ids::new(slot, true), reset_key, Some(first), Some(server))
+        Ok(Self::new(Ids::new(slot, true), reset_key, Some(first), Some(server)))
     }
 
     /// Its IDs steer nowhere: nobody shares a client's socket.
@@ -125,12 +132,14 @@ impl Endpoint {
         }
     }
 
-    pub fn set_crypto(&mut self, crypto: Arc<dyn crypto::ServerConfig>) {
+    /// For new handshakes; tickets stay good for as long as their clients are.
+    pub fn set_credentials(&mut self, credentials: Credentials) -> tls::Result<()> {
         if let Some(server) = &mut self.server {
-            server.crypto = crypto;
+            server.crypto = tls::server(credentials, server.issued.clone())?;
             server.configs.clear();
             self.quic.set_server_config(Some(server.config(None)));
         }
+        Ok(())
     }
 
     pub fn set_live_slots(&self, slots: Vec<u16>) {
@@ -151,9 +160,14 @@ impl Endpoint {
         self.stats.unknown_connection + self.ids.unknown.load(Relaxed)
     }
 
-    pub fn handshake_completed(&mut self) {
+    pub fn tickets_refused(&self) -> u64 {
+        self.server.as_ref().map_or(0, |server| server.issued.refused())
+    }
+
+    pub fn handshake_completed(&mut self, resumed: bool) {
         self.half_open -= 1;
         self.stats.handshakes_completed += 1;
+        self.stats.handshakes_resumed += u64::from(resumed);
     }
 
     pub fn connection_over(&mut self, was_connected: bool, now: Instant) {
@@ -340,7 +354,7 @@ impl Engine {
             Ok((handle, mut quic)) => {
                 // What it announced is all until `raise_limits`: what Python reads gives nothing back.
                 quic.set_receive_window(0u32.into());
-                let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, now));
+                let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, None, now));
                 endpoint.added(handle, id);
                 self.events.push(Event::Accepted { endpoint: endpoint_id, conn: id, peer });
                 self.started(id, now + patience);
@@ -375,7 +389,7 @@ impl Engine {
         &mut self,
         wire: Box<dyn Wire>,
         remote: &Remote<'_>,
-        crypto: Arc<dyn crypto::ClientConfig>,
+        outgoing: Outgoing,
         limits: &Limits,
         now: Instant,
     ) -> Result<Id, String> {
@@ -390,7 +404,7 @@ impl Engine {
         };
         let (peer, lane) = (remote.address, remote.lane);
         let payload = self.ports.get(port).and_then(|port| port.payload_towards(peer));
-        let mut config = ClientConfig::new(crypto);
+        let mut config = ClientConfig::new(outgoing.crypto);
         config.transport_config(transport(limits, payload));
         config.initial_dst_cid_provider(Arc::new(move || cid::initial(lane)));
         let started = match self.endpoints.get_mut(endpoint_id) {
@@ -406,7 +420,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, now));
+        let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, Some(outgoing.purse), now));
         if let Some(endpoint) = self.endpoints.get_mut(endpoint_id) {
             endpoint.added(handle, id);
         }

@@ -11,6 +11,9 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use crate::arena::Id;
 use crate::counts::User;
+#[cfg(feature = "python")]
+use crate::python::Ticket;
+use crate::tickets::Session;
 use crate::verifier::Identity;
 
 /// How a connection ended: the names of `qmux.quic.engine.CloseKind`.
@@ -49,7 +52,7 @@ impl End {
 
 pub enum Event {
     Accepted { endpoint: Id, conn: Id, peer: SocketAddr },
-    Connected { conn: Id, identity: Option<Identity> },
+    Connected { conn: Id, identity: Option<Identity>, resumed: bool, early_data: bool },
     StreamOpened { conn: Id, stream: u64, dialled_for: Duration },
     Readable { conn: Id, stream: u64 },
     Writable { conn: Id, stream: u64 },
@@ -59,10 +62,11 @@ pub enum Event {
     RelayDone { relay: Id, end: End, to_socket: u64, to_stream: u64 },
     UsersChanged,
     UserEnded { user: User, end: End },
+    Ticket { conn: Id, ticket: Session },
 }
 
 /// Names of the kinds, exported by the module in this order.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 12] = [
     "ACCEPTED",
     "CONNECTED",
     "STREAM_OPENED",
@@ -74,6 +78,7 @@ pub const KINDS: [&str; 11] = [
     "RELAY_DONE",
     "USERS_CHANGED",
     "USER_ENDED",
+    "TICKET",
 ];
 
 #[cfg(feature = "python")]
@@ -83,9 +88,9 @@ impl Event {
             Event::Accepted { endpoint, conn, peer } => {
                 (0, conn, endpoint, peer.ip().to_string(), peer.port()).into_pyobject(py)
             }
-            Event::Connected { conn, identity } => {
-                (1, conn, identity.and_then(|who| who.downcast_ref::<Py<PyAny>>().map(|who| who.clone_ref(py))))
-                    .into_pyobject(py)
+            Event::Connected { conn, identity, resumed, early_data } => {
+                let identity = identity.and_then(|who| who.downcast_ref::<Py<PyAny>>().map(|who| who.clone_ref(py)));
+                (1, conn, identity, resumed, early_data).into_pyobject(py)
             }
             Event::StreamOpened { conn, stream, dialled_for } => {
                 (2, conn, stream, dialled_for.as_secs_f64()).into_pyobject(py)
@@ -102,6 +107,7 @@ impl Event {
             Event::UserEnded { user, end } => {
                 (10, user.tally, user.conn_id, &*user.source, end.name()).into_pyobject(py)
             }
+            Event::Ticket { conn, ticket } => (11, conn, Ticket::new(ticket)).into_pyobject(py),
         }
     }
 }

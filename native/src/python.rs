@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use crate::endpoint::{Endpoint, Policy, Remote};
 use crate::engine::Engine;
 use crate::relay::Patience;
 use crate::stream::{stream_id, Held, Read, Use};
+use crate::tickets::Session;
 use crate::tls::{self, Credentials};
 use crate::udp::Socket;
 use crate::verifier::{Check, Identity, Refusal};
@@ -111,6 +112,35 @@ impl Address {
     }
 }
 
+/// A client towards servers of one name: `verify` as `serve` has it. Connections that shall resume each other's sessions
+/// share one.
+#[pyclass(module = "qmux_native", frozen)]
+struct Client(tls::Client);
+
+#[pymethods]
+impl Client {
+    #[new]
+    #[pyo3(signature = (*, chain, key, alpn, verify))]
+    fn new(chain: Vec<Vec<u8>>, key: Vec<u8>, alpn: Vec<u8>, verify: Py<PyAny>) -> PyResult<Self> {
+        let credentials = Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) };
+        tls::Client::new(credentials).map(Self).map_err(PyValueError::new_err)
+    }
+}
+
+/// A session that a connection may resume, once (RFC 8446 §C.4).
+#[pyclass(module = "qmux_native", frozen)]
+pub struct Ticket(Mutex<Option<Session>>);
+
+impl Ticket {
+    pub fn new(session: Session) -> Self {
+        Self(Mutex::new(Some(session)))
+    }
+
+    fn take(&self) -> Option<Session> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// The engine of one event loop, which watches `fileno()` and then calls `poll()`.
 #[pyclass(module = "qmux_native")]
 struct Core {
@@ -189,8 +219,7 @@ impl Core {
         connection_window_bytes: u64,
         stream_window_bytes: u64,
     ) -> PyResult<u64> {
-        let crypto = tls::server(Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) })
-            .map_err(PyValueError::new_err)?;
+        let credentials = Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) };
         let limits = Limits {
             idle_timeout: seconds(idle_timeout_s)?,
             keep_alive: seconds(keep_alive_s)?,
@@ -200,7 +229,8 @@ impl Core {
             connection_window: Some(connection_window_bytes),
         };
         let policy = Policy { limits, retry_threshold, max_connections, retry_key };
-        Ok(self.engine.endpoints.insert(Endpoint::server(slot, &reset_key, policy, crypto)))
+        let endpoint = Endpoint::server(slot, &reset_key, policy, credentials).map_err(PyValueError::new_err)?;
+        Ok(self.engine.endpoints.insert(endpoint))
     }
 
     fn add_socket(&mut self, endpoint: u64, fd: RawFd) -> PyResult<()> {
@@ -218,10 +248,8 @@ impl Core {
         alpn: Vec<u8>,
         verify: Py<PyAny>,
     ) -> PyResult<()> {
-        let crypto = tls::server(Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) })
-            .map_err(PyValueError::new_err)?;
-        self.endpoint(endpoint)?.set_crypto(crypto);
-        Ok(())
+        let credentials = Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) };
+        self.endpoint(endpoint)?.set_credentials(credentials).map_err(PyValueError::new_err)
     }
 
     fn set_live_slots(&mut self, endpoint: u64, slots: Vec<u16>) -> PyResult<()> {
@@ -249,6 +277,8 @@ impl Core {
             ("initials_refused", stats.initials_refused),
             ("send_blocked", stats.send_blocked),
             ("handshakes_completed", stats.handshakes_completed),
+            ("handshakes_resumed", stats.handshakes_resumed),
+            ("tickets_refused", endpoint.tickets_refused()),
             ("handshakes_failed", stats.handshakes_failed),
             ("connections", endpoint.open as u64),
             ("half_open", endpoint.half_open as u64),
@@ -271,8 +301,9 @@ impl Core {
         self.engine.close_endpoint(endpoint, code, reason, Instant::now());
     }
 
-    #[pyo3(signature = (*, fd, host, port, scope_id, chain, key, alpn, verify, server_name, lane, idle_timeout_s,
-        keep_alive_s, handshake_timeout_s, max_streams, stream_window_bytes))]
+    /// `ticket`: of a connection of the same `client` to this server; used up.
+    #[pyo3(signature = (*, fd, host, port, scope_id, client, ticket, server_name, lane, idle_timeout_s, keep_alive_s,
+        handshake_timeout_s, max_streams, stream_window_bytes))]
     #[allow(clippy::too_many_arguments)] // keywords in Python
     fn connect(
         &mut self,
@@ -280,10 +311,8 @@ impl Core {
         host: &str,
         port: u16,
         scope_id: u32,
-        chain: Vec<Vec<u8>>,
-        key: Vec<u8>,
-        alpn: Vec<u8>,
-        verify: Py<PyAny>,
+        client: &Client,
+        ticket: Option<&Ticket>,
         server_name: &str,
         lane: Option<u16>,
         idle_timeout_s: f64,
@@ -298,8 +327,7 @@ impl Core {
             IpAddr::V4(_) => SocketAddr::new(ip, port),
             IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope_id).into(),
         };
-        let crypto = tls::client(Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) })
-            .map_err(PyValueError::new_err)?;
+        let outgoing = client.0.outgoing(ticket.and_then(Ticket::take)).map_err(PyValueError::new_err)?;
         let limits = Limits {
             idle_timeout: seconds(idle_timeout_s)?,
             keep_alive: seconds(keep_alive_s)?,
@@ -310,10 +338,15 @@ impl Core {
         };
         let wire = Box::new(Socket::new(fd)?);
         let remote = Remote { address: peer, server_name, lane };
-        self.engine.connect(wire, &remote, crypto, &limits, Instant::now()).map_err(PyOSError::new_err)
+        self.engine.connect(wire, &remote, outgoing, &limits, Instant::now()).map_err(PyOSError::new_err)
     }
 
     // --- connections ---
+
+    /// Whether streams can be opened and written before CONNECTED: 0-RTT, which somebody may send again.
+    fn may_write_early(&self, conn: u64) -> bool {
+        self.engine.conns.get(conn).is_some_and(Conn::may_write_early)
+    }
 
     /// The number of a new stream; None where the peer allows no more.
     fn open_stream(&mut self, conn: u64) -> Option<u64> {
@@ -415,10 +448,7 @@ impl Core {
     }
 
     fn set_priority(&mut self, conn: u64, stream: u64, priority: i32) {
-        if let Some(conn) = self.engine.conns.get_mut(conn) {
-            let _ = conn.quic.send_stream(stream_id(stream)).set_priority(priority);
-            // Err: it has ended
-        }
+        self.engine.set_priority(conn, stream_id(stream), priority);
     }
 
     // --- relays ---
@@ -553,5 +583,7 @@ fn qmux_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add(name, number)?;
     }
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<Client>()?;
+    module.add_class::<Ticket>()?;
     module.add_class::<Core>()
 }

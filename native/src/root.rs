@@ -19,6 +19,7 @@ mod python;
 mod recovery;
 mod relay;
 mod stream;
+mod tickets;
 mod timers;
 mod tls;
 mod udp;

@@ -30,6 +30,9 @@ pub struct Held {
     pub pushback: Bytes,
     wants_read: bool,
     wants_write: bool,
+    priority: i32,
+    /// Written before the handshake was complete: where the server takes no 0-RTT, quinn forgets it.
+    early: Vec<Bytes>,
 }
 
 impl Held {
@@ -64,6 +67,17 @@ pub fn abort_both(conn: &mut Conn, stream: StreamId, code: VarInt) {
     // Err: that half has ended, and there is nothing left to abort.
     let _ = conn.quic.send_stream(stream).reset(code);
     let _ = conn.quic.recv_stream(stream).stop(code);
+}
+
+/// Open the very stream `wanted`. One below it that was aborted meanwhile is aborted again.
+fn reopen(conn: &mut Conn, wanted: StreamId) -> bool {
+    while let Some(stream) = conn.quic.streams().open(wanted.dir()) {
+        if stream == wanted {
+            return true;
+        }
+        abort_both(conn, stream, VarInt::from_u32(0));
+    }
+    false // fewer are allowed now
 }
 
 impl Engine {
@@ -130,9 +144,13 @@ impl Engine {
 
     /// Queue `data`, and FIN behind it; how much is still waiting for room.
     pub fn write_stream(&mut self, id: Id, stream: StreamId, data: &[u8], finish: bool) -> usize {
-        let Some((_, mut held)) = self.held(id, stream) else { return 0 };
+        let Some((conn, mut held)) = self.held(id, stream) else { return 0 };
         if !data.is_empty() {
-            held.pending.push_back(Bytes::copy_from_slice(data));
+            let data = Bytes::copy_from_slice(data);
+            if conn.quic.is_handshaking() {
+                held.early.push(data.clone());
+            }
+            held.pending.push_back(data);
         }
         held.finishing |= finish;
         self.flush_held(id, stream, held)
@@ -168,6 +186,38 @@ impl Engine {
             self.stream_ended(id, stream, code);
         }
         waiting
+    }
+
+    /// Higher is sent first.
+    pub fn set_priority(&mut self, id: Id, stream: StreamId, priority: i32) {
+        let Some((conn, mut held)) = self.held(id, stream) else { return };
+        held.priority = priority;
+        let _ = conn.quic.send_stream(stream).set_priority(priority); // Err: it has ended
+        self.put_back(id, stream, held);
+    }
+
+    /// The handshake is complete: what a client wrote before arrived, or quinn took its streams back together with what
+    /// was written to them, and they are opened again, and it is written again.
+    pub fn settle_early_writes(&mut self, id: Id) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let is_lost = conn.quic.has_0rtt() && !conn.quic.accepted_0rtt();
+        let ours = conn.streams.keys().copied().filter(|stream| stream.initiator() == conn.quic.side());
+        let mut streams: Vec<StreamId> = ours.collect();
+        streams.sort_unstable();
+        for stream in streams {
+            let Some((conn, mut held)) = self.held(id, stream) else { continue };
+            let early = std::mem::take(&mut held.early);
+            if !is_lost {
+                self.put_back(id, stream, held);
+            } else if reopen(conn, stream) {
+                let _ = conn.quic.send_stream(stream).set_priority(held.priority); // Err: not of a new stream
+                held.pending = early.into();
+                held.finished = false;
+                self.flush_held(id, stream, held);
+            } else {
+                self.events.push(Event::StreamEnded { conn: id, stream: stream.into(), code: 0 });
+            }
+        }
     }
 
     /// RESET_STREAM and STOP_SENDING, and nobody asks for it any more.

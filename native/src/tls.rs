@@ -9,16 +9,19 @@ use quinn_proto::crypto::{
 };
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, ConnectionId, Side, TransportError, TransportErrorCode};
-use rustls::client::Resumption;
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::{ring, CryptoProvider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
 use rustls::CipherSuite;
 
+use crate::tickets::{self, Issued, Purse, Store};
 use crate::verifier::{with_peer, Check, Peer, Refusal, Verifier};
 
 /// Any failure of ours to build a configuration, in words.
 pub type Result<T> = std::result::Result<T, String>;
+
+/// For each handshake: a client uses one for one connection, which brings it the next.
+const TICKETS: usize = 1;
 
 /// Our certificate, and the check of the peer's.
 pub struct Credentials {
@@ -45,39 +48,61 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// No tickets: neither resumption nor 0-RTT is offered yet.
-pub fn server(credentials: Credentials) -> Result<Arc<dyn crypto::ServerConfig>> {
+/// `issued` outlives this configuration: a session of an older one can be resumed.
+pub fn server(credentials: Credentials, issued: Arc<Issued>) -> Result<Arc<dyn crypto::ServerConfig>> {
     let provider = provider();
     let (chain, key) = (credentials.certificates(), credentials.key()?);
-    let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
+    let verifier = Verifier::new(credentials.check, provider.clone());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?
-        .with_client_cert_verifier(Verifier::new(credentials.check, provider))
+        .with_client_cert_verifier(verifier.clone())
         .with_single_cert(chain, key)
         .map_err(|error| error.to_string())?;
     config.alpn_protocols = vec![credentials.alpn];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(Store { issued, verifier });
+    config.send_tls13_tickets = TICKETS;
+    config.max_early_data_size = u32::MAX; // what QUIC prescribes for 0-RTT (RFC 9001 §4.6.1)
     let inner = QuicServerConfig::try_from(config).map_err(|error| error.to_string())?;
     Ok(Arc::new(ServerCrypto(Arc::new(inner))))
 }
 
-pub fn client(credentials: Credentials) -> Result<Arc<dyn crypto::ClientConfig>> {
-    let provider = provider();
-    let (chain, key) = (credentials.certificates(), credentials.key());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Verifier::new(credentials.check, provider));
-    let mut config = match chain.is_empty() {
-        true => builder.with_no_client_auth(),
-        false => builder.with_client_auth_cert(chain, key?).map_err(|error| error.to_string())?,
-    };
-    config.alpn_protocols = vec![credentials.alpn];
-    config.resumption = Resumption::disabled();
-    let inner = QuicClientConfig::try_from(config).map_err(|error| error.to_string())?;
-    Ok(Arc::new(ClientCrypto(Arc::new(inner))))
+/// What a client is towards servers of one name. rustls resumes a session only with the very certificate and verifier
+/// that it began with: connections that shall resume each other's sessions come from one of these.
+pub struct Client(rustls::ClientConfig);
+
+/// For one connection.
+pub struct Outgoing {
+    pub crypto: Arc<dyn crypto::ClientConfig>,
+    /// Where the tickets are that it gets.
+    pub purse: Arc<Purse>,
+}
+
+impl Client {
+    pub fn new(credentials: Credentials) -> Result<Self> {
+        let provider = provider();
+        let (chain, key) = (credentials.certificates(), credentials.key());
+        let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Verifier::new(credentials.check, provider));
+        let mut config = match chain.is_empty() {
+            true => builder.with_no_client_auth(),
+            false => builder.with_client_auth_cert(chain, key?).map_err(|error| error.to_string())?,
+        };
+        config.alpn_protocols = vec![credentials.alpn];
+        config.enable_early_data = true;
+        Ok(Self(config))
+    }
+
+    pub fn outgoing(&self, to_resume: Option<tickets::Session>) -> Result<Outgoing> {
+        let purse = Purse::new(to_resume);
+        let mut config = self.0.clone();
+        config.resumption = Resumption::store(purse.clone()).tls12_resumption(Tls12Resumption::Disabled);
+        let inner = QuicClientConfig::try_from(config).map_err(|error| error.to_string())?;
+        Ok(Outgoing { crypto: Arc::new(ClientCrypto(Arc::new(inner))), purse })
+    }
 }
 
 struct ServerCrypto(Arc<QuicServerConfig>);
@@ -129,7 +154,15 @@ impl Session for VerifiedSession {
     }
 
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
-        self.peer.clone().map(|peer| Box::new(peer) as _)
+        let peer = self.peer.clone()?;
+        if let Peer::Accepted { chain, .. } = &peer {
+            // We spoke of this chain; rustls must mean the same one, also where it restored it with a session.
+            let vouched = self.inner.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+            if vouched[..] != chain[..] {
+                return None;
+            }
+        }
+        Some(Box::new(peer))
     }
 
     fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {

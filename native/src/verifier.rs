@@ -30,10 +30,18 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// DER, leaf first.
+pub type Chain = Arc<[CertificateDer<'static>]>;
+
 /// What our check said about a peer's chain.
 #[derive(Clone)]
 pub enum Peer {
-    Accepted(Identity),
+    /// `resumed`: asked again for a session of earlier, no certificate was sent.
+    Accepted {
+        who: Identity,
+        chain: Chain,
+        resumed: bool,
+    },
     Rejected(Refusal),
 }
 
@@ -62,15 +70,36 @@ impl Verifier {
         Arc::new(Self { check, provider })
     }
 
+    /// In a full handshake.
     fn ask(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
-        let chain: Vec<_> = std::iter::once(leaf).chain(rest).cloned().collect();
-        let peer = match self.check.check(&chain) {
-            Ok(who) => Peer::Accepted(who),
-            Err(refusal) => Peer::Rejected(refusal),
-        };
-        let accepted = matches!(peer, Peer::Accepted(_));
+        let chain = std::iter::once(leaf).chain(rest).map(|certificate| certificate.clone().into_owned()).collect();
+        let peer = self.judge(chain, false);
+        let accepted = matches!(peer, Peer::Accepted { .. });
         PEER.set(Some(peer));
         accepted.then_some(()).ok_or_else(|| Error::General("the certificate is not accepted".into()))
+    }
+
+    /// For a session that shall be resumed. A refusal is not the last word: the full handshake that follows asks again.
+    pub fn accepts_again(&self, chain: &Chain) -> bool {
+        let peer = self.judge(chain.clone(), true);
+        let accepted = matches!(peer, Peer::Accepted { .. });
+        PEER.set(accepted.then_some(peer));
+        accepted
+    }
+
+    /// The chain of the peer whose handshake runs at this moment, once it is accepted.
+    pub fn accepted() -> Option<Chain> {
+        PEER.with_borrow(|peer| match peer {
+            Some(Peer::Accepted { chain, .. }) => Some(chain.clone()),
+            _ => None,
+        })
+    }
+
+    fn judge(&self, chain: Chain, resumed: bool) -> Peer {
+        match self.check.check(&chain) {
+            Ok(who) => Peer::Accepted { who, chain, resumed },
+            Err(refusal) => Peer::Rejected(refusal),
+        }
     }
 }
 

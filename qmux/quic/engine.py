@@ -19,6 +19,7 @@ import msgspec
 
 from qmux.messages import Keys, Material
 from qmux.pki.identity import Identity
+from qmux.quic.tickets import Tickets
 
 ALPN = "qmux-tunnel/1"
 """The major version of the client ↔ server protocol."""
@@ -207,6 +208,26 @@ class Connection(Protocol):
         ...
 
     @property
+    def resumed(self) -> bool:
+        """Whether it resumed an earlier session, with no certificate sent. Known from ``connected`` on."""
+        ...
+
+    @property
+    def early_data_accepted(self) -> bool:
+        """Whether what the client wrote before ``connected`` came with its first packets (0-RTT). Known from
+        ``connected`` on.
+        """
+        ...
+
+    @property
+    def may_write_early(self) -> bool:
+        """On a client, right after ``Engine.connect``: whether streams can be opened and written before ``connected``.
+        Somebody may send such packets again (RFC 8446 §8), so only what may come twice is written so. Where the server
+        does not take them, the engine writes it again; ``connected`` comes first at both ends in any case.
+        """
+        ...
+
+    @property
     def peer_address(self) -> tuple[str, int]:
         """Where the peer's packets come from now."""
         ...
@@ -285,7 +306,9 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConnectConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What one outgoing connection needs. ``lane`` None: first contact, a lane drawn at random."""
+    """What one outgoing connection needs. ``lane`` None: first contact, the lane of the newest ticket, or one drawn at
+    random. ``tickets``: what can be resumed, and where new tickets go; None: neither.
+    """
 
     material: Material
     server_name: str
@@ -295,6 +318,7 @@ class ConnectConfig(msgspec.Struct, frozen=True, kw_only=True):
     handshake_timeout_s: float
     max_streams: int
     stream_window_bytes: int
+    tickets: Tickets | None = None
 
 
 class EndpointStats(msgspec.Struct):
@@ -310,6 +334,8 @@ class EndpointStats(msgspec.Struct):
     initials_refused: int = 0
     send_blocked: int = 0
     handshakes_completed: int = 0
+    handshakes_resumed: int = 0  # of those completed
+    tickets_refused: int = 0  # unknown, used before, or of a client that is not accepted any more
     handshakes_failed: int = 0
     connections: int = 0
     half_open: int = 0

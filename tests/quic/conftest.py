@@ -27,7 +27,7 @@ ENGINES = ["aioquic", pytest.param("native", marks=pytest.mark.native)]
 MIXED = [pytest.param(name, marks=pytest.mark.native) for name in ("aioquic-native", "native-aioquic")]
 """Server and client on different engines."""
 
-ON_MIXED = {"test_connection", "test_streams", "test_relay", "test_tls"}
+ON_MIXED = {"test_connection", "test_streams", "test_relay", "test_resumption", "test_tls"}
 ON_NATIVE = {"test_native", "test_dialling"}
 
 

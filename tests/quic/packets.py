@@ -6,7 +6,7 @@ import os
 
 from aioquic._buffer import Buffer
 from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet import QuicFrameType, QuicPacketType
+from aioquic.quic.packet import QuicFrameType, QuicPacketType, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from qmux import steering
@@ -60,3 +60,15 @@ def stream_frame(stream_id: int, offset: int, data: bytes, fin: bool = False) ->
     frame.push_uint_var(len(data))
     frame.push_bytes(data)
     return frame.data
+
+
+def packet_types(datagram: bytes) -> list[QuicPacketType]:
+    """Of the packets with a long header in one datagram, in order."""
+    types = []
+    while datagram and datagram[0] & 0x80:  # else a short header, or padding
+        # aioquic wants the fixed bit, which quinn may clear (RFC 9287).
+        datagram = bytes([datagram[0] | 0x40]) + datagram[1:]
+        header = pull_quic_header(Buffer(data=datagram), host_cid_length=steering.CONNECTION_ID_BYTES)
+        types.append(header.packet_type)
+        datagram = datagram[header.packet_length :]
+    return types

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +21,7 @@ from aioquic.quic import connection as aioquic_connection
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionState
+from aioquic.quic.packet import QuicPacketType, encode_quic_retry
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.quic.recovery import QuicPacketRecovery
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
@@ -31,6 +33,7 @@ from qmux.quic.aioquic_engine.credentials import Credentials
 from qmux.quic.aioquic_engine.overrides import TunnelConnection, reset_token
 from qmux.quic.aioquic_engine.stream_table import ReportingReceiver, ReportingSender, StreamTable
 from qmux.quic.aioquic_engine.verification import MAX_MESSAGE_BYTES, VerifyingContext
+from tests.quic import packets
 from tests.quic.certificates import Pki
 
 CLIENT, SERVER = ("192.0.2.1", 1111), ("192.0.2.2", 4433)
@@ -41,11 +44,17 @@ WINDOW = 65_536
 class Wire:
     """A client and a server without sockets, on a clock of their own."""
 
-    def __init__(self, client: QuicConnection, server: QuicConnection) -> None:
+    def __init__(
+        self,
+        client: QuicConnection,
+        server: QuicConnection,
+        early: Callable[[QuicConnection], None] = lambda _: None,
+    ) -> None:
         self.client, self.server = client, server
         self.now = 1000.0
         self.heard: dict[QuicConnection, list[events.QuicEvent]] = {client: [], server: []}
         client.connect(SERVER, self.now)
+        early(client)
         self.run()
 
     def run(self, rounds: int = 30) -> None:
@@ -79,15 +88,25 @@ def stock_pair(pki: Pki, client_material: bool = True) -> Wire:
     return Wire(first, QuicConnection(configuration=server, original_destination_connection_id=first._peer_cid.cid))
 
 
-def our_pair(pki: Pki, slot: int = 7, **server: Any) -> Wire:
+def our_pair(
+    pki: Pki,
+    slot: int = 7,
+    ticket: tls.SessionTicket | None = None,
+    early: Callable[[QuicConnection], None] = lambda _: None,
+    client: dict[str, Any] | None = None,
+    **server: Any,
+) -> Wire:
+    """``ticket``: what the client resumes; ``early``: what it does before anything is sent."""
     client_configuration, server_configuration = configurations(pki)
+    client_configuration.session_ticket = ticket
     first_id = steering.initial_id(3)
-    client = TunnelConnection(
+    first = TunnelConnection(
         configuration=client_configuration,
         verifier=lambda _: None,
         initial_destination_id=first_id,
         max_streams=64,
         connection_window_bytes=overrides.UNLIMITED_BYTES,
+        **(client or {}),
     )
     arguments: dict[str, Any] = dict(
         configuration=server_configuration,
@@ -96,7 +115,7 @@ def our_pair(pki: Pki, slot: int = 7, **server: Any) -> Wire:
         stateless_reset_key=KEY,
         original_destination_connection_id=first_id,
     )
-    return Wire(client, TunnelConnection(**{**arguments, **server}))
+    return Wire(first, TunnelConnection(**{**arguments, **server}), early)
 
 
 def configurations(pki: Pki) -> tuple[QuicConfiguration, QuicConfiguration]:
@@ -161,6 +180,9 @@ SIGNATURES: list[tuple[Any, str]] = [
     ),
     (tls.Context._server_handle_certificate, "(self, input_buf: aioquic._buffer.Buffer) -> None"),
     (tls.Context._client_handle_certificate, "(self, input_buf: aioquic._buffer.Buffer) -> None"),
+    (tls.Context._set_state, "(self, state: aioquic.tls.State) -> None"),
+    (tls.Context._server_expect_finished, "(self) -> None"),
+    (QuicPacketRecovery.discard_space, "(self, space: aioquic.quic.recovery.QuicPacketSpace) -> None"),
 ]
 
 
@@ -178,6 +200,7 @@ def test_the_attributes_that_are_read_exist(pki: Pki) -> None:
         "_local_max_stream_data_bidi_local", "_local_max_stream_data_bidi_remote", "_streams", "_streams_queue",
         "_datagrams_pending", "_loss", "_handshake_confirmed", "_packet_number", "_remote_max_streams_bidi",
         "_remote_max_datagram_frame_size", "_close_event", "_state", "_pacing_at", "_is_client", "tls",
+        "_spaces", "_cryptos",
     ):  # fmt: skip
         assert hasattr(server, name), name
     for name in ("spaces", "_rtt_smoothed", "congestion_window", "get_probe_timeout", "_on_packets_lost"):
@@ -494,3 +517,66 @@ def test_a_new_path_is_probed_with_what_aioquic_has() -> None:
     assert "self._network_paths.insert(0" in inspect.getsource(QuicConnection.receive_datagram)
     assert "self._send_probe()" in inspect.getsource(QuicPacketRecovery.reschedule_data)
     assert list(inspect.signature(QuicPacketRecovery.reschedule_data).parameters)[:2] == ["self", "now"]
+
+
+# --- resumption ---
+
+
+def test_stock_waits_for_the_certificate_of_a_client_that_resumes_and_ours_does_not(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickets: list[tls.SessionTicket] = []
+    resumed = resuming_pair(pki, tickets)
+    assert resumed.server.tls.session_resumed
+    assert resumed.server.tls.early_data_accepted
+    assert resumed.server.handshake_confirmed
+
+    monkeypatch.setattr(VerifyingContext, "_set_state", tls.Context._set_state)
+    close = resuming_pair(pki, tickets).client._close_event
+    assert close is not None
+    assert close.error_code == 0x100 + 10  # unexpected_message
+
+
+def resuming_pair(pki: Pki, tickets: list[tls.SessionTicket]) -> Wire:
+    """A pair that resumes the session of another, with early data."""
+    kept: list[tls.SessionTicket] = []
+    our_pair(pki, client={"session_ticket_handler": tickets.append}, session_ticket_handler=kept.append)
+
+    def early(client: QuicConnection) -> None:
+        client.send_stream_data(0, b"early")
+
+    return our_pair(
+        pki,
+        ticket=tickets[-1],
+        early=early,
+        session_ticket_fetcher=lambda _: kept[-1],
+        session_ticket_handler=kept.append,
+    )
+
+
+@pytest.mark.parametrize("kind", [QuicConnection, TunnelConnection])
+def test_stock_forgets_early_data_after_a_retry_and_ours_sends_it_again(pki: Pki, kind: type[QuicConnection]) -> None:
+    tickets: list[tls.SessionTicket] = []
+    resuming_pair(pki, tickets)
+    configuration, _ = configurations(pki)
+    configuration.session_ticket = tickets[-1]
+    ours = {"verifier": lambda _: None} if kind is TunnelConnection else {}
+    client = kind(configuration=configuration, **ours)
+    client.connect(SERVER, 0.0)
+    client.send_stream_data(0, b"early")
+    assert QuicPacketType.ZERO_RTT in sent_types(client, 0.0)
+    retry = encode_quic_retry(
+        version=1,
+        source_cid=b"another ID",
+        destination_cid=client.host_cid,
+        original_destination_cid=client._peer_cid.cid,
+        retry_token=b"token",
+    )
+    client.receive_datagram(retry, SERVER, 0.1)
+    again = sent_types(client, 0.1)
+    assert QuicPacketType.INITIAL in again
+    assert (QuicPacketType.ZERO_RTT in again) is (kind is TunnelConnection)
+
+
+def sent_types(connection: QuicConnection, now: float) -> list[QuicPacketType]:
+    return [kind for data, _ in connection.datagrams_to_send(now) for kind in packets.packet_types(data)]

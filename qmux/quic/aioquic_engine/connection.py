@@ -52,6 +52,11 @@ MAX_QUEUED_DATAGRAMS = 256
 CERTIFICATE_ALERTS = frozenset({*range(BAD_CERTIFICATE, UNKNOWN_CA + 1), CERTIFICATE_REQUIRED})
 """The alerts about a certificate (RFC 8446 §6): sent by us, they are about the peer's."""
 
+MAX_EARLY_EVENTS = 256
+"""What a client may bring about before its handshake is confirmed: a registration is a few STREAM frames."""
+
+PROTOCOL_VIOLATION = 0x0A  # RFC 9000 §20.1
+
 APPLICATION_ERROR = 0x0C
 """The transport's code for an application that closes before the handshake is complete (RFC 9000 §20.1, §10.2.3)."""
 
@@ -79,6 +84,8 @@ class AioquicConnection:
         self.number = next(_numbers)
         self.is_connected = False
         self.is_closed = False
+        self.resumed = False
+        self.early_data_accepted = False
         self.on_id_issued: Callable[[bytes], None] = lambda _: None
         self.on_id_retired: Callable[[bytes], None] = lambda _: None
         self.on_connected: Callable[[], None] = lambda: None
@@ -211,8 +218,11 @@ class AioquicConnection:
             self.on_id_retired(event.connection_id)
         elif not self.is_connected:
             # A client's handshake is complete before the server has seen its certificate; only the confirmation says
-            # that it was accepted (RFC 9001 §4.1.2). What overtakes it waits, bounded by the windows.
+            # that it was accepted (RFC 9001 §4.1.2). What overtakes it waits, bounded by the windows. At a server, what
+            # came with 0-RTT waits too: only then is the client there, and what came not somebody's replay.
             self._early.append(event)
+            if len(self._early) > MAX_EARLY_EVENTS and not self.quic.configuration.is_client:
+                self.fail(CloseReason(CloseKind.TRANSPORT, PROTOCOL_VIOLATION, "too much before the handshake"))
         elif isinstance(event, events.StreamDataReceived):
             if (stream := self._stream_for(event.stream_id)) is not None:
                 stream.data_received(event.data, event.end_stream)
@@ -224,6 +234,7 @@ class AioquicConnection:
 
     def _connected(self) -> None:
         self.is_connected = True
+        self.resumed, self.early_data_accepted = self.quic.tls.session_resumed, self.quic.tls.early_data_accepted
         self._handshake_timer.cancel()
         self._sweep_timer = self.loop.call_later(SWEEP_S, self._sweep)
         self.on_connected()
@@ -347,6 +358,11 @@ class AioquicConnection:
         self._fed.append(relay)
 
     # --- the rest of the seam ---
+
+    @property
+    def may_write_early(self) -> bool:
+        """See ``qmux.quic.engine.Connection.may_write_early``."""
+        return not self.is_closed and not self.is_connected and self.quic.has_early_keys
 
     @property
     def peer_address(self) -> tuple[str, int]:

@@ -53,20 +53,20 @@ class Credentials:
         configuration.private_key = self._key
         return configuration
 
-    def client_verifier(self, accepted: Callable[[Identity], None]) -> Callable[[Sequence[bytes]], None]:
-        """On a server: who is this client? ``accepted`` gets the answer."""
+    def identity(self, chain: Sequence[bytes]) -> Identity:
+        """On a server: who is this client? Raises CertificateRejected."""
+        return identity(chain, self._cas, datetime.datetime.now(datetime.UTC))
 
-        def verify(chain: Sequence[bytes]) -> None:
-            accepted(identity(chain, self._cas, datetime.datetime.now(datetime.UTC)))
-
-        return verify
-
-    def server_verifier(self, name: str, rejected: Callable[[str], None]) -> Callable[[Sequence[bytes]], None]:
-        """On a client: is this the server called ``name``? ``rejected`` gets the reason where it is not."""
+    def server_verifier(
+        self, name: str, accepted: Callable[[int], None], rejected: Callable[[str], None]
+    ) -> Callable[[Sequence[bytes]], None]:
+        """On a client: is this the server called ``name``? ``accepted`` gets until when (seconds since the epoch),
+        ``rejected`` the reason where it is not.
+        """
 
         def verify(chain: Sequence[bytes]) -> None:
             try:
-                verify_server(chain, self._cas, name, datetime.datetime.now(datetime.UTC))
+                accepted(verify_server(chain, self._cas, name, datetime.datetime.now(datetime.UTC)))
             except CertificateRejected as error:
                 rejected(str(error))
                 raise

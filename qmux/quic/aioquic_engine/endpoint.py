@@ -27,13 +27,13 @@ from aioquic.quic.packet import (
 
 from qmux import steering
 from qmux.messages import Material
-from qmux.pki.identity import Identity
 from qmux.quic.aioquic_engine import udp
 from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
 from qmux.quic.aioquic_engine.credentials import Credentials
 from qmux.quic.aioquic_engine.mtu import SearchingConnection
 from qmux.quic.aioquic_engine.overrides import reset_token
 from qmux.quic.aioquic_engine.refusal import refuse_initial
+from qmux.quic.aioquic_engine.resumption import Client, Sessions
 from qmux.quic.aioquic_engine.tokens import RetryTokens
 from qmux.quic.engine import Acceptor, EndpointConfig, EndpointStats
 
@@ -64,6 +64,7 @@ class AioquicEndpoint:
         self._by_id: dict[bytes, AioquicConnection] = {}
         self._ids: dict[AioquicConnection, set[bytes]] = {}
         self._tokens = RetryTokens(config.keys.retry)
+        self._sessions = Sessions()
         self._live_slots: frozenset[int] = frozenset({config.slot})
         self._refuse = False
         self._stats = EndpointStats()
@@ -102,6 +103,7 @@ class AioquicEndpoint:
     def stats(self) -> EndpointStats:
         """See ``qmux.quic.engine.Endpoint.stats``."""
         self._stats.connections = len(self._ids)
+        self._stats.tickets_refused = self._sessions.refused
         return self._stats
 
     def close(self, code: int, reason: str) -> None:
@@ -243,10 +245,12 @@ class AioquicEndpoint:
         )
 
     def _accept(self, header: QuicHeader, original_id: bytes | None) -> AioquicConnection:
-        identities: list[Identity] = []
+        client = Client(self._credentials.identity, self._sessions)
         quic = SearchingConnection(
             configuration=self._quic_config,
-            verifier=self._credentials.client_verifier(identities.append),
+            verifier=client.verify,
+            session_ticket_fetcher=client.fetch,
+            session_ticket_handler=client.issued,
             slot=self._config.slot,
             stateless_reset_key=self._config.keys.stateless_reset,
             original_destination_connection_id=original_id or header.destination_cid,
@@ -263,9 +267,10 @@ class AioquicEndpoint:
         )
 
         def on_connected() -> None:
-            connection.identity = identities[-1]
+            connection.identity = client.identity
             self._stats.half_open -= 1
             self._stats.handshakes_completed += 1
+            self._stats.handshakes_resumed += connection.resumed
 
         connection.on_connected = on_connected
         connection.on_id_issued = lambda issued: self._add_id(connection, issued)

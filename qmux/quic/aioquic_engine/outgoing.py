@@ -7,6 +7,8 @@ import errno
 import socket
 import time
 
+from aioquic.tls import SessionTicket
+
 from qmux import steering
 from qmux.quic.aioquic_engine import udp
 from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
@@ -14,6 +16,7 @@ from qmux.quic.aioquic_engine.credentials import Credentials
 from qmux.quic.aioquic_engine.mtu import SearchingConnection
 from qmux.quic.aioquic_engine.overrides import RESET_TOKEN_BYTES, UNLIMITED_BYTES
 from qmux.quic.engine import CloseKind, CloseReason, ConnectConfig, ConnectionHandler
+from qmux.quic.tickets import Server, Ticket
 
 BATCH = 64
 SOCKET_BUFFER_BYTES = 4 << 20
@@ -46,13 +49,22 @@ class _Outgoing:
         self._socket = sock
         self._loop = loop
         self._peer: Address = sock.getpeername()
+        self._config = config
+        self._server = Server(address, config.server_name)
+        lane, resumed = config.lane, None
+        if config.tickets is not None:
+            lane, resumed = config.tickets.take(self._server, config.lane, config.material)
+        self._certificate_expires_at = 0.0 if resumed is None else resumed.expires_at
         credentials = Credentials(config.material)
+        configuration = credentials.configuration(
+            is_client=True, idle_timeout_s=config.idle_timeout_s, window_bytes=config.stream_window_bytes
+        )
+        configuration.session_ticket = None if resumed is None else _session_of(resumed)
         quic = SearchingConnection(
-            configuration=credentials.configuration(
-                is_client=True, idle_timeout_s=config.idle_timeout_s, window_bytes=config.stream_window_bytes
-            ),
-            verifier=credentials.server_verifier(config.server_name, self._rejected),
-            initial_destination_id=steering.initial_id(config.lane),
+            configuration=configuration,
+            verifier=credentials.server_verifier(config.server_name, self._accepted, self._rejected),
+            session_ticket_handler=self._keep_ticket,
+            initial_destination_id=steering.initial_id(lane),
             max_streams=config.max_streams,
             connection_window_bytes=UNLIMITED_BYTES,
         )
@@ -68,6 +80,15 @@ class _Outgoing:
         loop.add_reader(sock.fileno(), self._on_readable)
         quic.connect(self._peer, time.monotonic())
         self.connection.wake()
+
+    def _accepted(self, expires_at: int) -> None:
+        self._certificate_expires_at = expires_at
+
+    def _keep_ticket(self, session: SessionTicket) -> None:
+        lane = self.connection.peer_slot
+        if self._config.tickets is not None and lane is not None:
+            ticket = Ticket(session, self._config.material, self._certificate_expires_at)
+            self._config.tickets.put(self._server, lane, ticket)
 
     def _rejected(self, reason: str) -> None:
         self.connection.certificate_error = reason
@@ -132,6 +153,11 @@ class _Outgoing:
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
+
+
+def _session_of(ticket: Ticket) -> SessionTicket:
+    assert isinstance(ticket.session, SessionTicket), "a store belongs to one engine"
+    return ticket.session
 
 
 def _open_socket(address: tuple[str, int]) -> socket.socket:

@@ -7,7 +7,9 @@
 - unregistered peers: 64 KiB and one stream until ``raise_limits``;
 - CRYPTO: at most 16 KiB may be pending, where aioquic takes 512 KiB for each half-open connection, and smaller buffers;
 - streams: a packet looks only at streams that have something to say, not at every open one (``stream_table``);
-- a reset stream gives its buffers back at once instead of on acknowledgement (``stream_table``).
+- a reset stream gives its buffers back at once instead of on acknowledgement (``stream_table``);
+- 0-RTT: what was sent before a Retry is sent again; a client that resumes is not waited for with a certificate
+  (``verification``).
 """
 
 from __future__ import annotations
@@ -120,7 +122,14 @@ class TunnelConnection(QuicConnection):
         self._loss._on_packets_lost = counted  # type: ignore[method-assign]
 
     def _initialize(self, peer_cid: bytes) -> None:
+        sent_early = list(self._spaces[Epoch.ONE_RTT].sent_packets.values()) if self._spaces else []
+        for space in self._spaces.values():
+            self._loss.discard_space(space)
         super()._initialize(peer_cid)
+        # After a Retry everything begins anew, and aioquic forgets what it sent with 0-RTT: send that again, too.
+        for packet in sent_early:
+            for on_delivery, arguments in packet.delivery_handlers:
+                on_delivery(QuicDeliveryState.LOST, *arguments)
         self._crypto_buffers = {epoch: Buffer(capacity=size) for epoch, size in CRYPTO_BUFFER_BYTES.items()}
         self.tls.__class__ = VerifyingContext
         self.tls.verify_peer = self._verifier  # type: ignore[attr-defined]
@@ -286,6 +295,11 @@ class TunnelConnection(QuicConnection):
     def rtt_s(self) -> float:
         """Smoothed round-trip time; 0 before the first sample."""
         return self._loss._rtt_smoothed
+
+    @property
+    def has_early_keys(self) -> bool:
+        """On a client: whether what is written now goes out with 0-RTT."""
+        return self._is_client and self._cryptos[Epoch.ZERO_RTT].send.is_valid()
 
     @property
     def handshake_confirmed(self) -> bool:

@@ -42,6 +42,13 @@ class VerifyingContext(tls.Context):
             raise tls.AlertDecodeError("a TLS message is too long")
         super().handle_message(input_data, output_buf)
 
+    def _set_state(self, state: tls.State) -> None:
+        # aioquic waits for a certificate also where a session is resumed, and it asked for none (RFC 8446 §4.3.2).
+        if state == tls.State.SERVER_EXPECT_CERTIFICATE and self.session_resumed:
+            self._server_expect_finished()
+        else:
+            super()._set_state(state)
+
     def _server_handle_certificate(self, input_buf: Buffer) -> None:
         super()._server_handle_certificate(input_buf)
         self._check()

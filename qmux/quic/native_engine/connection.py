@@ -7,6 +7,8 @@ import itertools
 import socket
 from collections.abc import Callable
 
+import qmux_native
+
 from qmux import steering
 from qmux.pki.identity import Identity
 from qmux.quic.engine import (
@@ -34,6 +36,9 @@ class NativeConnection:
         self.number = next(_numbers)
         self.identity: Identity | None = None
         self.is_closed = False
+        self.resumed = False
+        self.early_data_accepted = False
+        self.on_ticket: Callable[[qmux_native.Ticket, int], None] = lambda *_: None
         self.on_closed: Callable[[NativeConnection], None] = lambda _: None
         self._core = driver.core
         self._driver = driver
@@ -102,9 +107,9 @@ class NativeConnection:
 
     # --- what the core tells ---
 
-    def connected(self, identity: Identity | None) -> None:
+    def connected(self, identity: Identity | None, resumed: bool, early_data: bool) -> None:
         """The handshake is confirmed."""
-        self.identity = identity
+        self.identity, self.resumed, self.early_data_accepted = identity, resumed, early_data
         if self._handler is not None:
             self._handler.connected()
 
@@ -128,6 +133,11 @@ class NativeConnection:
         """RESET_STREAM or STOP_SENDING: with QMux one always goes with the other, and the core closed both."""
         if (stream := self._streams.pop(stream_id, None)) is not None:
             stream.fail(StreamError(code))
+
+    def ticket_received(self, ticket: qmux_native.Ticket) -> None:
+        """Another connection may resume this session, at the same worker."""
+        if (lane := self.peer_slot) is not None:
+            self.on_ticket(ticket, lane)
 
     def datagram_received(self, data: bytes) -> None:
         """A DATAGRAM frame."""
@@ -160,6 +170,11 @@ class NativeConnection:
             raise StreamLimit
         stream = self._streams[stream_id] = NativeStream(self, stream_id)
         return stream
+
+    @property
+    def may_write_early(self) -> bool:
+        """See ``qmux.quic.engine.Connection.may_write_early``."""
+        return not self.is_closed and self._core.may_write_early(self._handle)
 
     @property
     def peer_address(self) -> tuple[str, int]:

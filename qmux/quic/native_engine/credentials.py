@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 
+import qmux_native
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from qmux.errors import CertificateError
 from qmux.messages import Material
 from qmux.pki.bundle import parse
 from qmux.pki.identity import Identity
@@ -31,6 +33,26 @@ class Credentials:
         """On a server: who is this client? Raises CertificateRejected."""
         return lambda chain: identity(chain, self._cas, datetime.datetime.now(datetime.UTC))
 
-    def server_verifier(self, name: str) -> Callable[[Sequence[bytes]], None]:
-        """On a client: is this the server called ``name``? Raises CertificateRejected."""
+    def server_verifier(self, name: str) -> Callable[[Sequence[bytes]], int]:
+        """On a client: is this the server called ``name``, and until when? Raises CertificateRejected."""
         return lambda chain: verify_server(chain, self._cas, name, datetime.datetime.now(datetime.UTC))
+
+
+class ClientContext:
+    """What connections share that may resume each other's sessions: rustls wants the very same objects. ``expires_at``:
+    the end of the newest server certificate that was accepted. Raises CertificateError.
+    """
+
+    def __init__(self, credentials: Credentials, server_name: str) -> None:
+        verify = credentials.server_verifier(server_name)
+        self.expires_at = 0.0
+
+        def accept(chain: Sequence[bytes]) -> None:
+            self.expires_at = verify(chain)
+
+        try:
+            self.core = qmux_native.Client(
+                chain=credentials.chain, key=credentials.key, alpn=credentials.alpn, verify=accept
+            )
+        except ValueError as error:  # a key that rustls does not take
+            raise CertificateError(str(error)) from None

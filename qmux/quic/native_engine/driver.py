@@ -47,6 +47,7 @@ class Driver:
             qmux_native.RELAY_DONE: self._relay_done,
             qmux_native.USERS_CHANGED: self._users_changed,
             qmux_native.USER_ENDED: self._user_ended,
+            qmux_native.TICKET: self._ticket,
         }
 
     def wake(self) -> None:
@@ -111,9 +112,13 @@ class Driver:
         if (accept := self._acceptors.get(endpoint)) is not None:
             accept(connection, (host, port))
 
-    def _connected(self, connection: int, identity: Any) -> None:
+    def _connected(self, connection: int, identity: Any, resumed: bool, early_data: bool) -> None:
         if (found := self.connections.get(connection)) is not None:
-            found.connected(identity)
+            found.connected(identity, resumed, early_data)
+
+    def _ticket(self, connection: int, ticket: qmux_native.Ticket) -> None:
+        if (found := self.connections.get(connection)) is not None:
+            found.ticket_received(ticket)
 
     def _stream_opened(self, connection: int, stream: int, dialled_s: float) -> None:
         if (found := self.connections.get(connection)) is not None:

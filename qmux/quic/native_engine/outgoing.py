@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+from typing import NamedTuple
 
-from qmux.errors import CertificateError
+import qmux_native
+
 from qmux.quic.engine import ConnectConfig, ConnectionHandler
 from qmux.quic.native_engine.connection import NativeConnection
-from qmux.quic.native_engine.credentials import Credentials
+from qmux.quic.native_engine.credentials import ClientContext, Credentials
 from qmux.quic.native_engine.driver import Driver
+from qmux.quic.tickets import Server, Ticket
 
 SOCKET_BUFFER_BYTES = 4 << 20
 """Asked for; the kernel gives what ``rmem_max`` and ``wmem_max`` allow."""
@@ -18,33 +21,61 @@ def connect(
     address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler, driver: Driver
 ) -> NativeConnection:
     """See ``qmux.quic.engine.Engine.connect``."""
-    credentials = Credentials(config.material)
+    resuming = _Resuming(address, config)
     sock = _open_socket(address)
     peer = sock.getpeername()
-    try:
-        handle = driver.core.connect(
-            fd=sock.detach(),
-            host=peer[0].partition("%")[0],
-            port=peer[1],
-            scope_id=peer[3] if len(peer) > 2 else 0,
-            chain=credentials.chain,
-            key=credentials.key,
-            alpn=credentials.alpn,
-            verify=credentials.server_verifier(config.server_name),
-            server_name=config.server_name,
-            lane=config.lane,
-            idle_timeout_s=config.idle_timeout_s,
-            keep_alive_s=config.keep_alive_s,
-            handshake_timeout_s=config.handshake_timeout_s,
-            max_streams=config.max_streams,
-            stream_window_bytes=config.stream_window_bytes,
-        )
-    except ValueError as error:  # a key that rustls does not take
-        raise CertificateError(str(error)) from None
+    handle = driver.core.connect(
+        fd=sock.detach(),
+        host=peer[0].partition("%")[0],
+        port=peer[1],
+        scope_id=peer[3] if len(peer) > 2 else 0,
+        client=resuming.context.core,
+        ticket=resuming.ticket,
+        server_name=config.server_name,
+        lane=resuming.lane,
+        idle_timeout_s=config.idle_timeout_s,
+        keep_alive_s=config.keep_alive_s,
+        handshake_timeout_s=config.handshake_timeout_s,
+        max_streams=config.max_streams,
+        stream_window_bytes=config.stream_window_bytes,
+    )
     connection = NativeConnection(driver, handle, peer[:2])
     connection.set_handler(handler)
+    connection.on_ticket = resuming.keep
     driver.wake()
     return connection
+
+
+class _Resuming:
+    """The lane that a connection dials, as whom, with which ticket; and where the tickets go that it gets."""
+
+    def __init__(self, address: tuple[str, int], config: ConnectConfig) -> None:
+        self._server = Server(address, config.server_name)
+        self._config = config
+        self.lane = config.lane
+        self.ticket: qmux_native.Ticket | None = None
+        found = None
+        if config.tickets is not None:
+            self.lane, found = config.tickets.take(self._server, config.lane, config.material)
+        if found is None:
+            self.context = ClientContext(Credentials(config.material), config.server_name)
+        else:
+            assert isinstance(found.session, _Session), "a store belongs to one engine"
+            self.context, self.ticket = found.session
+
+    def keep(self, ticket: qmux_native.Ticket, lane: int) -> None:
+        """The worker of ``lane`` issued ``ticket``."""
+        if self._config.tickets is not None:
+            session = _Session(self.context, ticket)
+            kept = Ticket(session, self._config.material, self.context.expires_at)
+            self._config.tickets.put(self._server, lane, kept)
+
+
+class _Session(NamedTuple):
+    """A session to resume, for the store."""
+
+    context: ClientContext
+    ticket: qmux_native.Ticket
 
 
 def _open_socket(address: tuple[str, int]) -> socket.socket:
