@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from loadtest import processes
-from loadtest.backends import Backend
+from loadtest.backends import READY_S, RETRY_S, Backend
 from loadtest.paths import NetworkPath
 from loadtest.system import Addresses, BackendKind, Setup, StartFailed, System
 
@@ -33,7 +34,7 @@ def backends(stack: contextlib.ExitStack, directory: Path, path: NetworkPath, ki
 
 
 def system(stack: contextlib.ExitStack, made: System, setup: Setup, behind: Backends) -> Running:
-    """Start a system that was made with ``setup``, and wait until every backend answers through it.
+    """Start a system that was made with ``setup``; wait until it is complete and every backend answers through it.
 
     ``stack`` ends it. Raises StartFailed, with the end of its logs.
     """
@@ -42,9 +43,20 @@ def system(stack: contextlib.ExitStack, made: System, setup: Setup, behind: Back
     try:
         for kind, backend in behind.items():
             backend.wait_through(addresses[kind], setup.path.users, made)
+        _wait_until_complete(made)
     except StartFailed as error:
         raise StartFailed(f"{made.name} on {setup.path.name}: {error}{processes.logs(setup.directory)}") from None
     return Running(made, addresses)
+
+
+def _wait_until_complete(made: System) -> None:
+    deadline = time.monotonic() + READY_S
+    while not made.is_complete():
+        if ended := made.ended():
+            raise StartFailed(ended)
+        if time.monotonic() > deadline:
+            raise StartFailed(f"not all of its processes serve after {READY_S:.0f} s")
+        time.sleep(RETRY_S)
 
 
 def folder(directory: Path, name: str) -> Path:

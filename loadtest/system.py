@@ -61,6 +61,10 @@ class System(Protocol):
         """
         ...
 
+    def is_complete(self) -> bool:
+        """Whether every process serves, not only the one that answered first: from here on it is idle."""
+        ...
+
     def stop(self) -> None:
         """End every process that ``start`` began. Also after a failed ``start``."""
         ...

@@ -23,6 +23,9 @@ class Started:
     def missing(cls) -> str:
         return processes.missing(*cls.programs)
 
+    def is_complete(self) -> bool:
+        return True
+
     def stop(self) -> None:
         self._group.stop()
 

@@ -25,6 +25,9 @@ WORKER = ["-m", "qmux.worker"]
 SIDES = ("server", "client")
 """In the order of ``pids()``."""
 
+MAX_LANES = 16
+"""Connections of one client worker to one server, with ``lanes = "auto"`` (docs/configuration.md)."""
+
 SERVER = """
 [server]
 bundle = "{bundle}"
@@ -90,6 +93,20 @@ class Qmux(Started):
         self._daemon(service, "qmuxc", CLIENT.format(**values), CLIENT_SERVICE, backends)
         return binds
 
+    def is_complete(self) -> bool:
+        """All workers of both ends are ready, and every client worker has its connection to every server worker."""
+        try:
+            server, client = (self.status(side) for side in SIDES)
+        except UnreachableError:
+            return False
+        workers, client_workers = self._setup.workers, self._setup.client_workers
+        connections = sum(session["connections"] for session in server["clients"])
+        return (
+            _ready(server) == workers
+            and _ready(client) == client_workers
+            and connections == min(workers, MAX_LANES) * client_workers
+        )
+
     def worker_pids(self) -> list[int]:
         tree = processes.with_descendants(self.pids())
         return [pid for pid in tree if _has(processes.command_line(pid), WORKER)]
@@ -145,6 +162,10 @@ class QmuxAioquic(Qmux):
 
     name = "qmux-aioquic"
     engine = "aioquic"
+
+
+def _ready(status: dict[str, Any]) -> int:
+    return sum(process["slot"] >= 0 and process["state"] == "ready" for process in status["workers"])
 
 
 def _script(name: str) -> str:
