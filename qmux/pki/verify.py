@@ -38,7 +38,9 @@ class CertificateRejected(CertificateError):
 
 
 def identity(chain: Sequence[bytes], cas: Sequence[x509.Certificate], now: datetime.datetime) -> Identity:
-    """Who the client with this chain (DER, leaf first) is. Raises CertificateRejected."""
+    """Who the client with this chain (DER, leaf first) is: asked in a full handshake, and again before a session of its
+    is resumed. Raises CertificateRejected.
+    """
     leaf, intermediates = _parse(chain)
     verifier = PolicyBuilder().store(Store(list(cas))).time(now).max_chain_depth(MAX_CHAIN - 1).build_client_verifier()
     try:

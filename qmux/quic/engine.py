@@ -282,6 +282,13 @@ class Connection(Protocol):
         ...
 
 
+def handshake_of(connection: Connection) -> str:
+    """How a connected one came about, for the log; "resumed early": with 0-RTT."""
+    if not connection.resumed:
+        return "full"
+    return "resumed early" if connection.early_data_accepted else "resumed"
+
+
 Acceptor = Callable[[Connection], ConnectionHandler]
 """Called by a server endpoint for a new connection, before its handshake is complete."""
 

@@ -21,6 +21,7 @@ from qmux.protocol.frames import AppCode, Offered, Register
 from qmux.protocol.values import MAX_NAME
 from qmux.quic.choose import load_engine
 from qmux.quic.engine import ConnectConfig
+from qmux.quic.tickets import Tickets
 from qmux.tasks import TaskSet
 from qmux.worker import resolving
 from qmux.worker.backoff import Backoff
@@ -60,6 +61,7 @@ class ClientWorker:
         self.once = self._config.once
         self._offers = Offers(self._config.services, STREAM_WINDOW_BYTES, self._engine)
         self._offers.on_change = self._load_changed
+        self._tickets = Tickets()
         self._tasks = TaskSet()
         self._resolvers: dict[ServerAddress, asyncio.Task[None]] = {}
         self._links: dict[tuple[ServerAddress, tuple[str, int]], ServerLink] = {}
@@ -193,6 +195,7 @@ class ClientWorker:
             handshake_timeout_s=self._config.connect_timeout_s,
             max_streams=FIRST_MAX_STREAMS,
             stream_window_bytes=STREAM_WINDOW_BYTES,
+            tickets=None if is_probe else self._tickets,  # a probe must not use up what the session's lanes need
         )
         try:
             handler.attach(self._engine.connect(link.address, config, handler))

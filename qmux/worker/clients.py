@@ -12,7 +12,7 @@ from qmux.pool.candidates import SessionKey
 from qmux.pool.rows import Row, RowState
 from qmux.protocol.frames import AppCode, Drain, Frame, Heartbeat, Lanes, Register, StreamType
 from qmux.protocol.sessions import ServerSession
-from qmux.quic.engine import CloseKind, CloseReason, Connection, ConnectionLost, Stream, StreamError
+from qmux.quic.engine import CloseKind, CloseReason, Connection, ConnectionLost, Stream, StreamError, handshake_of
 from qmux.relay.frames import read_stream_type
 from qmux.tasks import TaskSet
 from qmux.worker import registration
@@ -180,6 +180,7 @@ class ClientConnection:
                 "services": ",".join(o.service for o in offers),
                 "instance": register.client_id,
                 "version": register.version,
+                "handshake": handshake_of(self.connection),
             },
         )
 

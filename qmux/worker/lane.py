@@ -74,6 +74,7 @@ class LaneConnection:
         self._address = address
         self._timeout_s = timeout_s
         self._connection: Connection | None = None
+        self._started = False
         self._control: Stream | None = None
         self._session = ClientSession()
         self._tasks = TaskSet()
@@ -82,8 +83,12 @@ class LaneConnection:
         self._register_timer: asyncio.TimerHandle | None = None
 
     def attach(self, connection: Connection) -> None:
-        """The connection that this is the handler of."""
+        """The connection that this is the handler of. Where it resumes a session, the registration goes out with its
+        first packets: it may come twice, and at a server it counts from the confirmed handshake on.
+        """
         self._connection = connection
+        if connection.may_write_early:
+            self._start()
 
     @property
     def connection(self) -> Connection:
@@ -117,7 +122,8 @@ class LaneConnection:
     def connected(self) -> None:
         """See ``ConnectionHandler``."""
         self._register_timer = asyncio.get_running_loop().call_later(self._timeout_s, self._not_registered)
-        self._tasks.start(self._run(), f"control of connection {self.connection.number}")
+        if not self._started:
+            self._start()
 
     def stream_opened(self, stream: Stream) -> None:
         """See ``ConnectionHandler``."""
@@ -138,6 +144,10 @@ class LaneConnection:
             self.ended.set_result(reason)
 
     # --- the control stream ---
+
+    def _start(self) -> None:
+        self._started = True
+        self._tasks.start(self._run(), f"control of connection {self.connection.number}")
 
     async def _run(self) -> None:
         try:

@@ -10,7 +10,7 @@ from qmux.config.schema import ServerAddress
 from qmux.pool.rows import ServerLink as LinkRow
 from qmux.protocol import reasons
 from qmux.protocol.frames import AppCode, Lanes, RegisterAck, RejectCode
-from qmux.quic.engine import CloseKind, CloseReason
+from qmux.quic.engine import CloseKind, CloseReason, handshake_of
 from qmux.tasks import TaskSet
 from qmux.worker.backoff import Backoff
 from qmux.worker.dialer import Dialer
@@ -118,7 +118,12 @@ class ServerLink:
             self._now("registered")
             log.info(
                 "registered at server",
-                extra={"server": self, "lanes": len(first.ack.lanes), "version": first.ack.version},
+                extra={
+                    "server": self,
+                    "lanes": len(first.ack.lanes),
+                    "version": first.ack.version,
+                    "handshake": handshake_of(first.connection),
+                },
             )
             for name in first.left_out:
                 reason = reasons.rejected(RejectCode.UNKNOWN_SERVICE, "")
@@ -264,6 +269,8 @@ class ServerLink:
         if existing is not None and existing.is_usable and outcome.lane != number:
             lane.close(AppCode.SURPLUS, "another worker answered for this lane")
             return None
+        fields = {"server": self, "lane": outcome.lane, "handshake": handshake_of(lane.connection)}
+        log.debug("lane connected", extra=fields)
         self._hold(outcome.lane, lane)
         self._want(outcome.lanes)
         return lane if outcome.lane == number else None

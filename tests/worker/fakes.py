@@ -23,6 +23,8 @@ class FakeStream(fakes.FakeStream):
 class FakeConnection(fakes.FakeConnection):
     """Closing it is told to the handler, as the engine does."""
 
+    may_write_early = False  # a test may say so
+
     def __init__(self) -> None:
         super().__init__()
         self.handler: LaneConnection | None = None
@@ -68,9 +70,17 @@ class FakeUsers:
 
 def lane_on(connection: FakeConnection, timeout_s: float = 3.0, users: FakeUsers | None = None) -> LaneConnection:
     """A lane whose handshake is complete."""
+    lane = unconnected_lane(connection, timeout_s, users)
+    lane.connected()
+    return lane
+
+
+def unconnected_lane(
+    connection: FakeConnection, timeout_s: float = 3.0, users: FakeUsers | None = None
+) -> LaneConnection:
+    """A lane whose handshake has just begun."""
     register = Register(bytes(16), "pod-1", (Offered("web"),), "1.0")
     lane = LaneConnection(register, users or FakeUsers(), "192.0.2.1:8443", timeout_s)
     lane.attach(connection)
     connection.handler = lane
-    lane.connected()
     return lane

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from qmux.protocol.codec import encode
 from qmux.protocol.frames import AppCode, Lanes
 from qmux.worker.failures import Failure
 from tests.aio import run, until
-from tests.worker.fakes import ACK, FakeConnection, lane_on
+from tests.worker.fakes import ACK, FakeConnection, lane_on, unconnected_lane
 
 
 def test_lanes_that_follow_the_ack_at_once_are_not_lost() -> None:
@@ -51,6 +53,39 @@ def test_a_server_that_never_reads() -> None:
         for _ in range(200):
             lane.drain(1.0)
         assert connection.closed_with == (AppCode.PROTOCOL_ERROR, "the control stream is not read")
+        await lane.close_tasks()
+
+    run(main())
+
+
+def test_a_registration_goes_out_early_and_once() -> None:
+    """Where a session is resumed; the answer counts from the confirmed handshake on."""
+
+    async def main() -> None:
+        connection = FakeConnection()
+        connection.may_write_early = True
+        lane = unconnected_lane(connection)
+        await until(lambda: connection.streams and connection.streams[0].sent)
+        connection.may_write_early = False
+        lane.connected()
+        connection.streams[0].peer_sends(ACK)
+        assert await lane.registered == ACK
+        assert len(connection.streams) == 1
+        connection.close(0, "done")
+        await lane.close_tasks()
+
+    run(main())
+
+
+def test_a_registration_waits_for_a_full_handshake() -> None:
+    async def main() -> None:
+        connection = FakeConnection()
+        lane = unconnected_lane(connection)
+        await asyncio.sleep(0)
+        assert not connection.streams
+        lane.connected()
+        await until(lambda: connection.streams and connection.streams[0].sent)
+        connection.close(0, "done")
         await lane.close_tasks()
 
     run(main())
