@@ -55,12 +55,14 @@ def test_json_says_the_same(folder: Path) -> None:
     assert good == {"file": "good.toml", "ok": True, "errors": [], "warnings": []}
 
 
-def test_an_engine_that_is_not_here_is_found(folder: Path) -> None:
+def test_an_engine_that_cannot_run_here_is_found(folder: Path) -> None:
+    (folder / "qmux_native.py").write_text('__version__ = "0.0.7"')
+    env = {"PYTHONPATH": str(folder)}
     (folder / "native.toml").write_text(GOOD.replace("[services", 'engine = "native"\n[services', 1))
     for arguments in (("qmux", "check", "native.toml"), ("qmuxd", "-c", "native.toml", "--check")):
-        done = run(*arguments, cwd=folder)
+        done = run(*arguments, cwd=folder, env=env)
         assert (done.returncode, done.stdout) == (3, "")
-        assert 'engine = "native": qmux_native is not installed' in done.stderr
+        assert 'engine = "native": qmux_native 0.0.7 is installed, this is QMux' in done.stderr
         assert "1 error in " in done.stderr
 
 
