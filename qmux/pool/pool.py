@@ -37,6 +37,7 @@ class Pool:
     """Rows by owner (slot), and the sessions that they make up by service.
 
     ``on_change`` is called after each change of the view: rows of ours or of others, and counts of users.
+    ``take_touched`` says which services it was about.
     """
 
     def __init__(self, slot: int, epoch: int) -> None:
@@ -56,6 +57,8 @@ class Pool:
         self._gone: dict[int, None] = {}
         self._active_changed = False
         self._pass_from = 0
+        self._touched: set[str] = set()
+        self.is_urgent = False
 
     # --- our own rows ---
 
@@ -87,6 +90,7 @@ class Pool:
         if self._active[self.slot].get(service) != count:
             self._active[self.slot][service] = count
             self._active_changed = True
+            self._touched.add(service)
             self.on_change()
 
     # --- publication ---
@@ -137,6 +141,7 @@ class Pool:
             changed |= self._store(slot, row)
         if self._active.get(slot) != message.active:
             self._active[slot] = message.active
+            self._touched.update(message.active)
             changed = True
         if isinstance(message, Pass):
             self._heard_at[slot] = now
@@ -181,9 +186,17 @@ class Pool:
             return
         session = self._sessions[row.principal, row.session]
         session.expect((slot, key), now + EXPECTED_S)
+        self._touched.update(session.offers)
         self._expected.append((now + EXPECTED_S, session, (slot, key)))
 
     # --- the view ---
+
+    def take_touched(self) -> set[str]:
+        """Services whose sessions or counts changed since the last call. ``is_urgent``: a connection of one of them
+        is worse than it was, or gone.
+        """
+        touched, self._touched, self.is_urgent = self._touched, set(), False
+        return touched
 
     def sessions(self, service: str, now: float | None = None) -> Sequence[Candidate]:
         """Every session that offers ``service``, with its load and its connections. ``now``: expectations end by it."""
@@ -229,6 +242,10 @@ class Pool:
             session = self._sessions[key] = Candidate(key)
         offered = session.offers
         session.store(slot, row)
+        self._touched.update(session.offers)
+        self._touched.update(offered)
+        if previous is not None and previous.state != row.state:
+            self.is_urgent = True
         self._index(session, offered)
         return True
 
@@ -240,6 +257,9 @@ class Pool:
         session = self._sessions[row.principal, row.session]
         offered = session.offers
         session.drop(slot, row_key)
+        self._touched.update(offered)
+        self._touched.update(session.offers)
+        self.is_urgent = True
         if not session.connections:
             del self._sessions[session.key]
         self._index(session, offered)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -28,7 +28,7 @@ class Choice(msgspec.Struct, frozen=True):
     key: int
 
 
-class _Class(msgspec.Struct):
+class SessionClass(msgspec.Struct):
     """Sessions that are equally good but for their load; ``rank``: of the connections to use."""
 
     rank: int
@@ -44,7 +44,7 @@ class Selector:
         self._rng = rng or random.Random()
         self._credit: dict[SessionKey, float] = {}
         self._turn = self._rng.randrange(1 << 30)
-        policies: dict[str, Callable[[_Class, str], Candidate]] = {
+        policies: dict[str, Callable[[SessionClass, str], Candidate]] = {
             "least-connections": self._least_connections,
             "round-robin": self._round_robin,
             "random-two-choices": self._two_choices,
@@ -67,9 +67,13 @@ class Selector:
         chosen = self._policy(best, source) if len(best.candidates) > 1 else best.candidates[0]
         return self._connection_of(chosen, best.rank, reachable)
 
+    def best_class(self, candidates: Sequence[Candidate], usable: Callable[[int], bool]) -> SessionClass | None:
+        """Those among whom ``choose`` would choose."""
+        return self._best_class(candidates, (), _Reachable(self._slot, usable))
+
     def _best_class(
         self, candidates: Sequence[Candidate], exclude: Collection[SessionKey], reachable: _Reachable
-    ) -> _Class | None:
+    ) -> SessionClass | None:
         """Ready sessions, else ready backups, else suspect ones, else suspect backups; never draining ones."""
         service = self._service
         classes: tuple[list[Candidate], ...] = ([], [], [], [])
@@ -81,24 +85,25 @@ class Selector:
             if len(slots) < len(candidate.slots):
                 rank = min(candidate.best[slot][0] for slot in slots)
             classes[2 * rank + candidate.offers[service].backup].append(candidate)
-        return next((_Class(at // 2, sessions) for at, sessions in enumerate(classes) if sessions), None)
+        return next((SessionClass(at // 2, sessions) for at, sessions in enumerate(classes) if sessions), None)
 
     def _connection_of(self, chosen: Candidate, rank: int, reachable: _Reachable) -> Choice:
         """Its best connection here if that is of this rank, else the one at another worker, each in turn."""
         best = chosen.best
-        if self._is_here(chosen, rank):
+        if self.is_here(chosen, rank):
             return Choice(chosen.key, self._slot, best[self._slot][1])
         slots = sorted(slot for slot in reachable[chosen.slots] if best[slot][0] == rank)
-        slot = slots[self._next_turn() % len(slots)]
+        slot = slots[self.next_turn() % len(slots)]
         return Choice(chosen.key, slot, best[slot][1])
 
-    def _is_here(self, candidate: Candidate, rank: int) -> bool:
+    def is_here(self, candidate: Candidate, rank: int) -> bool:
+        """Whether its best connection to this worker is of this rank."""
         best = candidate.best.get(self._slot)
         return best is not None and best[0] == rank
 
     # --- policies ---
 
-    def _least_connections(self, among: _Class, _: str) -> Candidate:
+    def _least_connections(self, among: SessionClass, _: str) -> Candidate:
         return self._cheapest(among.candidates, among.rank)
 
     def _cheapest(self, candidates: Sequence[Candidate], rank: int) -> Candidate:
@@ -114,17 +119,16 @@ class Selector:
         # The widest tolerance that any has, so that few are looked at more closely.
         limit = lowest + max(TIE_CONNECTIONS, lowest * TIE_SHARE)
         near = [(cost, candidate) for cost, candidate in zip(costs, candidates, strict=True) if cost <= limit]
-        tied = [(cost, each) for cost, each in near if self._is_here(each, rank) and self._ties(cost, each, lowest)]
+        tied = [
+            (cost, each) for cost, each in near if self.is_here(each, rank) and ties(cost, lowest, self._weight(each))
+        ]
         if tied:
             near = [(each.held.get(self._slot, 0) / self._weight(each), each) for _, each in tied]
             lowest = min(given for given, _ in near)
         equal = [each for cost, each in near if cost <= lowest]
-        return equal[self._next_turn() % len(equal)]
+        return equal[self.next_turn() % len(equal)]
 
-    def _ties(self, cost: float, candidate: Candidate, lowest: float) -> bool:
-        return cost <= lowest + max(TIE_CONNECTIONS / self._weight(candidate), lowest * TIE_SHARE)
-
-    def _round_robin(self, among: _Class, _: str) -> Candidate:
+    def _round_robin(self, among: SessionClass, _: str) -> Candidate:
         """Smooth weighted round-robin: each gains its weight, the richest is served and pays the sum. A session begins
         with a random credit, so that workers do not all begin with the same one.
         """
@@ -143,7 +147,21 @@ class Selector:
         credit[chosen.key] -= total
         return chosen
 
-    def _two_choices(self, among: _Class, _: str) -> Candidate:
+    def in_turn(self, among: SessionClass) -> Candidate:
+        """Whose turn it is by round-robin."""
+        return self._round_robin(among, "")
+
+    def take_back(self, chosen: Collection[SessionKey], weights: Mapping[SessionKey, int]) -> None:
+        """These choices by ``in_turn`` are not carried out; ``weights`` of all among whom they were made."""
+        total = sum(weights.values())
+        for key, weight in weights.items():
+            if key in self._credit:
+                self._credit[key] -= weight * len(chosen)
+        for key in chosen:
+            if key in self._credit:
+                self._credit[key] += total
+
+    def _two_choices(self, among: SessionClass, _: str) -> Candidate:
         """The cheaper of two that are drawn by weight: drawn evenly, a heavy one would not come up often enough."""
         first = self._draw(among.candidates)
         second = self._draw([candidate for candidate in among.candidates if candidate is not first])
@@ -153,7 +171,7 @@ class Selector:
         weights = itertools.accumulate(map(self._weight, candidates))
         return self._rng.choices(candidates, cum_weights=list(weights))[0]
 
-    def _source_hash(self, among: _Class, source: str) -> Candidate:
+    def _source_hash(self, among: SessionClass, source: str) -> Candidate:
         """Weighted rendezvous hashing: a user moves only when the session that it was on leaves."""
         user, service, log = spread_hash(source.rpartition(":")[0].encode()), self._service, math.log
         highest, chosen = -math.inf, among.candidates[0]
@@ -167,9 +185,15 @@ class Selector:
     def _weight(self, candidate: Candidate) -> int:
         return candidate.offers[self._service].weight
 
-    def _next_turn(self) -> int:
+    def next_turn(self) -> int:
+        """Counts from a random start: equal ones take turns, and not the same one begins at every worker."""
         self._turn += 1
         return self._turn
+
+
+def ties(cost: float, lowest: float, weight: int) -> bool:
+    """Whether a load for its weight is as good as the lowest one."""
+    return cost <= lowest + max(TIE_CONNECTIONS / weight, lowest * TIE_SHARE)
 
 
 class _Reachable(dict[frozenset[int], frozenset[int]]):

@@ -23,6 +23,40 @@ def in_order(pool: Pool) -> list[tuple[int, Row]]:
     return sorted(pool.rows(), key=lambda place: (place[0], place[1].key))
 
 
+# --- what a change was about ---
+
+
+def test_touched_services_are_named_once() -> None:
+    pool = Pool(0, 1)
+    pool.add(row(1, offers=(Offer("a"), Offer("b"))))
+    assert (pool.take_touched(), pool.take_touched()) == ({"a", "b"}, set())
+    pool.update(1, active=1)
+    pool.set_active("c", 1)
+    assert pool.take_touched() == {"a", "b", "c"}
+    pool.update(1, offers=(Offer("a"),))
+    assert pool.take_touched() == {"a", "b"}
+    pool.receive(Delta(1, 1, (row(7, "pod-2", offers=(Offer("d"),)),), (), {"e": 1}), 0.0)
+    assert pool.take_touched() == {"d", "e"}
+    pool.expect(1, 7, 0.0)
+    assert pool.take_touched() == {"d"}
+    pool.forget(1, 1)
+    pool.remove(1)
+    assert pool.take_touched() == {"a", "d"}
+
+
+def test_only_what_makes_a_session_worse_is_urgent() -> None:
+    pool = Pool(0, 1)
+    pool.add(row(1))
+    pool.update(1, active=5, rtt_ms=9.0)
+    assert not pool.is_urgent
+    pool.update(1, state="suspect")
+    assert pool.is_urgent
+    pool.take_touched()
+    assert not pool.is_urgent
+    pool.remove(1)
+    assert pool.is_urgent
+
+
 # --- what is published ---
 
 
