@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
@@ -51,10 +53,22 @@ async def attempt(connection: Connection, request: NewConn, early: bytes, deadli
         return AttemptResult(Outcome.FULL, "the client allows no more streams on this connection")
     except ConnectionLost as error:
         return AttemptResult(Outcome.LOST, str(error))
+    head = encode_stream_type(StreamType.TCP) + encode(request) + early
+    return await _answer_to(_ask(stream, head), stream, time.monotonic(), deadline)
+
+
+async def go_on(stream: Stream, began_at: float, deadline: float) -> AttemptResult:
+    """Wait on for the answer to a request that the engine sent at ``began_at``."""
+    return await _answer_to(_ask(stream, b""), stream, began_at, deadline)
+
+
+async def _answer_to(
+    question: Coroutine[Any, Any, AttemptResult], stream: Stream, began_at: float, deadline: float
+) -> AttemptResult:
     # Owned by this call: it has ended when this returns.
-    asking = asyncio.ensure_future(_ask(stream, request, early))
+    asking = asyncio.ensure_future(question)
     try:
-        outcome = await _wait(asking, connection, deadline)
+        outcome = await _wait(asking, stream.connection, AttemptClock(began_at), deadline)
         if outcome is None:
             return asking.result()
     except BaseException:  # the user is gone, or the worker stops
@@ -68,9 +82,10 @@ async def attempt(connection: Connection, request: NewConn, early: bytes, deadli
     return outcome
 
 
-async def _wait(asking: asyncio.Future[AttemptResult], connection: Connection, deadline: float) -> AttemptResult | None:
+async def _wait(
+    asking: asyncio.Future[AttemptResult], connection: Connection, clock: AttemptClock, deadline: float
+) -> AttemptResult | None:
     """None when ``asking`` has the answer."""
-    clock = AttemptClock(time.monotonic())
     while not asking.done():
         now = time.monotonic()
         pto_s = connection.stats().pto_s
@@ -87,10 +102,11 @@ async def _wait(asking: asyncio.Future[AttemptResult], connection: Connection, d
     return None
 
 
-async def _ask(stream: Stream, request: NewConn, early: bytes) -> AttemptResult:
+async def _ask(stream: Stream, head: bytes) -> AttemptResult:
     decoder = FrameDecoder({ConnReady, ConnRefused})
     try:
-        await stream.write(encode_stream_type(StreamType.TCP) + encode(request) + early)
+        if head:
+            await stream.write(head)
         answer = await read_frame(stream, decoder)
     except StreamError as error:
         return AttemptResult(Outcome.LOST, str(error))
@@ -103,5 +119,10 @@ async def _ask(stream: Stream, request: NewConn, early: bytes) -> AttemptResult:
         return AttemptResult(Outcome.READY, stream=stream)
     stream.abort(AppCode.NONE)
     assert isinstance(answer, ConnRefused), "the decoder allows nothing else"
+    return refused(answer)
+
+
+def refused(answer: ConnRefused) -> AttemptResult:
+    """What a client's refusal means."""
     reason = f"{answer.code}: {answer.reason}" if answer.reason else answer.code
     return AttemptResult(Outcome.REFUSED, reason, is_passing=answer.code in _PASSING)

@@ -10,7 +10,7 @@ import pytest
 
 from qmux.protocol.attempt import MIN_PING_INTERVAL_S, MIN_SILENCE_S
 from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, Heartbeat, NewConn, StreamType
-from qmux.relay.attempt import AttemptResult, Outcome, attempt
+from qmux.relay.attempt import AttemptResult, Outcome, attempt, go_on
 from tests.aio import run, until
 from tests.relay import fakes
 from tests.relay.fakes import FakeConnection, FakeStream
@@ -244,6 +244,45 @@ def test_a_defect_below_frees_the_stream_and_is_not_hidden() -> None:
         connection = FakeConnection()
         with pytest.raises(RuntimeError, match="a defect"):
             await tried(connection, act)
+        assert connection.streams[0].aborted == AppCode.CANCELLED
+
+    run(main())
+
+
+# --- an attempt that the engine began ---
+
+
+async def gone_on_with(connection: FakeConnection, began_s_ago: float, act: Act | None = None) -> AttemptResult:
+    now = time.monotonic()
+    trying = asyncio.ensure_future(go_on(connection.open_stream(), now - began_s_ago, now + 10))
+    if act is not None:
+        await act(connection.streams[0])
+    return await trying
+
+
+def test_what_the_engine_asked_is_not_asked_again() -> None:
+    async def act(stream: FakeStream) -> None:
+        stream.peer_sends(ConnReady())
+
+    async def main() -> None:
+        connection = FakeConnection()
+        result = await gone_on_with(connection, 0.1, act)
+        assert result == AttemptResult(Outcome.READY, stream=connection.streams[0])
+        assert connection.streams[0].sent == b""
+
+    run(main())
+
+
+def test_the_clock_of_the_engines_attempt_goes_on() -> None:
+    """The first PING was due when the engine gave up: silence is noticed by so much earlier."""
+
+    async def main() -> None:
+        connection = FakeConnection(answers_pings=False)
+        started = time.monotonic()
+        result = await gone_on_with(connection, 2 * MIN_PING_INTERVAL_S)
+        assert result.outcome is Outcome.SILENT
+        assert connection.pings >= 1
+        assert MIN_SILENCE_S <= time.monotonic() - started < MIN_SILENCE_S + 2 * MIN_PING_INTERVAL_S + 0.3
         assert connection.streams[0].aborted == AppCode.CANCELLED
 
     run(main())
