@@ -129,6 +129,9 @@ pub struct Conn {
     frames_asked: u64,
     asked_at: Option<Instant>,
     send_window: u64,
+    /// Of the peer's streams: how many may be open, and how many were when places were last announced.
+    max_streams: u64,
+    open_streams: u64,
 }
 
 impl Conn {
@@ -140,6 +143,7 @@ impl Conn {
         purse: Option<Arc<Purse>>,
         now: Instant,
     ) -> Self {
+        let max_streams = quic.max_concurrent_streams(Dir::Bi);
         Self {
             quic,
             handle,
@@ -161,6 +165,8 @@ impl Conn {
             frames_asked: 0,
             asked_at: None,
             send_window: SEND_WINDOW_BYTES,
+            max_streams,
+            open_streams: 0,
         }
     }
 
@@ -230,8 +236,23 @@ impl Conn {
     }
 
     pub fn raise_limits(&mut self, max_streams: u32) {
+        self.max_streams = max_streams.into();
         self.quic.set_max_concurrent_streams(Dir::Bi, max_streams.into());
         self.quic.set_receive_window(UNLIMITED);
+    }
+
+    /// quinn announces the places of streams that ended an eighth of all at a time. Where few are left that is too late:
+    /// somebody may wait for the next one.
+    pub fn announce_places(&mut self) {
+        let open = self.quic.streams().remote_open_streams(Dir::Bi);
+        let were_open = std::mem::replace(&mut self.open_streams, open);
+        let many = self.max_streams / 4 * 3;
+        if open >= many && (were_open < many || open < were_open) {
+            for count in [1, self.max_streams] {
+                let count = VarInt::from_u64(count).unwrap_or(VarInt::MAX);
+                self.quic.set_max_concurrent_streams(Dir::Bi, count); // an eighth of 1 is nothing
+            }
+        }
     }
 
     /// At a client, before it is connected: whether what it writes goes out with the first packets (0-RTT).

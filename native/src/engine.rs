@@ -290,6 +290,9 @@ impl Engine {
 
     /// Send what one connection has, a bounded part of it, and look what that led to.
     pub fn transmit_connection(&mut self, id: Id, now: Instant) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.announce_places();
+        }
         let mut more = true;
         for _ in 0..SEND_CALLS {
             more = self.transmit_once(id, now);

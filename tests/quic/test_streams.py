@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from qmux.quic.engine import ConnectionLost, StreamError, StreamLimit
+from qmux.quic.engine import ConnectionLost, Stream, StreamError, StreamLimit
 from tests.aio import until
-from tests.quic.harness import World, read_exactly
+from tests.quic.harness import Pair, World, read_exactly
 
 
 async def test_read_never_takes_more_than_asked(world: World) -> None:
@@ -111,15 +111,41 @@ async def test_streams_beyond_the_peers_limit_are_refused_until_one_closes(world
         pair.server.connection.open_stream()
     for _, theirs in opened:
         theirs.abort(0)
+    await until(lambda: opens(pair), what="a place for a new stream")
 
-    def opens() -> bool:
-        try:
-            pair.server.connection.open_stream()
-        except StreamLimit:
-            return False
-        return True
 
-    await until(opens, what="a place for a new stream")
+def opens(pair: Pair) -> bool:
+    """Whether the server may open another stream; then it does."""
+    try:
+        pair.server.connection.open_stream()
+    except StreamLimit:
+        return False
+    return True
+
+
+async def one_more(pair: Pair) -> tuple[Stream, Stream]:
+    """A stream, as soon as there is a place for it."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                return await pair.stream()
+            except StreamLimit:
+                await asyncio.sleep(0.005)
+
+
+async def test_of_many_streams_the_place_of_each_that_ended_is_free(world: World) -> None:
+    pair = await world.pair(max_streams=100)
+    for _ in range(10):  # an eighth is not announced at once
+        (await pair.stream())[1].abort(0)
+    opened = [await one_more(pair) for _ in range(100)]
+    assert not opens(pair)
+    for count in (1, 2, 5):
+        for _ in range(count):
+            _, theirs = opened.pop()
+            theirs.abort(0)
+        for _ in range(count):
+            await until(lambda: opens(pair), what="the place of one that ended")
+        assert not opens(pair)
 
 
 async def test_raise_limits_lets_the_peer_open_more(world: World) -> None:
