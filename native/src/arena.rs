@@ -69,6 +69,10 @@ impl<T> Arena<T> {
         })
     }
 
+    pub fn ids(&self) -> Vec<Id> {
+        self.iter().map(|(id, _)| id).collect()
+    }
+
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -14,7 +14,7 @@ use crate::arena::Id;
 use crate::cid;
 use crate::dial::Serving;
 use crate::engine::Engine;
-use crate::events::{Event, Reason};
+use crate::events::{Event, Outcome, Reason};
 use crate::recovery::{self, WatchedCubic};
 use crate::stream::Use;
 use crate::tickets::Purse;
@@ -441,6 +441,7 @@ impl Engine {
                 Use::Held(_) => {}
                 Use::Relay(relay) => self.relay_lost(relay),
                 Use::Newcomer(newcomer) => self.newcomer_gone(newcomer),
+                Use::Asking(asking) => self.asking_failed(asking, Outcome::Lost),
             }
         }
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {

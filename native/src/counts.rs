@@ -3,7 +3,7 @@
 //! Python makes a tally for each service and names it where it hands work over. A connection counts its users, those too
 //! who are not relayed yet. `USERS_CHANGED` says once that something is new, and not again until Python asks for it.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::arena::{Arena, Id};
 use crate::engine::Engine;
@@ -25,6 +25,8 @@ pub struct Count {
 struct Tally {
     /// The bytes of relays that have ended.
     count: Count,
+    /// Users of a server who wait for a client's answer.
+    asking: u64,
     tells_usual_ends: bool,
 }
 
@@ -38,9 +40,22 @@ pub struct User {
 #[derive(Default)]
 pub struct Counts {
     tallies: Arena<Tally>,
+    /// Users on all connections.
+    pub users: u64,
+    changed: Option<Changed>,
     /// `USERS_CHANGED` was told, and nobody has asked for another one.
     told: bool,
 }
+
+/// Where users came or went since somebody asked.
+#[derive(Default)]
+struct Changed {
+    conns: FxHashSet<Id>,
+    tallies: FxHashSet<Id>,
+}
+
+/// How many users a connection or a tally has, those included who are not relayed yet.
+pub type Numbers = Vec<(Id, u64)>;
 
 impl End {
     /// Both ends reached FIN, or one of them reset the connection: it went as somebody wanted it.
@@ -51,7 +66,7 @@ impl End {
 
 impl Counts {
     pub fn add(&mut self) -> Id {
-        self.tallies.insert(Tally { count: Count::default(), tells_usual_ends: false })
+        self.tallies.insert(Tally { count: Count::default(), asking: 0, tells_usual_ends: false })
     }
 
     pub fn tell_usual_ends(&mut self, tally: Id, tell: bool) {
@@ -63,6 +78,25 @@ impl Counts {
     /// What changes from now on is told again.
     pub fn expect_change(&mut self) {
         self.told = false;
+    }
+
+    /// Remember from now on where users come and go, for `changes`.
+    pub fn track(&mut self) {
+        self.changed.get_or_insert_default();
+    }
+
+    /// So many more, or fewer, wait for a client's answer.
+    pub fn asking(&mut self, tally: Id, change: i64) {
+        if let Some(counted) = self.tallies.get_mut(tally) {
+            counted.asking = counted.asking.saturating_add_signed(change);
+        }
+        self.changed(tally);
+    }
+
+    fn changed(&mut self, tally: Id) {
+        if let Some(changed) = &mut self.changed {
+            changed.tallies.insert(tally);
+        }
     }
 
     /// A relay of `user` has begun.
@@ -80,6 +114,10 @@ impl Engine {
         if let Some(conn) = self.conns.get_mut(conn) {
             conn.users = conn.users.saturating_add_signed(change);
         }
+        self.counts.users = self.counts.users.saturating_add_signed(change);
+        if let Some(changed) = &mut self.counts.changed {
+            changed.conns.insert(conn);
+        }
         if !std::mem::replace(&mut self.counts.told, true) {
             self.events.push(Event::UsersChanged);
         }
@@ -87,6 +125,7 @@ impl Engine {
 
     /// The relay of `user` has ended; with it the user is gone from `conn`.
     pub fn user_ended(&mut self, conn: Id, user: User, end: End, to_socket: u64, to_stream: u64) {
+        self.counts.changed(user.tally);
         if let Some(tally) = self.counts.tallies.get_mut(user.tally) {
             let count = &mut tally.count;
             count.active -= 1;
@@ -97,6 +136,14 @@ impl Engine {
             }
         }
         self.users_changed(conn, -1);
+    }
+
+    /// Of connections and of tallies, those where users came or went since the last call.
+    pub fn changes(&mut self) -> (Numbers, Numbers) {
+        let changed = self.counts.changed.as_mut().map(std::mem::take).unwrap_or_default();
+        let on = |&id: &Id| self.conns.get(id).map(|conn| (id, conn.users));
+        let of = |&id: &Id| self.counts.tallies.get(id).map(|tally| (id, tally.asking + tally.count.active));
+        (changed.conns.iter().filter_map(on).collect(), changed.tallies.iter().filter_map(of).collect())
     }
 
     /// Every tally as it is now, with the bytes of the relays that run.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn_proto::{Dir, ReadError, StreamId, VarInt};
 use rustc_hash::FxHashMap;
-use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::arena::Id;
 use crate::connection::Conn;
@@ -19,6 +19,7 @@ use crate::engine::{Engine, Tag};
 use crate::events::Event;
 use crate::frames::{self, Parsed};
 use crate::relay::{reset_on_close, Patience};
+use crate::sockets;
 use crate::stream::{Held, Use};
 use crate::timers::Timer;
 
@@ -30,11 +31,6 @@ const USERS_PER_TURN: usize = 32;
 
 /// Of most heads.
 const HEAD_BYTES: usize = 160;
-
-// `qmux.relay.sockets`
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 4;
 
 /// `qmux.protocol.frames.AppCode.TIMED_OUT`
 const TIMED_OUT: u32 = 0x13;
@@ -148,9 +144,7 @@ fn prepare(socket: &Socket, to: &SockAddr) -> io::Result<bool> {
     if to.is_unix() {
         return Ok(true);
     }
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
+    sockets::prepare(&SockRef::from(socket))?;
     Ok(socket.local_addr()?.as_socket() != to.as_socket())
 }
 

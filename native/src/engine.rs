@@ -1,4 +1,5 @@
-//! One epoll descriptor, and the turn behind it: sockets, timers, newcomers, relays, in that order, each a bounded share.
+//! One epoll descriptor, and the turn behind it: sockets, timers, users who come, relays, in that order, each a bounded
+//! share.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,6 +12,7 @@ use crate::counts::Counts;
 use crate::dial::{Dialer, Newcomer};
 use crate::endpoint::Endpoint;
 use crate::events::Event;
+use crate::listener::Front;
 use crate::relay::{ReadBuffer, Relay};
 use crate::timers::{Timer, Timers};
 use crate::udp::{Buffers, Port, Sent, Wire};
@@ -37,6 +39,7 @@ pub enum Tag {
     Port = 1,
     Relay = 2,
     Newcomer = 3,
+    Listener = 4,
 }
 
 /// An `arena::Id` is below it.
@@ -93,6 +96,8 @@ pub struct Engine {
     /// Where the users of a client go.
     pub dialers: Arena<Dialer>,
     pub newcomers: Arena<Newcomer>,
+    /// The users of a server.
+    pub front: Front,
     /// Ports that may have datagrams.
     readable: Vec<Id>,
     /// Connections that may have something to send.
@@ -123,6 +128,7 @@ impl Engine {
             counts: Counts::default(),
             dialers: Arena::default(),
             newcomers: Arena::default(),
+            front: Front::default(),
             readable: Vec::new(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
@@ -186,6 +192,8 @@ impl Engine {
             self.transmit(now);
         }
         self.serve_newcomers(now);
+        self.accept_users(now);
+        self.hear_answers(now);
         self.pump_relays(now);
         self.transmit(now);
         polled
@@ -194,7 +202,7 @@ impl Engine {
     /// Whether another step would find something to do at the same time.
     pub fn is_busy(&self) -> bool {
         let queues = [&self.ready, &self.bulk, &self.dirty, &self.arriving];
-        !self.readable.is_empty() || queues.iter().any(|queue| !queue.is_empty())
+        !self.readable.is_empty() || self.front.is_busy() || queues.iter().any(|queue| !queue.is_empty())
     }
 
     fn poll_descriptors(&mut self, now: Instant) -> usize {
@@ -207,6 +215,7 @@ impl Engine {
                 tag if tag == Tag::Port as u64 => self.port_polled(id, flags),
                 tag if tag == Tag::Relay as u64 => self.relay_polled(id, flags),
                 tag if tag == Tag::Newcomer as u64 => self.newcomer_polled(id, now),
+                tag if tag == Tag::Listener as u64 => self.listener_polled(id),
                 _ => self.timers.fired(),
             }
         }
@@ -263,6 +272,8 @@ impl Engine {
                 Timer::Handshake(id) => self.handshake_timed_out(id, now),
                 Timer::Relay(id) => self.relay_timed_out(id, now),
                 Timer::Newcomer(id) => self.newcomer_timed_out(id, now),
+                Timer::Listener(id) => self.listener_resumed(id),
+                Timer::Looks => self.look_at_askings(now),
             }
         }
     }

@@ -1,7 +1,10 @@
 //! What one turn tells Python: control events only, as tuples that begin with their kind.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::os::fd::OwnedFd;
+#[cfg(feature = "python")]
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 #[cfg(feature = "python")]
@@ -11,6 +14,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use crate::arena::Id;
 use crate::counts::User;
+use crate::listener::{About, Left};
 #[cfg(feature = "python")]
 use crate::python::Ticket;
 use crate::tickets::Session;
@@ -50,6 +54,31 @@ impl End {
     }
 }
 
+/// What came of asking a client for a user. `Open`: it has not answered, or not as usual, and the stream is Python's;
+/// `Reset`: it ended the stream without an answer; `Lost`: the connection is gone.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Open(u64),
+    Refused { code: String, reason: String },
+    Reset(u64),
+    Lost,
+}
+
+#[cfg(feature = "python")]
+impl Outcome {
+    /// The stream of an open attempt; else the code of a refusal; and words.
+    fn into_parts(self) -> (Option<u64>, Option<String>, String) {
+        match self {
+            Outcome::Open(stream) => (Some(stream), None, String::new()),
+            Outcome::Refused { code, reason } => (None, Some(code), reason),
+            Outcome::Reset(code) => (None, None, format!("stream ended by peer with code {code:#x}")),
+            Outcome::Lost => (None, None, "the connection was lost".to_owned()),
+        }
+    }
+}
+
+/// Of users whom a server accepts: `User` has no grant, `Asked` began then and was not answered as usual, `UserGone` reset
+/// the connection meanwhile. `PlanLow`: most grants are used. `ListenerWaits`: nobody is accepted for a moment.
 pub enum Event {
     Accepted { endpoint: Id, conn: Id, peer: SocketAddr },
     Connected { conn: Id, identity: Option<Identity>, resumed: bool, early_data: bool },
@@ -63,10 +92,15 @@ pub enum Event {
     UsersChanged,
     UserEnded { user: User, end: End },
     Ticket { conn: Id, ticket: Session },
+    User(Left),
+    Asked { left: Left, conn: Id, began: Instant, outcome: Outcome },
+    UserGone { service: Id, about: About },
+    PlanLow { service: Id },
+    ListenerWaits { service: Id, reason: String },
 }
 
 /// Names of the kinds, exported by the module in this order.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 17] = [
     "ACCEPTED",
     "CONNECTED",
     "STREAM_OPENED",
@@ -79,7 +113,22 @@ pub const KINDS: [&str; 12] = [
     "USERS_CHANGED",
     "USER_ENDED",
     "TICKET",
+    "USER",
+    "ASKED",
+    "USER_GONE",
+    "PLAN_LOW",
+    "LISTENER_WAITS",
 ];
+
+impl Event {
+    /// The socket that goes with it.
+    pub fn socket(&self) -> Option<&OwnedFd> {
+        match self {
+            Event::User(left) | Event::Asked { left, .. } => Some(&left.socket),
+            _ => None,
+        }
+    }
+}
 
 #[cfg(feature = "python")]
 impl Event {
@@ -108,6 +157,28 @@ impl Event {
                 (10, user.tally, user.conn_id, &*user.source, end.name()).into_pyobject(py)
             }
             Event::Ticket { conn, ticket } => (11, conn, Ticket::new(ticket)).into_pyobject(py),
+            Event::User(Left { service, socket, about }) => {
+                let tuple = (12, service, socket.as_raw_fd(), about.conn_id, &*about.source, &*about.dest);
+                given(socket, tuple.into_pyobject(py))
+            }
+            Event::Asked { left: Left { service, socket, about }, conn, began, outcome } => {
+                let (fd, waited_s, about) = (socket.as_raw_fd(), began.elapsed().as_secs_f64(), &about);
+                let (stream, code, reason) = outcome.into_parts();
+                let user = (about.conn_id, &*about.source, &*about.dest);
+                given(socket, (13, service, fd, user, conn, waited_s, stream, code, reason).into_pyobject(py))
+            }
+            Event::UserGone { service, about } => (14, service, about.conn_id, &*about.source).into_pyobject(py),
+            Event::PlanLow { service } => (15, service).into_pyobject(py),
+            Event::ListenerWaits { service, reason } => (16, service, reason).into_pyobject(py),
         }
     }
+}
+
+/// Python owns the socket, unless there was no memory to say so.
+#[cfg(feature = "python")]
+fn given<'py>(socket: OwnedFd, tuple: PyResult<Bound<'py, PyTuple>>) -> PyResult<Bound<'py, PyTuple>> {
+    if tuple.is_ok() {
+        let _ = socket.into_raw_fd();
+    }
+    tuple
 }

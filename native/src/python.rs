@@ -21,6 +21,7 @@ use rustls::pki_types::CertificateDer;
 use socket2::SockAddr;
 
 use crate::connection::{Conn, Limits};
+use crate::counts::Numbers;
 use crate::dial::{Dialer, Serving, Target};
 use crate::endpoint::{Endpoint, Policy, Remote};
 use crate::engine::Engine;
@@ -194,7 +195,12 @@ impl Core {
     /// How many endpoints, connections, relays and users on the way to one there are.
     fn counts(&self) -> (usize, usize, usize, usize) {
         let engine = &self.engine;
-        (engine.endpoints.len(), engine.conns.len(), engine.relays.len(), engine.newcomers.len())
+        (
+            engine.endpoints.len(),
+            engine.conns.len(),
+            engine.relays.len(),
+            engine.newcomers.len() + engine.front.askings.len(),
+        )
     }
 
     // --- endpoints ---
@@ -552,6 +558,72 @@ impl Core {
     fn tallies(&self) -> HashMap<u64, (u64, u64, u64, u64)> {
         let counts = self.engine.all_counts().into_iter();
         counts.map(|(id, count)| (id, (count.active, count.total, count.to_socket, count.to_stream))).collect()
+    }
+
+    // --- users whom a server accepts without Python ---
+
+    /// Users are numbered from here; `limit`: so many may be here at a time, those of Python included.
+    fn begin_accepting(&mut self, first_conn_id: u64, limit: u64) {
+        self.engine.counts.track();
+        self.engine.front.begin(first_conn_id, limit);
+    }
+
+    /// How many users are Python's.
+    fn set_other_users(&mut self, count: u64) {
+        self.engine.front.set_others(count);
+    }
+
+    /// A service is known by its tally. For relays from now on.
+    fn set_service(
+        &mut self,
+        service: u64,
+        name: &str,
+        idle_timeout_s: Option<f64>,
+        half_closed_timeout_s: f64,
+    ) -> PyResult<()> {
+        let idle = idle_timeout_s.map(seconds).transpose()?;
+        let patience = Patience { idle, half_closed: seconds(half_closed_timeout_s)? };
+        self.engine.front.set_service(service, name, patience);
+        Ok(())
+    }
+
+    /// Who gets the next users: (connection, how many). The plan that was is void.
+    fn plan(&mut self, service: u64, grants: Vec<(u64, u64)>) {
+        self.engine.front.plan(service, grants);
+    }
+
+    /// How many users are granted and did not come yet.
+    fn unused(&self, service: u64) -> u64 {
+        self.engine.front.unused(service)
+    }
+
+    /// A listening socket; nobody is accepted before `start_listener`.
+    fn add_listener(&mut self, service: u64, fd: RawFd) -> PyResult<u64> {
+        Ok(self.engine.add_listener(service, own(fd)?)?)
+    }
+
+    fn start_listener(&mut self, listener: u64) -> PyResult<()> {
+        Ok(self.engine.start_listener(listener)?)
+    }
+
+    /// With `shutdown` for everybody, once those who are queued are taken.
+    fn close_listener(&mut self, listener: u64, shutdown: bool) {
+        self.engine.close_listener(listener, shutdown, Instant::now());
+    }
+
+    /// Users of this core on all connections.
+    fn all_users(&self) -> u64 {
+        self.engine.counts.users
+    }
+
+    /// Of connections and of services those where users came or went since the last call, and how many are there.
+    fn user_changes(&mut self) -> (Numbers, Numbers) {
+        self.engine.changes()
+    }
+
+    /// Binds, attempts and relays of users, all of them.
+    fn end_accepting(&mut self) {
+        self.engine.close_front();
     }
 
     /// How many users there are on this connection, with those who are not relayed yet.

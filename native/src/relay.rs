@@ -559,6 +559,12 @@ impl Engine {
         }
     }
 
+    /// Relays of users end.
+    pub fn end_users(&mut self) {
+        let users: Vec<_> = self.relays.iter().filter(|(_, relay)| relay.user.is_some()).map(|(id, _)| id).collect();
+        users.into_iter().for_each(|id| self.end_relay(id, End::Aborted));
+    }
+
     /// The end of a relay, told once.
     pub fn end_relay(&mut self, id: Id, end: End) {
         let Some(mut relay) = self.relays.remove(id) else { return };

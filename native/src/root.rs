@@ -6,6 +6,7 @@
 #![cfg_attr(not(feature = "python"), allow(dead_code))] // Python calls it
 
 mod arena;
+mod asking;
 mod cid;
 mod connection;
 mod counts;
@@ -14,10 +15,12 @@ mod endpoint;
 mod engine;
 mod events;
 pub mod frames;
+mod listener;
 #[cfg(feature = "python")]
 mod python;
 mod recovery;
 mod relay;
+mod sockets;
 mod stream;
 mod tickets;
 mod timers;

@@ -8,14 +8,16 @@ use quinn_proto::{ReadError, ReadableError, StreamId, VarInt, WriteError};
 use crate::arena::Id;
 use crate::connection::Conn;
 use crate::engine::Engine;
-use crate::events::Event;
+use crate::events::{Event, Outcome};
 
 /// Who has a stream.
 pub enum Use {
     Held(Held),
     Relay(Id),
-    /// A user on the way to a relay.
+    /// A user on the way to a relay, at a client.
     Newcomer(Id),
+    /// And at a server.
+    Asking(Id),
 }
 
 /// A stream in Python's hands.
@@ -246,6 +248,10 @@ impl Engine {
                         let newcomer = *newcomer;
                         self.newcomer_readable(newcomer);
                     }
+                    Use::Asking(asking) => {
+                        let asking = *asking;
+                        self.asking_readable(asking);
+                    }
                     Use::Held(held) => {
                         if std::mem::take(&mut held.wants_read) {
                             self.events.push(Event::Readable { conn: id, stream: stream.into() });
@@ -258,10 +264,14 @@ impl Engine {
 
     pub fn stream_writable(&mut self, id: Id, stream: StreamId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        if let Some(&Use::Relay(relay)) = conn.streams.get(&stream) {
-            self.relay_writable(relay);
-        } else if let Some((_, held)) = self.held(id, stream) {
-            self.flush_held(id, stream, held);
+        match conn.streams.get(&stream) {
+            Some(&Use::Relay(relay)) => self.relay_writable(relay),
+            Some(&Use::Asking(asking)) => self.asking_writable(asking),
+            _ => {
+                if let Some((_, held)) = self.held(id, stream) {
+                    self.flush_held(id, stream, held);
+                }
+            }
         }
     }
 
@@ -284,6 +294,12 @@ impl Engine {
                 abort_both(conn, stream, code);
                 self.mark(id);
                 self.newcomer_gone(newcomer);
+            }
+            Some(&Use::Asking(asking)) => {
+                conn.streams.remove(&stream);
+                abort_both(conn, stream, code);
+                self.mark(id);
+                self.asking_failed(asking, Outcome::Reset(code.into()));
             }
             Some(Use::Held(_)) => {
                 conn.streams.remove(&stream);

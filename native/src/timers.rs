@@ -14,6 +14,8 @@ pub enum Timer {
     Handshake(Id),
     Relay(Id),
     Newcomer(Id),
+    Listener(Id),
+    Looks,
 }
 
 /// Ordered deadlines. Whoever sets one keeps its time, to change it.

@@ -10,30 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
-import msgspec
-
-from qmux.quic.engine import Connection, Engine, RelayEnd, RelayLimits, Stream
+from qmux.quic.engine import Connection, Engine, RelayLimits, Stream
+from qmux.quic.users import ServiceUsers, UserEnd
 
 Address = tuple[str, int] | str
 """An IP address without a scope and a port, or the path of a Unix socket."""
-
-
-class ServiceUsers(msgspec.Struct, frozen=True):
-    """The users of one service whom the engine relays alone: now, so far, and their bytes."""
-
-    active: int = 0
-    total: int = 0
-    bytes_to_socket: int = 0
-    bytes_to_stream: int = 0
-
-
-class UserEnd(msgspec.Struct, frozen=True):
-    """A user's relay has ended."""
-
-    service: str
-    conn_id: int
-    source: str
-    end: RelayEnd
 
 
 OnChange = Callable[[], None]

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from qmux.pool.rows import ServiceCounters
-from qmux.quic.dialling import ServiceUsers
 from qmux.quic.engine import Relay
+from qmux.quic.users import ServiceUsers
 
 
 class Counters:

@@ -21,8 +21,9 @@ from qmux.protocol.frames import (
     ServiceSettings,
     StreamType,
 )
-from qmux.quic.dialling import UserEnd, dialled_s, dialling_of
+from qmux.quic.dialling import dialled_s, dialling_of
 from qmux.quic.engine import ConnectionLost, Engine, Relay, RelayEnd, RelayLimits, Stream, StreamError
+from qmux.quic.users import UserEnd
 from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial

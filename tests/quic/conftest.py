@@ -28,7 +28,7 @@ MIXED = [pytest.param(name, marks=pytest.mark.native) for name in ("aioquic-nati
 """Server and client on different engines."""
 
 ON_MIXED = {"test_connection", "test_streams", "test_relay", "test_resumption", "test_tls"}
-ON_NATIVE = {"test_native", "test_dialling"}
+ON_NATIVE = {"test_native", "test_dialling", "test_accepting"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -20,8 +20,9 @@ import pytest
 
 from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import AppCode, ConnReady, NewConn, StreamType
-from qmux.quic.dialling import Address, Dialling, DiallingEngine, ServiceUsers, UserEnd, dialled_s
+from qmux.quic.dialling import Address, Dialling, DiallingEngine, dialled_s
 from qmux.quic.engine import RelayEnd, RelayLimits, Stream, StreamError
+from qmux.quic.users import ServiceUsers, UserEnd
 from tests.aio import until
 from tests.quic.harness import Pair, World, is_reset, open_descriptors, read_exactly, receive_all, reset, send_and_shut
 from tests.quic.reflector import Reflector, own_network

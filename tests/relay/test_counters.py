@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 
 from qmux.pool.rows import ServiceCounters
-from qmux.quic.dialling import ServiceUsers
 from qmux.quic.engine import Relay
+from qmux.quic.users import ServiceUsers
 from qmux.relay.counters import Counters
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from qmux.quic.accepting import Accepting, UserHandler
 from qmux.quic.dialling import Dialling, OnChange, OnEnd
 from qmux.quic.engine import Acceptor, ConnectConfig, Connection, ConnectionHandler, Endpoint, EndpointConfig
+from qmux.quic.native_engine.accepting import NativeAccepting
 from qmux.quic.native_engine.dialling import NativeDialling
 from qmux.quic.native_engine.driver import Driver
 from qmux.quic.native_engine.endpoint import NativeEndpoint
@@ -13,7 +15,9 @@ from qmux.quic.native_engine.outgoing import connect
 
 
 class NativeEngine:
-    """Implements ``qmux.quic.engine.Engine`` and ``qmux.quic.dialling.DiallingEngine``."""
+    """Implements ``qmux.quic.engine.Engine``, and what an engine may do beyond it: ``DiallingEngine`` of
+    ``qmux.quic.dialling`` and ``AcceptingEngine`` of ``qmux.quic.accepting``.
+    """
 
     name = "native"
 
@@ -31,6 +35,10 @@ class NativeEngine:
     def dialling(self, head_timeout_s: float, on_change: OnChange, on_end: OnEnd) -> Dialling:
         """See ``qmux.quic.dialling.DiallingEngine.dialling``."""
         return NativeDialling(self._running_driver(), head_timeout_s, on_change, on_end)
+
+    def accepting(self, handler: UserHandler, first_conn_id: int, limit: int) -> Accepting:
+        """See ``qmux.quic.accepting.AcceptingEngine.accepting``."""
+        return NativeAccepting(self._running_driver(), handler, first_conn_id, limit)
 
     def _running_driver(self) -> Driver:
         loop = asyncio.get_running_loop()

@@ -101,6 +101,16 @@ class NativeConnection:
             self._core.serve_users(self._handle, dialer, limits)
 
     @property
+    def handle(self) -> int:
+        """Its number in the core."""
+        return self._handle
+
+    def adopt_stream(self, stream_id: int) -> NativeStream:
+        """A stream that the core opened and gave up."""
+        stream = self._streams[stream_id] = NativeStream(self, stream_id)
+        return stream
+
+    @property
     def users(self) -> int:
         """Whom the core serves here now."""
         return 0 if self.is_closed else self._core.users(self._handle)

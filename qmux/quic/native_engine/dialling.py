@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from qmux.quic.dialling import Address, OnChange, OnEnd, ServiceUsers, UserEnd
-from qmux.quic.engine import Connection, RelayEnd, RelayLimits
+from qmux.quic.dialling import Address, OnChange, OnEnd
+from qmux.quic.engine import Connection, RelayLimits
 from qmux.quic.native_engine.connection import NativeConnection
 from qmux.quic.native_engine.driver import Driver
+from qmux.quic.native_engine.tallies import Tallies
+from qmux.quic.users import ServiceUsers
 
 
 class NativeDialling:
@@ -18,16 +20,14 @@ class NativeDialling:
         self._driver = driver
         self._core = driver.core
         self._on_change = on_change
-        self._on_end = on_end
         self._dialer = self._core.add_dialer(head_timeout_s)
-        self._tallies: dict[str, int] = {}
-        self._tells_usual_ends = False
+        self._tallies = Tallies(driver, on_end)
         driver.on_users_changed.append(on_change)
 
     def set_target(self, service: str, address: Address, timeout_s: float, valid_s: float | None = None) -> None:
         """See ``Dialling.set_target``."""
         where = os.fsencode(address) if isinstance(address, str) else address
-        self._core.set_target(self._dialer, service, self._tally(service), where, timeout_s, valid_s)
+        self._core.set_target(self._dialer, service, self._tallies.of(service), where, timeout_s, valid_s)
 
     def clear_targets(self) -> None:
         """See ``Dialling.clear_targets``."""
@@ -53,8 +53,7 @@ class NativeDialling:
 
     def counts(self) -> dict[str, ServiceUsers]:
         """See ``Dialling.counts``."""
-        found = self._core.tallies()
-        return {service: ServiceUsers(*found[tally]) for service, tally in self._tallies.items()}
+        return self._tallies.counts()
 
     def expect_change(self) -> None:
         """See ``Dialling.expect_change``."""
@@ -62,24 +61,10 @@ class NativeDialling:
 
     def tell_usual_ends(self, tell: bool) -> None:
         """See ``Dialling.tell_usual_ends``."""
-        if tell != self._tells_usual_ends:
-            self._tells_usual_ends = tell
-            for tally in self._tallies.values():
-                self._core.tell_usual_ends(tally, tell)
+        self._tallies.tell_usual_ends(tell)
 
     def close(self) -> None:
         """See ``Dialling.close``."""
         self._core.remove_dialer(self._dialer)
         self._driver.on_users_changed.remove(self._on_change)
-        for tally in self._tallies.values():
-            del self._driver.on_user_ended[tally]
-
-    def _tally(self, service: str) -> int:
-        tally = self._tallies.get(service)
-        if tally is None:
-            tally = self._tallies[service] = self._core.add_tally()
-            self._core.tell_usual_ends(tally, self._tells_usual_ends)
-            self._driver.on_user_ended[tally] = lambda conn_id, source, end: self._on_end(
-                UserEnd(service, conn_id, source, RelayEnd(end))
-            )
-        return tally
+        self._tallies.close()

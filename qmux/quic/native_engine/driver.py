@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import qmux_native
@@ -57,6 +57,10 @@ class Driver:
         if not self._watching:
             self._watching = True
             self.loop.add_reader(self.core.fileno(), self._poll)
+
+    def listen(self, handlers: Mapping[int, Callable[..., None]]) -> None:
+        """Who hears events of these kinds."""
+        self._on_event.update(handlers)
 
     def add_endpoint(self, endpoint: int, accept: Accept) -> None:
         """``accept(connection, peer_address)`` hears of new connections."""

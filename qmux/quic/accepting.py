@@ -1,0 +1,151 @@
+"""What an engine may do beyond the seam: accept the users of a server and ask clients for them, alone.
+
+An engine that can is an ``AcceptingEngine``. It follows plans: which connections get the next users of a service, as
+the layer above decided before they came. Who comes when nothing is planned, and every attempt that is not answered at
+once and with "ready", is given to the layer above, which has the rules. Of the others it tells no more than numbers.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from qmux.protocol.frames import ConnRefused
+from qmux.quic.engine import Connection, RelayLimits, Stream
+from qmux.quic.users import ServiceUsers, UserEnd
+
+
+class NewUser(msgspec.Struct, frozen=True):
+    """Who was accepted: ``source`` and ``dest`` as "host:port"."""
+
+    service: str
+    conn_id: int
+    source: str
+    dest: str
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """An attempt that the engine made. ``connection``: who was asked, None where it is gone; ``began_at``: by
+    ``time.monotonic()``. With ``stream`` the attempt goes on there, unanswered; else it has failed: ``refused`` is the
+    client's answer, and without one ``reason`` says what became of the stream.
+    """
+
+    connection: Connection | None
+    began_at: float
+    stream: Stream | None = None
+    refused: ConnRefused | None = None
+    reason: str = ""
+
+
+class UserHandler(Protocol):
+    """What ``Accepting`` tells the layer above. No method may block or raise. A socket belongs to whom it is given."""
+
+    def user_came(self, user: NewUser, sock: socket.socket) -> None:
+        """Nothing is planned for this user."""
+        ...
+
+    def user_asked(self, user: NewUser, sock: socket.socket, asked: Asked) -> None:
+        """A client was asked for this user, who is not served yet."""
+        ...
+
+    def user_gone(self, service: str, conn_id: int, source: str) -> None:
+        """The user reset the connection while a client was asked."""
+        ...
+
+    def user_ended(self, user: UserEnd) -> None:
+        """A relay was cut off; with ``tell_usual_ends`` every end."""
+        ...
+
+    def users_changed(self) -> None:
+        """Users came or went. Once, until ``changes`` is called."""
+        ...
+
+    def plan_low(self, service: str) -> None:
+        """Most of the plan is used."""
+        ...
+
+    def accepting_paused(self, service: str, reason: str) -> None:
+        """Nobody is accepted on a bind for a moment."""
+        ...
+
+
+class Bind(Protocol):
+    """A listening socket. Nothing is accepted before ``start``."""
+
+    def start(self) -> None:
+        """Accept from now on."""
+        ...
+
+    def close(self, shutdown: bool) -> None:
+        """Accept no more; with ``shutdown`` nobody does, and who is queued is taken first."""
+        ...
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """How many users there are on the connections, and of the services, where some came or went."""
+
+    connections: Sequence[tuple[Connection, int]]
+    services: Sequence[tuple[str, int]]
+
+
+class Accepting(Protocol):
+    """Accepts the users of one server worker."""
+
+    def add_bind(self, service: str, sock: socket.socket) -> Bind:
+        """One more socket of ``service``, which is the engine's from now on."""
+        ...
+
+    def set_limits(self, service: str, limits: RelayLimits) -> None:
+        """For relays that begin from now on."""
+        ...
+
+    def plan(self, service: str, grants: Sequence[tuple[Connection, int]]) -> None:
+        """Who gets the next users, and how many, in this order; what was planned before is void."""
+        ...
+
+    def unused(self, service: str) -> int:
+        """How many planned users have not come."""
+        ...
+
+    def set_other_users(self, count: int) -> None:
+        """How many users the layer above has: they count towards the limit."""
+        ...
+
+    @property
+    def users(self) -> int:
+        """Users whom the engine serves."""
+        ...
+
+    def users_on(self, connection: Connection) -> int:
+        """Those of one connection."""
+        ...
+
+    def changes(self) -> Changes:
+        """Since the last call; ``users_changed`` comes again with the next change."""
+        ...
+
+    def counts(self) -> dict[str, ServiceUsers]:
+        """By service, since the start."""
+        ...
+
+    def tell_usual_ends(self, tell: bool) -> None:
+        """Whether ``user_ended`` hears also of relays that ended as somebody wanted it."""
+        ...
+
+    def close(self) -> None:
+        """Close every bind and end every user."""
+        ...
+
+
+@runtime_checkable
+class AcceptingEngine(Protocol):
+    """An engine that accepts users alone."""
+
+    def accepting(self, handler: UserHandler, first_conn_id: int, limit: int) -> Accepting:
+        """For one worker. Users are numbered from ``first_conn_id``; ``limit``: how many there may be at a time, those
+        of the layer above included.
+        """
+        ...

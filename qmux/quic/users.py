@@ -1,0 +1,25 @@
+"""What an engine tells of users whom it serves alone."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qmux.quic.engine import RelayEnd
+
+
+class ServiceUsers(msgspec.Struct, frozen=True):
+    """The users of one service whom the engine relays alone: now, so far, and their bytes."""
+
+    active: int = 0
+    total: int = 0
+    bytes_to_socket: int = 0
+    bytes_to_stream: int = 0
+
+
+class UserEnd(msgspec.Struct, frozen=True):
+    """A user's relay has ended."""
+
+    service: str
+    conn_id: int
+    source: str
+    end: RelayEnd
