@@ -7,6 +7,7 @@ import functools
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -38,12 +39,15 @@ def until(holds: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0.1") -> int:
-    """A port that nothing uses at the moment."""
+    """A port that nothing uses, and that the kernel gives to nobody who connects before a daemon has bound it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, kind) as sock:
-        sock.bind((host, 0))
-        port: int = sock.getsockname()[1]
-        return port
+    first_local = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(1000):
+        with socket.socket(family, kind) as sock, contextlib.suppress(OSError):
+            sock.bind((host, random.randrange(10_000, first_local) if first_local > 20_000 else 0))
+            port: int = sock.getsockname()[1]
+            return port
+    raise AssertionError("no port is free")
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -180,10 +184,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 class Deployment:
-    """A folder with a CA, and the daemons started from it."""
+    """A folder with a CA, and the daemons started from it. ``engine``: of both, or the server's and the client's with a
+    hyphen between them.
+    """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, engine: str = "auto") -> None:
         self.directory = directory
+        server_engine, _, client_engine = engine.partition("-")
+        self._engines = {"qmuxd": server_engine, "qmuxc": client_engine or server_engine}
         self.daemons: list[Daemon] = []
         self.quic_port = free_port(socket.SOCK_DGRAM)
         authority.init(directory)
@@ -208,6 +216,7 @@ class Deployment:
 
     def start(self, command: str, config: Path, *arguments: str, prefix: Sequence[str] = ()) -> Daemon:
         """``prefix``: a command that runs the daemon, such as ``ip netns exec NAME``; it must exec."""
+        arguments = ("--engine", self._engines[command], *arguments)
         daemon = Daemon(command, config, self.environment(), arguments, prefix)
         self.daemons.append(daemon)
         return daemon

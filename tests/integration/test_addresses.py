@@ -6,6 +6,8 @@ import contextlib
 import socket
 import sys
 
+import pytest
+
 from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, echo
 
@@ -21,6 +23,7 @@ serverlink.DUPLICATE_LOOK_S = {LOOK_S}
 """
 
 
+@pytest.mark.engines("auto")
 def test_probing_a_second_address_takes_no_users_and_no_place(deployment: Deployment) -> None:
     """Users with long connections are on every lane, while the second address is looked at again and again.
 

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.integration.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo, named
-
-ENGINES = [
-    "aioquic",
-    pytest.param("native", marks=pytest.mark.skipif(not importlib.util.find_spec("qmux_native"), reason="not built")),
-]
 
 
 def connect(port: int) -> socket.socket:
@@ -43,8 +35,7 @@ def numbers(daemon: Daemon, services: Iterable[str]) -> set[tuple[int, ...]]:
     return {tuple(counted(daemon, service).get(key, -1) for key in keys) for service in services}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_every_kind_of_target_is_served_and_counted(deployment: Deployment, tmp_path: Path, engine: str) -> None:
+def test_every_kind_of_target_is_served_and_counted(deployment: Deployment, tmp_path: Path) -> None:
     with (
         Service(echo) as v4,
         Service(echo, "::1") as v6,
@@ -55,7 +46,7 @@ def test_every_kind_of_target_is_served_and_counted(deployment: Deployment, tmp_
         targets = {"v4": v4.target, "v6": v6.target, "name": name, "unix": unix.target}
         ports = {service: free_port() for service in targets}
         server = deployment.server({service: f'bind = "127.0.0.1:{port}"' for service, port in ports.items()})
-        client = deployment.client("pod-1", targets, client=f'engine = "{engine}"\n')
+        client = deployment.client("pod-1", targets)
         server.until_clients(1, connections=2)
         with contextlib.ExitStack() as stack:
             for port in ports.values():
@@ -70,16 +61,15 @@ def test_every_kind_of_target_is_served_and_counted(deployment: Deployment, tmp_
         assert "cannot reach the service" not in client.log
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_target_changes_with_a_reload(deployment: Deployment, engine: str) -> None:
+def test_the_target_changes_with_a_reload(deployment: Deployment) -> None:
     port = free_port()
     with Service(named("old")) as old, Service(named("new")) as new:
         server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
-        client = deployment.client("pod-1", {"web": old.target}, client=f'engine = "{engine}"\n')
+        client = deployment.client("pod-1", {"web": old.target})
         server.until_clients(1, connections=2)
         with connect(port) as stays:
             assert stays.recv(100) == b"old\n"
-            text = deployment.client_text("pod-1", {"web": new.target}, client=f'engine = "{engine}"\n')
+            text = deployment.client_text("pod-1", {"web": new.target})
             deployment.write("pod-1.toml", text)
             assert client.reload()["ok"]
             until(lambda: greeting(port) == "new", "users go to the new target")
@@ -87,8 +77,7 @@ def test_the_target_changes_with_a_reload(deployment: Deployment, engine: str) -
         until(lambda: old.open == 0, "who was there could stay to the end")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_why_a_service_cannot_be_reached_is_said(deployment: Deployment, tmp_path: Path, engine: str) -> None:
+def test_why_a_service_cannot_be_reached_is_said(deployment: Deployment, tmp_path: Path) -> None:
     targets = {
         "refuses": f"127.0.0.1:{free_port()}",
         "nowhere": f"unix:{tmp_path}/nobody.sock",
@@ -96,7 +85,7 @@ def test_why_a_service_cannot_be_reached_is_said(deployment: Deployment, tmp_pat
     }
     ports = {service: free_port() for service in targets}
     server = deployment.server({service: f'bind = "127.0.0.1:{port}"\nretries = 0' for service, port in ports.items()})
-    client = deployment.client("pod-1", targets, client=f'engine = "{engine}"\n')
+    client = deployment.client("pod-1", targets)
     server.until_clients(1, connections=2)
     for service, code in (("refuses", "refused"), ("nowhere", "unreachable"), ("nameless", "name")):
         assert greeting(ports[service]) == ""

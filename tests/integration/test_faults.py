@@ -104,6 +104,7 @@ def test_single_worker_is_killed_and_its_client_is_back_within_6_s(deployment: D
         assert time.monotonic() - killed_at < 7.0
 
 
+@pytest.mark.engines("auto")
 @pytest.mark.parametrize("which", ["server", "client"])
 def test_killed_supervisor_leaves_no_orphans(deployment: Deployment, which: str) -> None:
     port = free_port()

@@ -86,6 +86,7 @@ def test_unauthorized_service(deployment: Deployment, server: Daemon) -> None:
     assert clients(server) == []
 
 
+@pytest.mark.engines("auto")
 def test_unauthorized_service_in_a_configuration(deployment: Deployment, server: Daemon) -> None:
     bundle = authority.issue_client(deployment.directory, "thief", ["other"])
     code, log = exit_of(deployment, bundle)
@@ -93,6 +94,7 @@ def test_unauthorized_service_in_a_configuration(deployment: Deployment, server:
     assert "qmux pki issue client thief" in log
 
 
+@pytest.mark.engines("auto")
 def test_server_without_that_service(deployment: Deployment, server: Daemon) -> None:
     bundle = authority.issue_client(deployment.directory, "pod-2", ["*"])
     code, log = exit_of(deployment, bundle, services="nowhere")
@@ -101,6 +103,7 @@ def test_server_without_that_service(deployment: Deployment, server: Daemon) -> 
     assert clients(server) == []
 
 
+@pytest.mark.engines("auto")
 def test_unknown_service_beside_a_known_one_is_left_out(deployment: Deployment, server: Daemon) -> None:
     authority.issue_client(deployment.directory, "pod-3", ["*"])
     client = deployment.client("pod-3", {"web": "127.0.0.1:9", "nowhere": "127.0.0.1:9"})
@@ -119,6 +122,7 @@ def test_nothing_listens(deployment: Deployment) -> None:
     assert "nothing listens on UDP port" in log
 
 
+@pytest.mark.engines("auto")
 def test_a_name_without_address_is_told_and_shown(deployment: Deployment) -> None:
     """RFC 6761 §6.4: names below "invalid" never resolve."""
     client = deployment.client("pod-1", {"web": "127.0.0.1:9"}, servers=["tunnel.invalid:8443"]).until_ready()

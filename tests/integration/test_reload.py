@@ -8,6 +8,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 
 from qmux.pki import authority
@@ -78,6 +79,7 @@ def test_service_comes_and_goes(deployment: Deployment) -> None:
         assert says(first) == "a"
 
 
+@pytest.mark.engines("auto")
 def test_bad_file_changes_nothing_and_says_why(deployment: Deployment) -> None:
     port = free_port()
     with Service(named("a")) as service:
@@ -97,6 +99,7 @@ def test_bad_file_changes_nothing_and_says_why(deployment: Deployment) -> None:
         assert [row["pid"] for row in server.status()["workers"]] == pids
 
 
+@pytest.mark.engines("auto")
 def test_port_in_use_changes_nothing(deployment: Deployment) -> None:
     port = free_port()
     with Service(named("a")) as service, Service(named("other")) as other:
@@ -111,6 +114,7 @@ def test_port_in_use_changes_nothing(deployment: Deployment) -> None:
         assert says(port) == "a"
 
 
+@pytest.mark.engines("auto")
 def test_what_needs_a_restart_is_said(deployment: Deployment) -> None:
     server = deployment.server({"a": f'bind = "127.0.0.1:{free_port()}"'})
     path = server.config

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
 import socket
 
 import psutil
-import pytest
 
 from tests.integration.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.test_network import Network
 from tests.netsim.proxy import Conditions
-
-ENGINES = [
-    "aioquic",
-    pytest.param(
-        "native",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("qmux_native") is None,
-            reason="qmux_native is not built: `make native` needs cargo",
-        ),
-    ),
-]
 
 
 def handshakes(daemon: Daemon, line: str) -> list[str]:
@@ -47,17 +34,16 @@ def failures(daemon: Daemon) -> list[str]:
     return [line for line in daemon.log.splitlines() if re.search("ERROR|CRITICAL|Traceback", line)]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_client_that_registers_again_resumes(deployment: Deployment, engine: str) -> None:
+def test_a_client_that_registers_again_resumes(deployment: Deployment) -> None:
     """The server asks for it: its clients must hear of another keep-alive."""
     port = free_port()
     services = {"web": f'bind = "127.0.0.1:{port}"'}
     with Service(named("x")) as service:
-        server = deployment.server(services, server=f'engine = "{engine}"')
-        client = deployment.client("pod-1", {"web": service.target}, client=f'engine = "{engine}"')
+        server = deployment.server(services)
+        client = deployment.client("pod-1", {"web": service.target})
         server.until_clients(1, connections=2)
         assert handshakes(server, "client registered") == ["full", "full"]
-        changed = deployment.server_text(services, server=f'engine = "{engine}"', quic='keep_alive = "7s"')
+        changed = deployment.server_text(services, quic='keep_alive = "7s"')
         deployment.write("server.toml", changed)
         assert server.reload()["ok"]
         until(lambda: handshakes(server, "client registered")[2:] == ["resumed early"] * 2, "both lanes resumed")
@@ -67,16 +53,15 @@ def test_a_client_that_registers_again_resumes(deployment: Deployment, engine: s
         assert failures(server) + failures(client) == []
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_client_that_was_cut_off_resumes(deployment: Deployment, engine: str) -> None:
+def test_a_client_that_was_cut_off_resumes(deployment: Deployment) -> None:
     """The first try begins in the dark, and goes on when there is light again."""
     port = free_port()
     services = {"web": f'bind = "127.0.0.1:{port}"'}
     with Service(named("x")) as service, Network(deployment.quic_port, Conditions()) as network:
         quic = 'idle_timeout = "4s"\nkeep_alive = "1s"'
-        server = deployment.server(services, server=f'engine = "{engine}"', quic=quic)
+        server = deployment.server(services, quic=quic)
         servers = ["{}:{}".format(*network.address)]
-        client = deployment.client("pod-1", {"web": service.target}, servers=servers, client=f'engine = "{engine}"')
+        client = deployment.client("pod-1", {"web": service.target}, servers=servers)
         server.until_clients(1, connections=2)
         network.blackhole(True)
         until(lambda: re.search("connection to server ended|does not answer", client.log), "the client is cut off", 20)
@@ -86,15 +71,13 @@ def test_a_client_that_was_cut_off_resumes(deployment: Deployment, engine: str) 
         assert failures(server) + failures(client) == []
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_new_worker_or_server_knows_no_session(deployment: Deployment, engine: str) -> None:
+def test_a_new_worker_or_server_knows_no_session(deployment: Deployment) -> None:
     """The client offers its tickets, and registers early; a full handshake follows, and the registration again."""
     port = free_port()
-    text = {"server": f'engine = "{engine}"'}
     services = {"web": f'bind = "127.0.0.1:{port}"'}
     with Service(named("x")) as service:
-        server = deployment.server(services, **text)
-        client = deployment.client("pod-1", {"web": service.target}, client=f'engine = "{engine}"')
+        server = deployment.server(services)
+        client = deployment.client("pod-1", {"web": service.target})
         server.until_clients(1, connections=2)
         victim = server.workers()[0]
         psutil.Process(victim["pid"]).kill()
@@ -102,7 +85,7 @@ def test_a_new_worker_or_server_knows_no_session(deployment: Deployment, engine:
         until(lambda: counter(server, "tickets_refused") >= 1, "the ticket of the dead worker came")
         server.until_clients(1, connections=2)
         server.stop()
-        server = deployment.server(services, **text)
+        server = deployment.server(services)
         server.until_clients(1, connections=2)
         assert set(handshakes(server, "client registered")) == {"full"}
         until(lambda: is_served(port), "served by the new server")

@@ -7,8 +7,13 @@ import random
 import socket
 import threading
 
-from tests.integration.daemons import Deployment, free_port
+import pytest
+
+from qmux.quic.choose import load_engine
+from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, blob, digest, echo, pattern
+
+pytestmark = pytest.mark.engines("aioquic", "native", "aioquic-native", "native-aioquic")
 
 
 def exchange(port: int, data: bytes, host: str = "127.0.0.1") -> bytes:
@@ -28,17 +33,23 @@ def _send(user: socket.socket, data: bytes) -> None:
     user.shutdown(socket.SHUT_WR)
 
 
-def test_request_and_answer(deployment: Deployment) -> None:
+@pytest.mark.engines("auto", "aioquic", "native", "aioquic-native", "native-aioquic")
+def test_request_and_answer_and_which_engine_it_was(deployment: Deployment, engine: str) -> None:
     port = free_port()
     with Service(echo) as service:
         server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
-        deployment.client("pod-1", {"web": service.target})
+        client = deployment.client("pod-1", {"web": service.target}).until_ready()
         server.until_clients(1, connections=2)
         assert exchange(port, b"hello") == b"hello"
+        names = engine.replace("auto", load_engine("auto").name).split("-")
+        for daemon, role, name in ((server, "server", names[0]), (client, "client", names[-1])):
+            until(lambda d=daemon, r=role, n=name: d.status()[r]["engine"] == n, "the engine is reported")
+            assert f" engine={name}\n" in daemon.log
 
 
-def test_hash_of_200_mb_both_ways(deployment: Deployment) -> None:
-    size_bytes = 200_000_000
+@pytest.mark.engines("aioquic", "aioquic-native", "native-aioquic")  # native alone: a gigabyte, in test_fire.py
+def test_hash_of_many_megabytes_both_ways(deployment: Deployment, engine: str) -> None:
+    size_bytes = 200_000_000 if engine == "aioquic" else 50_000_000
     up, down = free_port(), free_port()
     with Service(digest) as sink, Service(blob(size_bytes)) as source:
         server = deployment.server({"up": f'bind = "127.0.0.1:{up}"', "down": f'bind = "127.0.0.1:{down}"'})
