@@ -174,6 +174,18 @@ impl Conn {
         self.quic.side() == Side::Client
     }
 
+    /// A packet of this connection, from wherever.
+    pub fn receive(&mut self, event: quinn_proto::ConnectionEvent, now: Instant) {
+        let peer = self.quic.remote_address();
+        self.quic.handle_event(event);
+        if self.quic.remote_address() != peer {
+            // quinn takes another port for the same path, and sends its PATH_CHALLENGE in a datagram of the size that was
+            // found there. Where it is another path after all, and a smaller one, that never arrives, and what would do
+            // goes to the old address until the connection is idle.
+            self.quic.path_changed(now);
+        }
+    }
+
     /// Look what came in: frames are counted only where a packet was authentic.
     pub fn heard(&mut self, now: Instant) {
         let f = self.quic.stats().frame_rx;

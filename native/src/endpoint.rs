@@ -303,7 +303,7 @@ impl Engine {
                 let Some(&id) = endpoint.conns.get(&handle.0) else { return };
                 if let Some(conn) = self.conns.get_mut(id) {
                     conn.port = port;
-                    conn.quic.handle_event(event);
+                    conn.receive(event, now);
                     self.mark(id);
                 }
             }
