@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use quinn_proto::{
     crypto, ClientConfig, ConnectionHandle, DatagramEvent, EcnCodepoint, EndpointConfig, EndpointEvent, Incoming,
-    ServerConfig, Transmit,
+    ServerConfig, TimeSource, Transmit,
 };
 use quinn_udp::RecvMeta;
 use ring::{hkdf, hmac};
@@ -63,6 +63,8 @@ pub struct Policy {
     pub retry_threshold: usize,
     pub max_connections: usize,
     pub retry_key: Vec<u8>,
+    /// The wall clock, for the age of what a Retry gave out.
+    pub wall_clock: Arc<dyn TimeSource>,
 }
 
 /// Whom a client dials.
@@ -224,6 +226,7 @@ impl Server {
     fn config(&self, payload: Option<u16>) -> Arc<ServerConfig> {
         let mut config = ServerConfig::new(self.crypto.clone(), self.token_key.clone());
         config.transport_config(transport(&self.policy.limits, payload));
+        config.time_source(self.policy.wall_clock.clone());
         Arc::new(config)
     }
 
@@ -288,7 +291,8 @@ impl Engine {
         received
     }
 
-    fn datagram(&mut self, port: Id, endpoint_id: Id, meta: &RecvMeta, data: BytesMut, now: Instant) {
+    /// One datagram, from whomever.
+    pub fn datagram(&mut self, port: Id, endpoint_id: Id, meta: &RecvMeta, data: BytesMut, now: Instant) {
         let Some(endpoint) = self.endpoints.get_mut(endpoint_id) else { return };
         endpoint.stats.datagrams_received += 1;
         let mut head = [0; HEAD_BYTES];

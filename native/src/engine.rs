@@ -222,7 +222,8 @@ impl Engine {
         count
     }
 
-    fn port_polled(&mut self, id: Id, flags: i32) {
+    /// epoll saw something on its socket.
+    pub fn port_polled(&mut self, id: Id, flags: i32) {
         let Some(port) = self.ports.get_mut(id) else { return };
         if flags & (libc::EPOLLIN | libc::EPOLLERR) != 0 {
             port.readable = true;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use quinn_proto::{Dir, VarInt};
+use quinn_proto::{Dir, StdSystemTime, VarInt};
 use rustc_hash::FxHashMap;
 use rustls::pki_types::CertificateDer;
 use socket2::SockAddr;
@@ -234,7 +234,8 @@ impl Core {
             stream_window: stream_window_bytes,
             connection_window: Some(connection_window_bytes),
         };
-        let policy = Policy { limits, retry_threshold, max_connections, retry_key };
+        let policy =
+            Policy { limits, retry_threshold, max_connections, retry_key, wall_clock: Arc::new(StdSystemTime) };
         let endpoint = Endpoint::server(slot, &reset_key, policy, credentials).map_err(PyValueError::new_err)?;
         Ok(self.engine.endpoints.insert(endpoint))
     }

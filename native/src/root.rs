@@ -15,6 +15,8 @@ mod endpoint;
 mod engine;
 mod events;
 pub mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod listener;
 #[cfg(feature = "python")]
 mod python;
@@ -22,6 +24,8 @@ mod recovery;
 mod relay;
 mod sockets;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tickets;
 mod timers;
 mod tls;

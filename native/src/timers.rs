@@ -64,6 +64,10 @@ impl Timers {
         Some(timer)
     }
 
+    pub fn next(&self) -> Option<Instant> {
+        self.queue.first().map(|&(at, _)| at)
+    }
+
     /// The timerfd fired: it is armed no more.
     pub fn fired(&mut self) {
         self.armed = None;
@@ -71,7 +75,7 @@ impl Timers {
 
     /// Wake the event loop at the first deadline.
     pub fn arm(&mut self) {
-        let Some(&(at, _)) = self.queue.first() else { return };
+        let Some(at) = self.next() else { return };
         if self.armed.is_some_and(|armed| armed <= at) {
             return; // wakes earlier, and looks again
         }
