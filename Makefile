@@ -2,6 +2,7 @@
 # make test    environment, lint and the whole test suite (as root on Debian also the programs that the tests run)
 # make lint    ruff and mypy
 # make native  build the native engine in Rust (needs cargo); demo, test and bench do so where they can
+# make native-test   format, lint and tests of the native engine's Rust (needs cargo); make test does it, too
 # make bench   loadtest/ with its defaults, beside the systems that it installs or builds
 # make clean   remove the environment and every cache
 
@@ -16,7 +17,7 @@ PYTHON ?= $(shell for name in $(PYTHONS); do \
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; \
 	done)
 
-.PHONY: help demo test lint bench clean tools native try-native
+.PHONY: help demo test lint bench clean tools native try-native native-test
 .NOTPARALLEL: # one pip at a time in one environment
 
 help:
@@ -26,7 +27,7 @@ demo: $(VENV)/.installed try-native
 	@$(BIN)/python scripts/foreground.py $(BIN)/qmux demo
 
 test: NATIVE_IS := $(if $(CI),required)
-test: tools lint try-native
+test: tools lint try-native native-test
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
@@ -50,6 +51,9 @@ try-native: $(VENV)/.made
 	@scripts/try-native $(BIN)/python "$(MAKE)" $(NATIVE_IS)
 
 native: $(VENV)/.native
+
+native-test:
+	@scripts/native-test $(NATIVE_IS)
 
 # pip replaces the module by a new file: what runs with the old one goes on with it.
 $(VENV)/.native: $(shell find native/src -type f) $(wildcard native/*.toml native/*.lock native/*.pyi) | $(VENV)/.made
