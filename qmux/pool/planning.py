@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -18,11 +18,14 @@ from qmux.pool.candidates import READY, Candidate, SessionKey
 from qmux.pool.selection import TIE_CONNECTIONS, TIE_SHARE, Selector, SessionClass, ties
 
 PLANNED_USERS = 64
-"""Among several sessions: what other workers and other servers do meanwhile is not in the plan, so it is short. 13,000
-users a second take it within 5 ms."""
+"""Among several sessions, or one for each where there are more. A plan does not know what other workers and servers do
+meanwhile, so it is short: 13,000 users a second take it within 5 ms."""
 
 SINGLE_USERS = 1 << 20
 """For the only session of a service: there is nothing to choose."""
+
+
+_Choices = Callable[[SessionClass, int], Iterable[Candidate]]
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -45,7 +48,8 @@ class Planner:
         self._selector = selector
         self._service = config.name
         self._slot = slot
-        self._choices = self._in_turn if config.balance == "round-robin" else self._by_load
+        by_turn = config.balance == "round-robin"
+        self._choices: _Choices = self._in_turn if by_turn else self._by_load
         self._ahead: list[SessionKey] = []  # planned by turn and, as far as known, not carried out
         self._weights: dict[SessionKey, int] = {}  # of all among whom ``_ahead`` was chosen
 
@@ -60,17 +64,15 @@ class Planner:
         """Grants in the order of users, for ``most`` of them at most. ``room``: how many users more the connection of
         a row may have. ``unused``: how many users of the last plan have not come; it is void with this one.
         """
-        del self._ahead[: len(self._ahead) - unused]
+        self.void(unused)
         among = self._selector.best_class(candidates, usable)
         if among is None or among.rank != READY or most <= 0:
-            self._take_back(0)
             return []
         if len(among.candidates) == 1:
-            self._take_back(0)
             return self._single(among.candidates[0], room, min(most, SINGLE_USERS))
         keys: list[int] = []
         given: Counter[int] = Counter()
-        for candidate in self._choices(among, min(most, PLANNED_USERS)):
+        for candidate in self._choices(among, min(most, max(PLANNED_USERS, len(among.candidates)))):
             if not self._selector.is_here(candidate, READY):
                 break
             key = candidate.best[self._slot][1]
@@ -83,8 +85,8 @@ class Planner:
 
     def void(self, unused: int) -> None:
         """The last plan is in force no more; ``unused``: how many of its users have not come."""
-        del self._ahead[: len(self._ahead) - unused]
-        self._take_back(0)
+        self._take_back(max(0, len(self._ahead) - unused))
+        self._ahead.clear()
 
     def _take_back(self, kept: int) -> None:
         """Of those that were planned by turn, all but the first ``kept`` have their turn again."""
@@ -99,18 +101,11 @@ class Planner:
         count = min(most, room(key))
         return [Grant(key, count)] if count > 0 else []
 
-    def _in_turn(self, among: SessionClass, most: int) -> Iterator[Candidate]:
-        """Those who were planned and did not come are the first, while the sessions are the same."""
-        by_key = {candidate.key: candidate for candidate in among.candidates}
-        weights = {key: candidate.offers[self._service].weight for key, candidate in by_key.items()}
-        if weights != self._weights:
-            self._take_back(0)
-            self._weights = weights
-        yield from [by_key[key] for key in self._ahead[:most]]
-        while len(self._ahead) < most:
-            candidate = self._selector.in_turn(among)
-            self._ahead.append(candidate.key)
-            yield candidate
+    def _in_turn(self, among: SessionClass, most: int) -> Sequence[Candidate]:
+        self._weights = {each.key: each.offers[self._service].weight for each in among.candidates}
+        chosen = self._selector.turns(among, most)
+        self._ahead = [candidate.key for candidate in chosen]
+        return chosen
 
     def _by_load(self, among: SessionClass, most: int) -> Iterator[Candidate]:
         """The rules of ``Selector`` for least connections: of those whose load ties with the lowest, and that are

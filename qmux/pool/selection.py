@@ -6,6 +6,7 @@ between loads within 1 connection or 2 %, since a hand-off costs a few microseco
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 import random
@@ -132,10 +133,7 @@ class Selector:
         """Smooth weighted round-robin: each gains its weight, the richest is served and pays the sum. A session begins
         with a random credit, so that workers do not all begin with the same one.
         """
-        credit, service = self._credit, self._service
-        if len(credit) > 2 * len(among.candidates) + 16:
-            known = {candidate.key for candidate in among.candidates}
-            self._credit = credit = {key: value for key, value in credit.items() if key in known}
+        credit, service = self._credits(among), self._service
         total, richest, chosen = 0, -math.inf, among.candidates[0]
         for candidate in among.candidates:
             weight = candidate.offers[service].weight
@@ -147,12 +145,39 @@ class Selector:
         credit[chosen.key] -= total
         return chosen
 
-    def in_turn(self, among: SessionClass) -> Candidate:
-        """Whose turn it is by round-robin."""
-        return self._round_robin(among, "")
+    def _credits(self, among: SessionClass) -> dict[SessionKey, float]:
+        if len(self._credit) > 2 * len(among.candidates) + 16:
+            known = {candidate.key for candidate in among.candidates}
+            self._credit = {key: value for key, value in self._credit.items() if key in known}
+        return self._credit
+
+    def turns(self, among: SessionClass, count: int) -> list[Candidate]:
+        """The next ``count`` choices of round-robin. Those of one weight gain alike, so the richest of them is the
+        first of a heap, whatever the turn: many choices cost little more than one.
+        """
+        credit, service = self._credits(among), self._service
+        by_weight: dict[int, list[tuple[float, int, Candidate]]] = {}
+        for order, candidate in enumerate(among.candidates):
+            weight = candidate.offers[service].weight
+            held = credit.get(candidate.key)
+            owed = -(self._rng.random() * weight if held is None else held)
+            by_weight.setdefault(weight, []).append((owed, order, candidate))
+        for heap in by_weight.values():
+            heapq.heapify(heap)
+        total = sum(weight * len(heap) for weight, heap in by_weight.items())
+        chosen = []
+        for turn in range(1, count + 1):
+            _, _, heap = max((weight * turn - heap[0][0], -heap[0][1], heap) for weight, heap in by_weight.items())
+            owed, order, candidate = heap[0]
+            heapq.heapreplace(heap, (owed + total, order, candidate))
+            chosen.append(candidate)
+        for weight, heap in by_weight.items():
+            for owed, _, candidate in heap:
+                credit[candidate.key] = weight * count - owed
+        return chosen
 
     def take_back(self, chosen: Collection[SessionKey], weights: Mapping[SessionKey, int]) -> None:
-        """These choices by ``in_turn`` are not carried out; ``weights`` of all among whom they were made."""
+        """These choices by ``turns`` are not carried out; ``weights`` of all among whom they were made."""
         total = sum(weights.values())
         for key, weight in weights.items():
             if key in self._credit:

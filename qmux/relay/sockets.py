@@ -50,3 +50,8 @@ def endpoint_text(address: object) -> str:
         return str(address)
     host, port = address[0], address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def host_of(endpoint: str) -> str:
+    """The host of an ``endpoint_text``, without brackets."""
+    return endpoint.rpartition(":")[0].strip("[]")

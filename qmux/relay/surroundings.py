@@ -5,11 +5,15 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
+import msgspec
+
 from qmux.config.schema import ServiceConfig
+from qmux.pool.candidates import SessionKey
 from qmux.pool.pool import Pool
 from qmux.pool.selection import Selector
-from qmux.quic.engine import Connection, RelayLimits
+from qmux.quic.engine import Connection, RelayLimits, Stream
 from qmux.relay.access import AccessList
+from qmux.relay.attempt import AttemptResult
 from qmux.relay.counters import Counters
 from qmux.relay.handoff import HandedUser
 
@@ -49,6 +53,18 @@ class Opener(Protocol):
         ...
 
 
+class Begun(msgspec.Struct, frozen=True):
+    """An attempt that the engine began for a user: with whom, and since when (``time.monotonic()``). ``session`` and
+    ``opener`` are None where the connection is gone. With ``stream`` it goes on, else ``failure`` says how it ended.
+    """
+
+    session: SessionKey | None
+    opener: Opener | None
+    began_at: float
+    failure: AttemptResult
+    stream: Stream | None = None
+
+
 class Surroundings(Protocol):
     """What the worker offers to its users' connections."""
 
@@ -80,6 +96,6 @@ class Surroundings(Protocol):
         """Whether that worker may be handed users."""
         ...
 
-    async def changed(self, timeout_s: float) -> None:
-        """Wait for a change of the pool."""
+    async def changed(self, service: str, timeout_s: float) -> None:
+        """Wait for a change of the pool; meanwhile newer users of ``service`` are not served before this one."""
         ...

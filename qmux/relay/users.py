@@ -12,9 +12,9 @@ from qmux.protocol.attempt import may_retry
 from qmux.protocol.frames import AppCode, NewConn
 from qmux.quic.engine import RelayEnd, Stream
 from qmux.relay import sockets
-from qmux.relay.attempt import AttemptResult, Outcome, attempt
+from qmux.relay.attempt import AttemptResult, Outcome, attempt, go_on
 from qmux.relay.handoff import MAX_HOPS, HandedUser
-from qmux.relay.surroundings import Opener, ServiceRuntime, Surroundings
+from qmux.relay.surroundings import Begun, Opener, ServiceRuntime, Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,15 @@ class Failed(Exception):
 class UserConnection:
     """One user, until it is relayed to its end, handed over, or reset."""
 
-    def __init__(self, around: Surroundings, sock: socket.socket, about: HandedUser, now: float) -> None:
+    def __init__(
+        self, around: Surroundings, sock: socket.socket, about: HandedUser, now: float, begun: Begun | None = None
+    ) -> None:
+        """``begun``: the engine has admitted the user and made an attempt."""
         self._around = around
         self._socket = sock
         self._about = about
+        self._begun = begun
+        self._setup_by: float | None = None
         self._started_at = now - about.waited_ms / 1000
         self._exclude: set[SessionKey] = set(about.tried)
         self._passing: set[SessionKey] = set()  # excluded for a reason that may pass while the user waits
@@ -54,11 +59,14 @@ class UserConnection:
     async def serve(self) -> None:
         """Everything. The socket is closed, relayed or handed over when this returns."""
         service = self._about.service
-        admitted = False
+        admitted = self._begun is not None
         try:
+            if self._begun is not None and await self._go_on(self._begun):
+                return
             runtime = self._runtime()
-            await self._admission(runtime)
-            admitted = True
+            if not admitted:
+                await self._admission(runtime)
+                admitted = True
             await self._serve(runtime)
         except Failed as error:
             self._failed(error)
@@ -78,7 +86,7 @@ class UserConnection:
         left_s = self._started_at + runtime.config.queue_timeout_s - time.monotonic()
         if left_s <= 0:
             raise otherwise
-        await self._around.changed(min(left_s, ROOM_LOOK_S) if self._is_full else left_s)
+        await self._around.changed(runtime.config.name, min(left_s, ROOM_LOOK_S) if self._is_full else left_s)
         if sockets.is_reset(self._socket):
             raise Failed("user_reset", "the user gave up while it waited")
 
@@ -92,7 +100,6 @@ class UserConnection:
 
     async def _serve(self, runtime: ServiceRuntime) -> None:
         preferred: SessionKey | None = (self._about.principal, self._about.session) if self._about.hops else None
-        setup_by: float | None = None
         while True:
             choice = self._preferred(preferred) or self._choose(runtime)
             preferred = None
@@ -103,8 +110,7 @@ class UserConnection:
                 if self._hand_over(choice):
                     return
             else:
-                setup_by = setup_by or time.monotonic() + runtime.config.setup_timeout_s
-                if await self._attempt(runtime, choice, setup_by):
+                if await self._attempt(runtime, choice):
                     return
 
     def _preferred(self, session: SessionKey | None) -> Choice | None:
@@ -151,8 +157,30 @@ class UserConnection:
 
     # --- one attempt ---
 
-    async def _attempt(self, runtime: ServiceRuntime, choice: Choice, setup_by: float) -> bool:
+    async def _go_on(self, begun: Begun) -> bool:
+        """The rest of an attempt that the engine began; see ``_attempt``."""
+        result = begun.failure
+        try:
+            runtime = self._runtime()
+            if begun.stream is not None:
+                self._setup_by = begun.began_at + runtime.config.setup_timeout_s
+                result = await go_on(begun.stream, begun.began_at, self._setup_by)
+            if result.outcome is Outcome.READY:
+                await self._relay(runtime, result, b"")
+                return True
+        except Failed:
+            if begun.stream is not None:
+                begun.stream.abort(AppCode.CANCELLED)
+            raise
+        finally:
+            if begun.opener is not None:
+                begun.opener.user_left()
+        self._judge(runtime, begun.session, begun.opener, result, False)
+        return False
+
+    async def _attempt(self, runtime: ServiceRuntime, choice: Choice) -> bool:
         """True when the user was served to the end; False when another client may be tried. Raises Failed."""
+        self._setup_by = self._setup_by or time.monotonic() + runtime.config.setup_timeout_s
         opener = self._around.opener(choice.key)
         if opener is None:
             self._exclude.add(choice.session)
@@ -160,19 +188,20 @@ class UserConnection:
             return False
         early = self._early_data() if runtime.config.early_data else b""
         if not opener.has_room():
-            self._judge(runtime, choice, opener, AttemptResult(Outcome.FULL, "max_streams is reached"), False)
+            full = AttemptResult(Outcome.FULL, "max_streams is reached")
+            self._judge(runtime, choice.session, opener, full, False)
             return False
         opener.user_came()
         try:
             about = self._about
             request = NewConn(about.conn_id, about.service, about.source, about.dest)
-            result = await attempt(opener.connection, request, early, setup_by)
+            result = await attempt(opener.connection, request, early, self._setup_by)
             if result.outcome is Outcome.READY:
                 await self._relay(runtime, result, early)
                 return True
         finally:
             opener.user_left()
-        self._judge(runtime, choice, opener, result, bool(early))
+        self._judge(runtime, choice.session, opener, result, bool(early))
         return False
 
     def _early_data(self) -> bytes:
@@ -185,26 +214,32 @@ class UserConnection:
             raise Failed("user_reset", error.strerror or str(error)) from None
 
     def _judge(
-        self, runtime: ServiceRuntime, choice: Choice, opener: Opener, result: AttemptResult, early_data_sent: bool
+        self,
+        runtime: ServiceRuntime,
+        session: SessionKey | None,
+        opener: Opener | None,
+        result: AttemptResult,
+        early_data_sent: bool,
     ) -> None:
-        failure = self._last_failure = Failed(_code_of(result), f"{choice.session[0]}: {result.reason}")
-        self._exclude.add(choice.session)
-        if result.outcome is Outcome.FULL:  # nothing was sent at all: no attempt
+        who = session[0] if session is not None else "a client"
+        failure = self._last_failure = Failed(_code_of(result), f"{who}: {result.reason}")
+        is_full, faulty = result.outcome is Outcome.FULL, result.outcome in _FAULTY
+        if session is not None:
+            self._exclude.add(session)
+            if is_full or faulty or result.is_passing:
+                self._passing.add(session)
+        if is_full:  # nothing was sent at all: no attempt
             self._is_full = True
-            self._passing.add(choice.session)
             return
         self._attempts += 1
         if result.outcome is Outcome.LATE:
             raise failure
-        if result.outcome is Outcome.SILENT:
+        if result.outcome is Outcome.SILENT and opener is not None:
             opener.suspect()
-        faulty = result.outcome in _FAULTY
         if not may_retry(answered=not faulty, early_data_sent=early_data_sent):
             raise failure
         if self._attempts > runtime.config.retries:
             raise failure
-        if faulty or result.is_passing:
-            self._passing.add(choice.session)
         self._around.counters[runtime.config.name].retried += 1
 
     async def _relay(self, runtime: ServiceRuntime, result: AttemptResult, early: bytes) -> None:

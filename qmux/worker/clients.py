@@ -47,9 +47,9 @@ class ClientConnection:
         self.connection = connection
         self.key = 0  # of the row; 0: not registered
         self.session_key: SessionKey | None = None
-        self.active = 0
         self.replaced = False
         self._roster = roster
+        self._users = 0  # whom this worker's tasks serve
         self._register: Register | None = None
         self._session = ServerSession(0.0)
         self._control: Stream | None = None
@@ -241,14 +241,23 @@ class ClientConnection:
         """Whether it has fewer users than ``max_streams``. (A client's own limit begins at 64, so it is not enough.)"""
         return self.active < self._roster.config.quic.max_streams
 
+    @property
+    def active(self) -> int:
+        """Users on this connection, those included whom the engine serves alone."""
+        return self._users + self._roster.engine_users_on(self.connection)
+
     def user_came(self) -> None:
         """A user connection begins on this connection."""
-        self.active += 1
-        self._roster.pool.update(self.key, active=self.active)
+        self._users += 1
+        self.recount()
 
     def user_left(self) -> None:
         """A user connection on this connection ended."""
-        self.active -= 1
+        self._users -= 1
+        self.recount()
+
+    def recount(self) -> None:
+        """The number of users changed."""
         self._roster.pool.update(self.key, active=self.active)
 
     def suspect(self) -> None:

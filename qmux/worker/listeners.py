@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
+from qmux.quic.accepting import Accepting, Bind
 from qmux.relay.listener import Listener
 
 OnAccepted = Callable[[str, socket.socket, object, object], None]
@@ -12,22 +13,31 @@ OnAccepted = Callable[[str, socket.socket, object, object], None]
 
 
 class Listeners:
-    """Owns the Listeners of a worker."""
+    """Owns the binds of a worker."""
 
-    def __init__(self, on_accepted: OnAccepted, may_accept: Callable[[], bool]) -> None:
+    def __init__(
+        self, on_accepted: OnAccepted, may_accept: Callable[[], bool], accepting: Accepting | None = None
+    ) -> None:
+        """``accepting``: the engine accepts, and tells whom it does not serve itself."""
         self._on_accepted = on_accepted
         self._may_accept = may_accept
-        self._by_key: dict[str, Listener] = {}
+        self._accepting = accepting
+        self._by_key: dict[str, Bind] = {}
 
     def add(self, key: str, service: str, sock: socket.socket) -> None:
         """One more bind of ``service``; nothing is accepted before ``start``."""
+        self.remove(key, shutdown=False)
+        self._by_key[key] = self._bind(service, sock)
+
+    def _bind(self, service: str, sock: socket.socket) -> Bind:
+        if self._accepting is not None:
+            return self._accepting.add_bind(service, sock)
 
         def on_accept(user: socket.socket, address: object) -> None:
             self._on_accepted(service, user, address, listener.address)
 
         listener = Listener(sock, service, on_accept, self._may_accept)
-        self.remove(key, shutdown=False)
-        self._by_key[key] = listener
+        return listener
 
     def start(self) -> None:
         """Accept on every bind."""

@@ -49,10 +49,11 @@ class Roster:
         self.rejected = 0
         self.protocol_errors = 0
         self.unexpected_datagrams = 0
+        self.engine_users_on: Callable[[Connection], int] = lambda _: 0
         self._on_change = on_change
         self._tasks = tasks
         self._active_slots: tuple[int, ...] = (slot,)
-        self._all: set[ClientConnection] = set()
+        self._all: dict[Connection, ClientConnection] = {}
         self._by_key: dict[int, ClientConnection] = {}
         self._by_session: defaultdict[SessionKey, list[ClientConnection]] = defaultdict(list)
         self._keys = itertools.count(1)
@@ -63,15 +64,19 @@ class Roster:
     def accept(self, connection: Connection) -> ClientConnection:
         """The acceptor of the endpoint."""
         client = ClientConnection(connection, self)
-        self._all.add(client)
+        self._all[connection] = client
         return client
 
     def by_key(self, key: int) -> ClientConnection | None:
         """The connection of one of our rows."""
         return self._by_key.get(key)
 
+    def by_connection(self, connection: Connection | None) -> ClientConnection | None:
+        """The one behind a connection of the engine."""
+        return None if connection is None else self._all.get(connection)
+
     def __iter__(self) -> Iterator[ClientConnection]:
-        return iter(list(self._all))
+        return iter(list(self._all.values()))
 
     # --- what a connection asks and tells ---
 
@@ -102,7 +107,7 @@ class Roster:
 
     def gone(self, client: ClientConnection) -> None:
         """The connection of ``client`` ended."""
-        self._all.discard(client)
+        self._all.pop(client.connection, None)
         self._tasks.start(client.close_tasks(), "end of a client connection")
         if client.key:
             self._by_key.pop(client.key, None)

@@ -73,10 +73,11 @@ class ServerWorker:
             self._rows_changed,
             self._tasks,
             _users_limit(),
+            self._engine,
         )
-        self._listeners = Listeners(self._users.accepted, self._users.may_accept)
+        self._listeners = Listeners(self._users.accepted, self._users.may_accept, self._users.engine.accepting)
         self._publishing = Publishing(message.bus_publish, message.bus_subscribe, self._pool, self._report)
-        self._pool.on_change = self._rows_changed
+        self._pool.on_change = self._pool_changed
 
     # --- qmux.worker.role.Worker ---
 
@@ -112,6 +113,7 @@ class ServerWorker:
     async def close(self) -> None:
         """See ``Worker.close``."""
         self._listeners.close(shutdown=False)
+        self._users.engine.close()
         self._roster.close()
         self._endpoint.close(AppCode.GOING_AWAY, "the server stops")
         for link in self._links.values():
@@ -164,6 +166,10 @@ class ServerWorker:
         self._child.exit(0)
 
     # --- what others tell ---
+
+    def _pool_changed(self) -> None:
+        self._rows_changed()
+        self._users.engine.pool_changed()
 
     def _rows_changed(self) -> None:
         self._publishing.changed()

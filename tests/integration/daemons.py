@@ -146,6 +146,19 @@ class Daemon:
             raise AssertionError(f"{error}\n{self.status().get('clients')}\n{self.log}") from None
         return self
 
+    def until_one_lane(self) -> None:
+        """Wait until the only client has settled on its only lane: on its way there it may meet another worker."""
+
+        def stays() -> bool:
+            deadline = time.monotonic() + 1.5  # within this time all workers know of a new connection
+            while time.monotonic() < deadline:
+                if [client["connections"] for client in self.status().get("clients", [])] != [1]:
+                    return False
+                time.sleep(0.05)
+            return True
+
+        until(stays, "one lane only")
+
     def family(self) -> list[psutil.Process]:
         """The supervisor and its children."""
         try:

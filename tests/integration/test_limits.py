@@ -42,16 +42,6 @@ def outcomes(users: list[socket.socket], wanted: int, timeout_s: float = 20.0) -
     return served, reset
 
 
-def stays_on_one_lane(server: Daemon) -> bool:
-    """The first contact may be on another worker than the lane: then there are two connections for a moment."""
-    deadline = time.monotonic() + 1.5  # within this time all workers know of a new connection
-    while time.monotonic() < deadline:
-        if server.status()["clients"][0]["connections"] != 1:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 def test_server_without_descriptors(deployment: Deployment) -> None:
     """600 users where 2 × 192 have a place, all to be handed to one worker; a reload, which needs some too, works."""
     port, more = free_port(), free_port()
@@ -61,7 +51,7 @@ def test_server_without_descriptors(deployment: Deployment) -> None:
         server = limited(deployment.start("qmuxd", config))
         deployment.client("pod-1", {"web": service.target, "more": service.target})
         server.until_clients(1)
-        until(lambda: stays_on_one_lane(server), "one lane only")
+        server.until_one_lane()
         pids = [worker["pid"] for worker in server.workers()]
         users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(600)]
         outcomes(users, 190)

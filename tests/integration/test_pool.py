@@ -93,8 +93,7 @@ def test_users_are_handed_to_the_worker_that_has_the_client(deployment: Deployme
         server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=4, quic="lanes = 1")
         deployment.client("pod-1", {"web": service.target})
         server.until_clients(1, connections=1)
-        # Views of the other workers: within a second by a pass.
-        until(lambda: server.status()["clients"][0]["connections"] == 1, "one connection")
+        server.until_one_lane()
         with held(port, 200) as found:
             assert found == {"only": 200}
         # Of four workers one has the client: three of four users are handed over, more or less.
