@@ -160,8 +160,11 @@ fn what_the_kernel_does_not_take_goes_out_later() {
     let address = super::world::client_address(0);
     world.net.block(address, true);
     let client = world.dial(Dial::default());
-    world.pass(S);
+    world.pass(50 * MS); // nothing is missed yet
     assert!(!world.server.has(|event| matches!(event, Event::Accepted { .. })));
     world.unblock(address);
+    let unblocked = world.now;
+    world.until(|world| world.server.has(|event| matches!(event, Event::Accepted { .. })));
+    assert_eq!(world.now - unblocked, 10 * MS, "what waited goes at once, not when its loss is noticed");
     world.until(|world| world.client.is_connected(client));
 }

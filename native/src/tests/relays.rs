@@ -287,7 +287,7 @@ fn small_answers_do_not_wait_behind_a_bulk_stream() {
     let faults = Faults { delay: Duration::from_micros(20), bytes_per_s: 1e9, ..Faults::default() };
     let mut world = World::new(faults);
     let pair = world.pair();
-    let mut bulk = tunnel(&mut world, &pair);
+    let mut bulk: Vec<_> = (0..4).map(|_| tunnel(&mut world, &pair)).collect();
     let mut small = tunnel(&mut world, &pair);
     let data = pattern(1 << 16, 5);
     let mut waits = Vec::new();
@@ -296,15 +296,17 @@ fn small_answers_do_not_wait_behind_a_bulk_stream() {
         let asked = world.now;
         let mut got = 0;
         world.until(|_| {
-            while write_some(&mut bulk.service, &data) > 0 {}
-            read_all(&mut bulk.user);
+            for tunnel in &mut bulk {
+                while write_some(&mut tunnel.service, &data) > 0 {}
+                read_all(&mut tunnel.user);
+            }
             got += read_all(&mut small.user).0.len();
             got == 6
         });
         waits.push(world.now - asked);
     }
     waits.sort();
-    assert!(waits[25] <= 2 * MS, "{waits:?}");
+    assert!(waits[25] < Duration::from_micros(1500), "{waits:?}");
 }
 
 #[test]

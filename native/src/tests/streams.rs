@@ -56,6 +56,10 @@ fn readable_is_told_to_who_waits_and_once() {
     world.pass(S);
     assert_eq!(world.server.take(readable), None, "nobody waited");
     assert_eq!(world.server.read(pair.server, stream, 10).as_deref(), Some(&b"xy"[..]));
+    world.client.write(pair.client, stream, b"z");
+    world.pass(S);
+    assert_eq!(world.server.take(readable), None, "who has just got something comes again");
+    assert_eq!(world.server.read(pair.server, stream, 10).as_deref(), Some(&b"z"[..]));
     assert_eq!(world.server.read(pair.server, stream, 10), None);
     for more in [b"z", b"!"] {
         world.client.write(pair.client, stream, more);
@@ -95,6 +99,26 @@ fn a_reset_ends_both_directions_with_its_code() {
     assert!(world.server.conn(pair.server).streams.is_empty() && world.client.conn(pair.client).streams.is_empty());
     assert_eq!(world.server.read(pair.server, stream, 10), None);
     assert_eq!(world.server.write(pair.server, stream, b"x"), 0, "nobody keeps it");
+}
+
+#[test]
+fn one_direction_that_is_reset_takes_the_other_with_it() {
+    let mut world = World::new(Faults::default());
+    let pair = world.pair();
+    for of_sending in [true, false] {
+        let stream = world.stream(&pair, b"x");
+        let quic = &mut world.client.conn(pair.client).quic;
+        match of_sending {
+            true => quic.send_stream(stream_id(stream)).reset(0x17u32.into()).expect("it is open"),
+            false => quic.recv_stream(stream_id(stream)).stop(0x17u32.into()).expect("it is open"),
+        }
+        world.client.engine.mark(pair.client);
+        world.pass(S);
+        assert_eq!((world.server.take(ended), world.server.take(ended)), (Some(0x17), None));
+        // The other half came back: nothing is left of it at either end.
+        assert_eq!((world.client.take(ended), world.client.take(ended)), (Some(0x17), None));
+        assert!(world.server.conn(pair.server).streams.is_empty() && world.client.conn(pair.client).streams.is_empty());
+    }
 }
 
 #[test]
