@@ -133,7 +133,11 @@ def blob(size_bytes: int) -> Handler:
     return handler
 
 
+PATTERN_BYTES = 65_521
+"""``pattern`` begins anew after as many: a prime, so that no buffer has the same length."""
+
+
 def pattern(size_bytes: int) -> bytes:
     """Bytes that differ at every offset of 64 KiB and so show what was lost, doubled or swapped."""
-    block = hashlib.shake_256(b"qmux").digest(65_521)
+    block = hashlib.shake_256(b"qmux").digest(PATTERN_BYTES)
     return (block * (size_bytes // len(block) + 1))[:size_bytes]

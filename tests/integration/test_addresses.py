@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, echo
+from tests.integration.users import ask
 
 LOOK_S = 2.0
 PROBES = 8
@@ -59,5 +60,4 @@ def test_probing_a_second_address_takes_no_users_and_no_place(deployment: Deploy
 
 def _answers(user: socket.socket) -> bool:
     user.settimeout(5)
-    user.sendall(b"hello")
-    return user.recv(10) == b"hello"
+    return ask(user, b"hello") == b"hello"

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tests.integration.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo, named
-
-
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
-
-
-def greeting(port: int) -> str:
-    """What a ``named`` service says; "" where the user is reset."""
-    try:
-        with connect(port) as user:
-            return user.recv(100).decode().strip()
-    except ConnectionResetError:
-        return ""
+from tests.integration.users import ask, connect, read_line, says
 
 
 def counted(daemon: Daemon, service: str) -> dict[str, Any]:
@@ -52,8 +39,7 @@ def test_every_kind_of_target_is_served_and_counted(deployment: Deployment, tmp_
             for port in ports.values():
                 for _ in range(3):  # the first one resolves the name, the others need not
                     user = stack.enter_context(connect(port))
-                    user.sendall(b"hello")
-                    assert user.recv(5, socket.MSG_WAITALL) == b"hello"
+                    assert ask(user, b"hello") == b"hello"
             for daemon in (client, server):
                 until(lambda daemon=daemon: numbers(daemon, targets) == {(3, 3, 15, 15)}, "all are counted as there")
         for daemon in (client, server):
@@ -68,12 +54,12 @@ def test_the_target_changes_with_a_reload(deployment: Deployment) -> None:
         client = deployment.client("pod-1", {"web": old.target})
         server.until_clients(1, connections=2)
         with connect(port) as stays:
-            assert stays.recv(100) == b"old\n"
+            assert read_line(stays) == "old"
             text = deployment.client_text("pod-1", {"web": new.target})
             deployment.write("pod-1.toml", text)
             assert client.reload()["ok"]
-            until(lambda: greeting(port) == "new", "users go to the new target")
-            assert old.open == 1
+            until(lambda: says(port) == "new", "users go to the new target")
+            until(lambda: old.open == 1, "only who was there is left")
         until(lambda: old.open == 0, "who was there could stay to the end")
 
 
@@ -88,7 +74,7 @@ def test_why_a_service_cannot_be_reached_is_said(deployment: Deployment, tmp_pat
     client = deployment.client("pod-1", targets)
     server.until_clients(1, connections=2)
     for service, code in (("refuses", "refused"), ("nowhere", "unreachable"), ("nameless", "name")):
-        assert greeting(ports[service]) == ""
+        assert says(ports[service]) == ""
         until(lambda s=service, c=code: counted(client, s).get("refused") == {c: 1}, f"{service} is counted")
         until(lambda s=service, c=code: counted(server, s).get("refused") == {f"service_{c}": 1}, "at the server, too")
     assert client.log.count("cannot reach the service") == 3

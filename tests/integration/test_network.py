@@ -14,6 +14,7 @@ import uvloop
 from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, blob, digest, echo, pattern
 from tests.integration.test_tunnel import exchange
+from tests.integration.users import EchoFlow
 from tests.netsim.proxy import Conditions, Proxy
 
 SIZE_BYTES = 20_000_000
@@ -41,6 +42,10 @@ class Network:
     def blackhole(self, on: bool) -> None:
         self._loop.call_soon_threadsafe(self.proxy.blackhole, on)
 
+    def change(self, conditions: Conditions, rebind_every_s: float | None = None) -> None:
+        """Behave otherwise from now on, in both directions."""
+        self._loop.call_soon_threadsafe(self.proxy.change, conditions, rebind_every_s)
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._serve())
@@ -57,15 +62,20 @@ class Network:
 
 @contextlib.contextmanager
 def tunnelled(
-    deployment: Deployment, conditions: Conditions, rebind_every_s: float | None = None, **targets: str
+    deployment: Deployment,
+    conditions: Conditions,
+    rebind_every_s: float | None = None,
+    *,
+    workers: int = 2,
+    **targets: str,
 ) -> Iterator[tuple[Network, dict[str, int]]]:
     """A server, a client behind a bad network, and the traffic port of each service."""
     ports = {name: free_port() for name in targets}
-    server = deployment.server({name: f'bind = "127.0.0.1:{port}"' for name, port in ports.items()})
+    server = deployment.server({name: f'bind = "127.0.0.1:{port}"' for name, port in ports.items()}, workers=workers)
     with Network(deployment.quic_port, conditions, rebind_every_s) as network:
         host, port = network.address
         deployment.client("pod-1", targets, servers=[f"{host}:{port}"])
-        server.until_clients(1, connections=2)
+        server.until_clients(1, connections=workers)
         yield network, ports
 
 
@@ -95,21 +105,19 @@ def test_20_mb_through_loss_reordering_and_rebinding(deployment: Deployment) -> 
 
 
 def test_blackhole_of_2_s_loses_no_byte(deployment: Deployment) -> None:
-    data = pattern(3_000_000)
     with (
         Service(echo) as service,
         tunnelled(deployment, Conditions(delay_s=0.02), web=service.target) as (network, ports),
     ):
-        answer: list[bytes] = []
-        thread = threading.Thread(target=lambda: answer.append(exchange(ports["web"], data)))
-        thread.start()
-        until(lambda: network.proxy.counters.forwarded > 300, "bytes are on their way")
+        flow = EchoFlow(ports["web"])
+        flow.goes_on(1_000_000)
         network.blackhole(True)
         dark_since = time.monotonic()
         until(lambda: time.monotonic() - dark_since > 2.0, "two seconds of darkness")
         network.blackhole(False)
-        thread.join(60)
-        assert answer == [data]
+        flow.goes_on(1_000_000)
+        assert flow.finish() > 2_000_000
+        assert network.proxy.counters.blackholed > 0
 
 
 def test_blackhole_beyond_the_idle_timeout_heals(deployment: Deployment) -> None:

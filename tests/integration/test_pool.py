@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, named
+from tests.integration.users import read_line
 
 USERS = 3000
 
@@ -45,7 +46,9 @@ def held(port: int, count: int, threads: int = 8) -> Iterator[Counter[str]]:
 
 
 def names(users: list[socket.socket]) -> Counter[str]:
+    """What ``services.named`` says to each: its name, "reset", or "silent"."""
     found: Counter[str] = Counter()
+    heard = {user: b"" for user in users}
     selector = selectors.DefaultSelector()
     for user in users:
         selector.register(user, selectors.EVENT_READ)
@@ -54,11 +57,13 @@ def names(users: list[socket.socket]) -> Counter[str]:
         for key, _ in selector.select(1):
             user = key.fileobj
             assert isinstance(user, socket.socket)
-            selector.unregister(user)
             try:
-                found[user.recv(100).decode().strip()] += 1
+                heard[user] += (piece := user.recv(100))
             except ConnectionResetError:
-                found["reset"] += 1
+                piece, heard[user] = b"", b"reset"
+            if not piece or heard[user].endswith(b"\n"):
+                selector.unregister(user)
+                found[heard[user].decode().strip()] += 1
     found["silent"] += len(selector.get_map())
     selector.close()
     return +found
@@ -116,13 +121,13 @@ def test_stopped_worker_does_not_block_others(deployment: Deployment) -> None:
                 asked += 1
                 # One of three is in the stopped worker's queue.
                 with contextlib.suppress(TimeoutError), socket.create_connection(("127.0.0.1", port), 0.5) as user:
-                    served += user.recv(2) == b"x\n"
+                    served += read_line(user) == "x"
             assert served >= asked / 3
         finally:
             victim.send_signal(signal.SIGCONT)
         for _ in range(30):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
-                assert user.recv(2) == b"x\n"
+                assert read_line(user) == "x"
 
 
 def test_load_at_one_server_counts_at_another(deployment: Deployment) -> None:

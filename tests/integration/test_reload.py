@@ -17,14 +17,7 @@ from qmux.quic.choose import load_engine
 from tests.integration.daemons import COMMANDS, Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo, named
 from tests.integration.strangers import Stranger, connect_config, hang_up
-
-
-def says(port: int, timeout_s: float = 5.0) -> str:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as user:
-            return user.recv(100).decode().strip()
-    except OSError:
-        return ""
+from tests.integration.users import Ended, ask, says
 
 
 class Load:
@@ -51,12 +44,11 @@ class Load:
         while not self._stop.is_set():
             try:
                 with socket.create_connection(("127.0.0.1", self._port), timeout=10) as user:
-                    user.sendall(b"ping")
-                    answer = user.recv(10)
+                    answer = ask(user, b"ping")
                 if answer != b"ping":
                     self.failures.append(f"answer {answer!r}")
                 self.done += 1
-            except OSError as error:
+            except (OSError, Ended) as error:
                 self.failures.append(str(error))
 
 
@@ -231,8 +223,7 @@ def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: De
         client = deployment.client("pod-1", {"web": service.target})
         server.until_clients(1, connections=2)
         with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
-            user.sendall(b"before")
-            assert user.recv(10) == b"before"
+            assert ask(user, b"before") == b"before"
             text = client.config.read_text().replace("127.0.0.1:", "localhost:", 1)
             client.config.write_text(text)
             assert client.reload()["exit_code"] == 0
@@ -244,8 +235,7 @@ def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: De
             until(registered, "registered at the other name")
             assert any(row["state"] == "giving up" for row in client.status()["servers"])
             assert says_back(port)
-            user.sendall(b"after")
-            assert user.recv(10) == b"after"
+            assert ask(user, b"after") == b"after"
         until(lambda: not any(row["state"] == "giving up" for row in client.status()["servers"]), "the end of the old")
         assert says_back(port)
         assert "Traceback" not in client.log + server.log
@@ -253,5 +243,4 @@ def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: De
 
 def says_back(port: int) -> bool:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
-        user.sendall(b"hello")
-        return user.recv(10) == b"hello"
+        return ask(user, b"hello") == b"hello"

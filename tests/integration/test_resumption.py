@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import socket
 
 import psutil
 
 from tests.integration.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.test_network import Network
+from tests.integration.users import says
 from tests.netsim.proxy import Conditions
 
 
@@ -22,12 +21,6 @@ def handshakes(daemon: Daemon, line: str) -> list[str]:
 
 def counter(server: Daemon, name: str) -> int:
     return sum(row.get("endpoint", {}).get(name, 0) for row in server.workers())
-
-
-def is_served(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as user:
-        return user.recv(10) == b"x\n"
-    return False
 
 
 def failures(daemon: Daemon) -> list[str]:
@@ -49,7 +42,7 @@ def test_a_client_that_registers_again_resumes(deployment: Deployment) -> None:
         until(lambda: handshakes(server, "client registered")[2:] == ["resumed early"] * 2, "both lanes resumed")
         until(lambda: counter(server, "handshakes_resumed") == 2, "counted")
         assert counter(server, "tickets_refused") == 0
-        assert is_served(port)
+        assert says(port, 2) == "x"
         assert failures(server) + failures(client) == []
 
 
@@ -67,7 +60,7 @@ def test_a_client_that_was_cut_off_resumes(deployment: Deployment) -> None:
         until(lambda: re.search("connection to server ended|does not answer", client.log), "the client is cut off", 20)
         network.blackhole(False)
         until(lambda: "resumed early" in handshakes(server, "client registered"), "resumed", 30)
-        until(lambda: is_served(port), "served again")
+        until(lambda: says(port, 2) == "x", "served again")
         assert failures(server) + failures(client) == []
 
 
@@ -88,5 +81,5 @@ def test_a_new_worker_or_server_knows_no_session(deployment: Deployment) -> None
         server = deployment.server(services)
         server.until_clients(1, connections=2)
         assert set(handshakes(server, "client registered")) == {"full"}
-        until(lambda: is_served(port), "served by the new server")
+        until(lambda: says(port, 2) == "x", "served by the new server")
         assert failures(client) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import threading
 import time
 
@@ -13,9 +12,8 @@ import pytest
 from tests.integration.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo
 from tests.integration.test_network import Network
+from tests.integration.users import reset
 from tests.netsim.proxy import Conditions
-
-RST = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER
 
 
 def users(daemon: Daemon) -> int:
@@ -44,8 +42,7 @@ def test_reset_behind_unread_bytes(deployment: Deployment, early_data: bool, siz
                 user.sendall(bytes(size_bytes))
                 if number % 2:
                     user.shutdown(socket.SHUT_WR)
-                user.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
-                threading.Timer(0.01 * number, user.close).start()
+                threading.Timer(0.01 * number, reset, (user,)).start()
             until(lambda: service.connections >= 10, "users reach the service")
             for daemon in (server, client):
                 until(lambda daemon=daemon: users(daemon) == 0, "all gone")  # type: ignore[misc]

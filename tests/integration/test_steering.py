@@ -16,6 +16,7 @@ from tests import aio
 from tests.integration.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.strangers import Stranger, connect_config, hang_up
+from tests.integration.users import read_line
 from tests.netsim.proxy import Proxy
 
 CONNECTIONS = 1000
@@ -107,5 +108,5 @@ def test_ipv6_and_wildcard_binds(deployment: Deployment, bind: str, address: str
         server.until_clients(1, connections=3)
         for _ in range(20):
             with socket.create_connection((address, port), timeout=10) as user:
-                assert user.recv(2) == b"x\n"
+                assert read_line(user) == "x"
         assert counters(server, "foreign_packets") == 0

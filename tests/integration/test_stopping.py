@@ -13,6 +13,7 @@ import pytest
 
 from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, named
+from tests.integration.users import Ended, read_line
 
 
 def test_users_that_wait_are_served_while_the_server_stops(deployment: Deployment) -> None:
@@ -24,7 +25,7 @@ def test_users_that_wait_are_served_while_the_server_stops(deployment: Deploymen
         client = deployment.client("pod-1", {"web": service.target})
         server.until_clients(1, connections=2)
         users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15))]
-        assert users[0].recv(1) == b"x"
+        assert read_line(users[0]) == "x"
         time.sleep(0.2)  # every worker has heard of it
         users += [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15)) for _ in range(5)]
         time.sleep(0.5)  # all are accepted
@@ -36,7 +37,7 @@ def test_users_that_wait_are_served_while_the_server_stops(deployment: Deploymen
         while left:
             served = until(lambda: [user for user in left if _has_data(user)], "the next one is served", 10)
             for user in served:
-                assert user.recv(2) == b"x\n"
+                assert read_line(user) == "x"
                 left.remove(user)
                 user.close()
         assert server.process.wait(15) == 0
@@ -64,8 +65,8 @@ def test_client_stops_under_load_and_no_user_is_lost(deployment: Deployment, ear
             with socket.create_connection(("127.0.0.1", port), 15) as user:
                 try:
                     user.sendall(b"?")
-                    outcomes[user.recv(2).decode()] += 1
-                except OSError as error:
+                    outcomes[read_line(user)] += 1
+                except (OSError, Ended) as error:
                     outcomes[type(error).__name__] += 1
 
     with Service(named("x")) as service:
@@ -83,4 +84,4 @@ def test_client_stops_under_load_and_no_user_is_lost(deployment: Deployment, ear
         stop.set()
         for thread in threads:
             thread.join(20)
-        assert set(outcomes) == {"x\n"}, outcomes
+        assert set(outcomes) == {"x"}, outcomes

@@ -14,6 +14,7 @@ from tests.integration.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.test_network import Network
 from tests.integration.test_pool import names
+from tests.integration.users import read_line, reset
 from tests.netsim.proxy import Conditions
 
 
@@ -44,7 +45,7 @@ def test_users_wait_for_a_stream(deployment: Deployment) -> None:
     """Every stream of the only client is taken: the next user waits until one ends, or for queue_timeout."""
     port = free_port()
     with Service(named("x")) as service:
-        lines = f'bind = "127.0.0.1:{port}"\nqueue_timeout = "2s"'
+        lines = f'bind = "127.0.0.1:{port}"\nqueue_timeout = "4s"'
         server = deployment.server({"web": lines}, workers=1, quic="max_streams = 20")
         deployment.client("pod-1", {"web": service.target})
         server.until_clients(1)
@@ -66,8 +67,7 @@ def test_a_user_that_gave_up_is_not_connected(deployment: Deployment) -> None:
         server.until_clients(1)
         with users(port, 1) as served, users(port, 1) as waiting:
             assert names(served) == {"x": 1}
-            waiting[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            waiting[0].close()
+            reset(waiting[0])
             served[0].close()
             until(lambda: refused(server) == {"user_reset": 1}, "the reset is seen")
         assert service.connections == 1
@@ -94,7 +94,7 @@ def test_thousands_wait_and_the_worker_has_time_for_others(deployment: Deploymen
             while not stop.is_set():
                 started = time.monotonic()
                 with socket.create_connection(("127.0.0.1", port), 30) as user:
-                    assert user.recv(2) == b"x\n"
+                    assert read_line(user) == "x"
                 times_s.append(time.monotonic() - started)
                 time.sleep(0.01)
 

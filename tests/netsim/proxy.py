@@ -113,6 +113,15 @@ class Proxy:
         """Swallow everything, in both directions."""
         self.blackhole_to_server = self.blackhole_to_client = on
 
+    def change(self, conditions: Conditions, rebind_every_s: float | None = None) -> None:
+        """Behave otherwise from now on, in both directions."""
+        self.to_server = self.to_client = conditions
+        if self._rebind_timer is not None:
+            self._rebind_timer.cancel()
+            self._rebind_timer = None
+        self._rebind_every_s = rebind_every_s
+        self._schedule_rebind()
+
     def change_server(self, server: tuple[str, int]) -> None:
         """Forward to another server from now on, from the same ports: a load balancer that changed its mind."""
         self._server = server

@@ -194,3 +194,24 @@ def test_rebinding_by_itself() -> None:
         client.close()
 
     run(main())
+
+
+def test_a_network_that_changes() -> None:
+    async def main() -> None:
+        server, client = Peer("127.0.0.1"), Peer("127.0.0.1")
+        async with Proxy(server.address, rebind_every_s=0.01) as proxy:
+            client.socket.sendto(b"first", proxy.address)
+            await until(lambda: proxy.counters.rebinds > 0)
+            proxy.change(Conditions(mtu_bytes=10))
+            rebinds = proxy.counters.rebinds
+            client.socket.sendto(b"eleven long", proxy.address)
+            client.socket.sendto(b"ten - long", proxy.address)
+            await until(lambda: len(server.got) == 2)
+            assert server.got == [b"first", b"ten - long"]
+            assert (proxy.counters.too_large, proxy.counters.rebinds) == (1, rebinds)
+            proxy.change(Conditions(), rebind_every_s=0.01)
+            await until(lambda: proxy.counters.rebinds > rebinds)
+        server.close()
+        client.close()
+
+    run(main())
