@@ -1,9 +1,10 @@
-"""Clients that do not behave, made of the engine alone."""
+"""Clients that do not behave, made of the reference engine alone."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from qmux.protocol.frames import (
 from qmux.quic.choose import load_engine
 from qmux.quic.engine import CloseReason, ConnectConfig, Connection, Stream
 from qmux.relay.frames import read_frame
+from tests.netsim.proxy import Proxy
 
 
 class Stranger:
@@ -63,7 +65,7 @@ def connect_config(bundle: Path, lane: int | None = None) -> ConnectConfig:
 async def silent_client(port: int, bundle: Path) -> tuple[float, str]:
     """Complete a handshake and say nothing: how long the server bears it, and what it says."""
     stranger = Stranger()
-    load_engine("auto").connect(("127.0.0.1", port), connect_config(bundle), stranger)
+    load_engine("aioquic").connect(("127.0.0.1", port), connect_config(bundle), stranger)
     await asyncio.wait_for(stranger.is_connected, 10)
     started = time.monotonic()
     reason = await asyncio.wait_for(stranger.is_closed, 30)
@@ -81,7 +83,7 @@ async def hang_up(connection: Connection, stranger: Stranger) -> None:
 async def register(port: int, bundle: Path, *services: str) -> Frame:
     """Offer ``services`` whatever the certificate names: the server's answer."""
     stranger = Stranger()
-    connection = load_engine("auto").connect(("127.0.0.1", port), connect_config(bundle), stranger)
+    connection = load_engine("aioquic").connect(("127.0.0.1", port), connect_config(bundle), stranger)
     await asyncio.wait_for(stranger.is_connected, 10)
     stream = connection.open_stream()
     offered = tuple(Offered(name) for name in services)
@@ -95,7 +97,7 @@ async def register(port: int, bundle: Path, *services: str) -> Frame:
 async def heartbeat_flood(port: int, bundle: Path, service: str, count: int, for_s: float) -> int:
     """Register, send ``count`` Heartbeats at once: how many are answered within ``for_s``."""
     stranger = Stranger()
-    connection = load_engine("auto").connect(("127.0.0.1", port), connect_config(bundle), stranger)
+    connection = load_engine("aioquic").connect(("127.0.0.1", port), connect_config(bundle), stranger)
     await asyncio.wait_for(stranger.is_connected, 10)
     stream = connection.open_stream()
     frame = Register(os.urandom(16), "stranger", (Offered(service),), "1.0")
@@ -114,3 +116,37 @@ async def heartbeat_flood(port: int, bundle: Path, service: str, count: int, for
     flood.cancel()
     connection.close(0, "done")
     return answered
+
+
+AT_A_TIME = 50
+
+
+async def come_and_go(port: int, bundle: Path, service: str, count: int) -> None:
+    """``count`` connections on the native engine, some at a time. Each gets as far as chance will have it; then half of
+    them say goodbye, and the others are heard of no more.
+    """
+    rng = random.Random(count)
+    config = connect_config(bundle)
+    engine = load_engine("native")
+
+    async def one(address: tuple[str, int]) -> Connection:
+        stranger = Stranger()
+        connection = engine.connect(address, config, stranger)
+        await asyncio.sleep(rng.choice((0.0, 0.002, 0.02)))
+        if far := rng.randrange(3):
+            await asyncio.wait_for(stranger.is_connected, 10)
+        if far == 2:
+            stream = connection.open_stream()
+            frame = Register(os.urandom(16), "stranger", (Offered(service),), "1.0")
+            await stream.write(encode_stream_type(StreamType.CONTROL) + encode(frame))
+            await asyncio.wait_for(read_frame(stream, FrameDecoder({RegisterAck})), 10)
+        return connection
+
+    for _ in range(count // AT_A_TIME):
+        async with Proxy(("127.0.0.1", port)) as proxy:
+            addresses = [("127.0.0.1", port), proxy.address] * (AT_A_TIME // 2)
+            connections = await asyncio.gather(*(one(address) for address in addresses))
+            proxy.blackhole(True)
+            for connection in connections:
+                connection.close(0, "done")
+            await asyncio.sleep(0)  # the engine closes its sockets in the turn after
