@@ -67,7 +67,8 @@ def rss_bytes(*daemons: Daemon) -> int:
 
 
 def open_connections(server: Daemon) -> int:
-    """QUIC connections at all workers of a server."""
+    """QUIC connections at all workers of a server, once each has reported."""
+    until(lambda: all("endpoint" in row for row in server.workers()), "every worker reports")
     return sum(int(row["endpoint"]["connections"]) for row in server.workers())
 
 
