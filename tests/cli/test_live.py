@@ -16,7 +16,10 @@ import pytest
 
 from qmux import __version__
 from qmux.pki import authority
+from qmux.quic.choose import load_engine
 from tests.cli.programs import arguments, run, until_line
+
+ENGINE = load_engine("auto").name
 
 SERVER = """\
 [server]
@@ -95,7 +98,7 @@ def until_status(folder: Path, file: str, wanted: Callable[[dict[str, Any]], Any
 def test_a_servers_status(folder: Path) -> None:
     status = until_status(folder, "server.toml", lambda status: status["clients"][0]["rtt_ms"])
     assert status["server"]["version"] == __version__
-    assert status["server"]["engine"] == "aioquic"
+    assert status["server"]["engine"] == ENGINE
     assert status["server"]["workers"] == 2
     assert status["server"]["source"] == str(folder / "server.toml")
     assert {worker["name"] for worker in status["workers"]} == {"supervisor", "admin", "worker-0", "worker-1"}
@@ -116,7 +119,7 @@ def test_status_for_people_has_no_colour_in_a_pipe(folder: Path) -> None:
     done = run("qmux", "status", "-c", "server.toml", cwd=folder)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(f"qmuxd {__version__} · engine aioquic · 2 workers · generation 1 since ")
+    assert lines[0].startswith(f"qmuxd {__version__} · engine {ENGINE} · 2 workers · generation 1 since ")
     assert lines[1].split() == ["SERVICE", "BIND", "PROTO", "CLIENTS", "CONNS", "RATE", "IN/OUT", "REFUSED"]
     assert lines[4].startswith("pod-1   web")
     assert "\x1b" not in done.stdout
