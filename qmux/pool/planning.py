@@ -52,6 +52,9 @@ class Planner:
         self._choices: _Choices = self._in_turn if by_turn else self._by_load
         self._ahead: list[SessionKey] = []  # planned by turn and, as far as known, not carried out
         self._weights: dict[SessionKey, int] = {}  # of all among whom ``_ahead`` was chosen
+        # Equal ones take turns by the users that came: plans are renewed more often than that.
+        self._turn = selector.next_turn()
+        self._planned = 0
 
     def plan(
         self,
@@ -81,10 +84,13 @@ class Planner:
                 break
             keys.append(key)
         self._take_back(len(keys))
+        self._planned = len(keys)
         return _grants(keys)
 
     def void(self, unused: int) -> None:
         """The last plan is in force no more; ``unused``: how many of its users have not come."""
+        self._turn += max(0, self._planned - unused)
+        self._planned = 0
         self._take_back(max(0, len(self._ahead) - unused))
         self._ahead.clear()
 
@@ -113,7 +119,7 @@ class Planner:
 
         Loads only grow here, and so does the lowest: a session that ties goes on tying until it gets a user.
         """
-        turn, count, is_here = self._selector.next_turn(), len(among.candidates), self._selector.is_here
+        turn, count, is_here = self._turn, len(among.candidates), self._selector.is_here
         levels = [
             _Level(each, each.offers[self._service].weight, each.held.get(self._slot, 0), (at + turn) % count)
             for at, each in enumerate(among.candidates)

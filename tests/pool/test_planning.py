@@ -126,6 +126,19 @@ def test_by_load_who_has_less_is_filled_first() -> None:
     assert planned(planner(), sessions, most=18) == ["empty"] * 18
 
 
+def test_by_load_users_who_come_one_after_the_other_take_turns() -> None:
+    """Each is gone before the next one comes, and plans are renewed when they come, when they go, and in between."""
+    made, sessions = planner(), [numbered("a", 1), numbered("b", 2)]
+    served, unused = [], 0
+    for _ in range(10):
+        for _ in range(3):
+            first = planned(made, sessions, unused=unused)[0]
+            unused = PLANNED_USERS
+        served.append(first)
+        unused -= 1
+    assert served in (["a", "b"] * 5, ["b", "a"] * 5)
+
+
 def test_by_load_equal_ones_do_not_begin_with_the_same_one_everywhere() -> None:
     sessions = [numbered(f"pod-{at}", at + 1) for at in range(5)]
     firsts = {planned(planner(seed=seed), sessions, most=1)[0] for seed in range(50)}
