@@ -102,7 +102,7 @@ class ServerWorker:
         elif isinstance(message, StopAccepting):
             self._listeners.close(shutdown=True)
         elif isinstance(message, Drain):
-            self._tasks.start(self._drain(message), "drain")
+            self._drain(message)
         elif isinstance(message, Stop):
             self._child.exit(0)
 
@@ -154,9 +154,13 @@ class ServerWorker:
             self._is_ready = True
             self._child.send(Ready({"engine": self._engine.name}))
 
-    async def _drain(self, message: Drain) -> None:
+    def _drain(self, message: Drain) -> None:
+        # At once: Peers may follow in the same read, and clients must not be moved away from users who wait here.
         self._endpoint.refuse_new(True)
         self._roster.drain(message.deadline_s, message.replace)
+        self._tasks.start(self._finish(message), "drain")
+
+    async def _finish(self, message: Drain) -> None:
         until = time.monotonic() + message.deadline_s
         await self._signal.wait_until(lambda: not self._users.count, message.deadline_s)
         for link in self._links.values():

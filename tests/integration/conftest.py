@@ -10,6 +10,7 @@ import pytest
 from tests.integration.daemons import Deployment
 
 ENGINES = ("aioquic", "native")
+LOG_TAIL_CHARS = 8_000
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,3 +36,5 @@ def deployment(tmp_path: Path, engine: str) -> Iterator[Deployment]:
     made = Deployment(tmp_path, engine)
     yield made
     made.close()
+    for daemon in made.daemons:  # shown where the test fails
+        print(f"--- {daemon.log_path.name}\n{daemon.log[-LOG_TAIL_CHARS:]}")

@@ -143,7 +143,7 @@ def test_silent_after_the_handshake_is_gone(deployment: Deployment) -> None:
     server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1, quic='handshake_timeout = "1s"')
     bundle = deployment.directory / deployment.bundle("pod-1", "web")
     lived_s, reason = asyncio.run(silent_client(deployment.quic_port, bundle))
-    assert 0.8 < lived_s < 4.0
+    assert 0.8 < lived_s < 10.0
     assert "handshake_timeout" in reason
     until(lambda: "client did not register in time" in server.log, "a line in the log")
     assert clients(server) == []

@@ -8,10 +8,12 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Sequence
 
+import psutil
 import pytest
 
-from tests.integration.daemons import Deployment, free_port, until
+from tests.integration.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.users import Ended, read_line
 
@@ -26,24 +28,62 @@ def test_users_that_wait_are_served_while_the_server_stops(deployment: Deploymen
         server.until_clients(1, connections=2)
         users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15))]
         assert read_line(users[0]) == "x"
-        time.sleep(0.2)  # every worker has heard of it
         users += [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15)) for _ in range(5)]
-        time.sleep(0.5)  # all are accepted
+        until(lambda: accepted(server, port) == 6, "all are accepted")
         server.process.send_signal(signal.SIGTERM)
         until(lambda: "stopping" in server.log, "it stops")
         time.sleep(0.5)  # the workers and the client have heard of it
         users[0].close()
-        left = users[1:]
-        while left:
-            served = until(lambda: [user for user in left if _has_data(user)], "the next one is served", 10)
-            for user in served:
-                assert read_line(user) == "x"
-                left.remove(user)
-                user.close()
+        serve_in_turn(users[1:])
         assert server.process.wait(15) == 0
         assert service.connections == 6
         assert "user connection refused" not in server.log
         assert client.process.poll() is None
+
+
+def test_workers_that_hear_of_the_stop_and_of_each_other_at_once(deployment: Deployment) -> None:
+    """A busy worker reads the order to drain and the news that its sibling drains in one go: the client that its own
+    users wait for is not sent to the sibling, nor away from it.
+    """
+    port = free_port()
+    with Service(named("x")) as service, contextlib.ExitStack() as stack:
+        lines = f'bind = "127.0.0.1:{port}"\nmaxconn = 1\nqueue_timeout = "20s"'
+        server = deployment.server({"web": lines}, workers=2)
+        client = deployment.client("pod-1", {"web": service.target})
+        server.until_clients(1, connections=2)
+        users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15)) for _ in range(8)]
+        until(lambda: accepted(server, port) == 8, "all are accepted")
+        workers = [psutil.Process(worker["pid"]) for worker in server.workers()]
+        for worker in workers:
+            worker.suspend()
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in server.log, "it stops")
+        time.sleep(0.3)  # what the supervisor sends lies in the workers' sockets
+        for worker in workers:
+            worker.resume()
+        serve_in_turn(users)
+        assert server.process.wait(15) == 0
+        assert service.connections == 8
+        assert "client is stopping" not in server.log  # it gave no connection up
+        assert "user connection refused" not in server.log
+        assert client.process.poll() is None
+
+
+def accepted(server: Daemon, port: int) -> int:
+    """Users whom the workers of a server have taken from the queue of this port."""
+    workers = [psutil.Process(worker["pid"]) for worker in server.workers()]
+    held = [sock for worker in workers for sock in worker.net_connections("tcp4")]
+    return sum(sock.status == psutil.CONN_ESTABLISHED and sock.laddr[1] == port for sock in held)
+
+
+def serve_in_turn(users: Sequence[socket.socket]) -> None:
+    """Each has said nothing; all are served, and leave when they are."""
+    left = list(users)
+    while left:
+        for user in until(lambda: [each for each in left if _has_data(each)], "the next one is served", 10):
+            assert read_line(user) == "x"
+            left.remove(user)
+            user.close()
 
 
 def _has_data(user: socket.socket) -> bool:
