@@ -202,6 +202,9 @@ impl Engine {
     fn tell_asked(&mut self, asking: Asking, outcome: Outcome) {
         self.front.gave_away();
         let Asking { service, socket, about, conn, began, .. } = asking;
+        if let Some(conn) = self.conns.get_mut(conn) {
+            conn.others += 1;
+        }
         self.events.push(Event::Asked { left: Left { service, socket, about }, conn, began, outcome });
     }
 

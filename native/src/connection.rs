@@ -108,6 +108,9 @@ pub struct Conn {
     pub streams: FxHashMap<StreamId, Use>,
     /// Whom the engine serves here without Python.
     pub users: u64,
+    /// Python's users, and how many there may be in all.
+    pub others: u64,
+    pub most_users: u64,
     /// Where they go, once it is registered.
     pub serving: Option<Serving>,
     /// In the queue of those that may have something to send.
@@ -151,6 +154,8 @@ impl Conn {
             port,
             streams: FxHashMap::default(),
             users: 0,
+            others: 0,
+            most_users: u64::MAX,
             serving: None,
             dirty: false,
             quic_at: None,

@@ -329,7 +329,8 @@ impl Engine {
         }
     }
 
-    /// A stream for this user and what it begins with; None where it is for Python to say.
+    /// A stream for this user and what it begins with; None where it is for Python to say: nothing is granted, or the
+    /// connection is full, since Python gave it users too after it had planned.
     fn granted(&mut self, service_id: Id, about: &About) -> Option<(Id, StreamId, Vec<u8>)> {
         let service = self.front.services.get_mut(&service_id)?;
         while let Some(&(id, _)) = service.plan.grants.front() {
@@ -337,6 +338,9 @@ impl Engine {
                 service.plan.skip();
                 continue;
             };
+            if conn.users + conn.others >= conn.most_users {
+                return None;
+            }
             let About { conn_id, source, dest } = about;
             let head = frames::encode_new_conn(&NewConn { conn_id: *conn_id, service: &service.name, source, dest })?;
             let stream = conn.quic.streams().open(Dir::Bi)?;

@@ -622,6 +622,13 @@ impl Core {
         self.engine.changes()
     }
 
+    /// How many users of this connection are Python's, and how many it may have in all.
+    fn limit_users(&mut self, conn: u64, others: u64, most: u64) {
+        if let Some(conn) = self.engine.conns.get_mut(conn) {
+            (conn.others, conn.most_users) = (others, most);
+        }
+    }
+
     /// Binds, attempts and relays of users, all of them.
     fn end_accepting(&mut self) {
         self.engine.close_front();

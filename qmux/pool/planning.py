@@ -8,7 +8,6 @@ next choice is another one, the plan ends, and whoever comes then is looked at i
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -74,13 +73,13 @@ class Planner:
         if len(among.candidates) == 1:
             return self._single(among.candidates[0], room, min(most, SINGLE_USERS))
         keys: list[int] = []
-        given: Counter[int] = Counter()
+        left: dict[int, int] = {}
         for candidate in self._choices(among, min(most, max(PLANNED_USERS, len(among.candidates)))):
             if not self._selector.is_here(candidate, READY):
                 break
             key = candidate.best[self._slot][1]
-            given[key] += 1
-            if given[key] > room(key):
+            left[key] = (left[key] if key in left else room(key)) - 1
+            if left[key] < 0:
                 break
             keys.append(key)
         self._take_back(len(keys))

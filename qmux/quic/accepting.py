@@ -114,6 +114,10 @@ class Accepting(Protocol):
         """How many users the layer above has: they count towards the limit."""
         ...
 
+    def limit_users(self, connection: Connection, others: int, most: int) -> None:
+        """How many users the layer above has on this connection, and how many there may be, whatever is planned."""
+        ...
+
     @property
     def users(self) -> int:
         """Users whom the engine serves."""

@@ -249,12 +249,18 @@ class ClientConnection:
     def user_came(self) -> None:
         """A user connection begins on this connection."""
         self._users += 1
+        self.limit_users()
         self.recount()
 
     def user_left(self) -> None:
         """A user connection on this connection ended."""
         self._users -= 1
+        self.limit_users()
         self.recount()
+
+    def limit_users(self) -> None:
+        """The engine serves users up to the limit of the connection, those of this worker's tasks included."""
+        self._roster.limit_engine_users(self.connection, self._users, self._roster.config.quic.max_streams)
 
     def recount(self) -> None:
         """The number of users changed."""

@@ -92,6 +92,7 @@ class AcceptedUsers(EngineUsers):
         self._is_looking = False
         self._is_closed = False
         roster.engine_users_on = self._on
+        roster.limit_engine_users = self.accepting.limit_users
 
     @property
     def total(self) -> int:

@@ -50,6 +50,7 @@ class Roster:
         self.protocol_errors = 0
         self.unexpected_datagrams = 0
         self.engine_users_on: Callable[[Connection], int] = lambda _: 0
+        self.limit_engine_users: Callable[[Connection, int, int], None] = lambda _, others, most: None
         self._on_change = on_change
         self._tasks = tasks
         self._active_slots: tuple[int, ...] = (slot,)
@@ -102,6 +103,7 @@ class Roster:
             surplus.connection.close(AppCode.REPLACED, "too many connections of one session")
         self._by_session[client.session_key].append(client)
         self._by_key[row.key] = client
+        client.limit_users()
         self.pool.add(row)
         self._on_change()
 
@@ -134,6 +136,7 @@ class Roster:
         previous, self.config = self.config, config
         for client in self:
             client.offers_changed()
+            client.limit_users()
             client.tell_lanes(())
         if _needs_registration(previous, config):
             for number, client in enumerate(self):

@@ -94,7 +94,7 @@ class Front:
 
     async def request(self, pair: Pair | None = None) -> tuple[NewConn, Stream]:
         """What a client is asked next."""
-        stream = await asyncio.wait_for((pair or self.pair).client.heard.streams.get(), 5)
+        stream = await asyncio.wait_for((pair or self.pair).client.heard.streams.get(), 15)
         assert await read_stream_type(stream) == StreamType.TCP
         request = await read_frame(stream, FrameDecoder({NewConn}))
         assert isinstance(request, NewConn)
@@ -290,6 +290,23 @@ async def test_who_has_no_grant_is_left_to_the_layer_above(world: World) -> None
         assert not os.get_blocking(sock.fileno())
         assert options(sock) == [1, 1, 60, 15, 4]
         assert front.accepting.users == 1
+
+
+async def test_a_connection_takes_no_more_than_it_may_though_more_is_planned(world: World) -> None:
+    """Users whom the layer above gives to a connection come off what was planned for it before."""
+    async with front_of(world) as front:
+        front.plan(20)
+        front.accepting.limit_users(front.connection, 2, 4)
+        for _ in range(2):
+            await front.user()
+            await front.request()
+        await front.user()
+        await until(lambda: len(front.handler.came) == 1)
+        assert front.accepting.unused("web") == 18
+        front.accepting.limit_users(front.connection, 1, 4)
+        await front.user()
+        await front.request()
+        assert len(front.handler.came) == 1
 
 
 async def test_whoever_was_queued_before_the_bind_was_added_has_the_options_too(world: World) -> None:
@@ -509,11 +526,11 @@ async def test_close_with_shutdown_takes_who_is_queued_and_ends_the_bind_for_all
         async with front_of(world, listening=listening) as front:
             front.plan(20)
             for _ in range(50):
-                front.users.append(socket.create_connection(front.address, timeout=5))
+                front.users.append(socket.create_connection(front.address, timeout=15))
             front.bind.close(shutdown=True)
             front.bind.close(shutdown=True)
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(front.address, timeout=5)
+                socket.create_connection(front.address, timeout=15)
             with pytest.raises(OSError, match="Invalid argument"):
                 duplicate.accept()
             await until(lambda: len(front.handler.came) == 30)
@@ -524,7 +541,7 @@ async def test_close_without_shutdown_leaves_the_queue_to_others(world: World) -
     listening = socket.create_server(("127.0.0.1", 0))
     with listening.dup() as duplicate:
         async with front_of(world, listening=listening) as front:
-            front.users.append(socket.create_connection(front.address, timeout=5))
+            front.users.append(socket.create_connection(front.address, timeout=15))
             front.bind.close(shutdown=False)
             front.users += [duplicate.accept()[0]]
             assert front.handler.came == []
@@ -602,7 +619,7 @@ async def test_500_users_that_come_and_go_leave_nothing(world: World) -> None:
                 await loop.sock_sendall(user, b"x" * rng.randrange(3000))
                 user.shutdown(socket.SHUT_WR)
                 with contextlib.suppress(ConnectionResetError):
-                    await asyncio.wait_for(loop.sock_recv(user, 10), 5)
+                    await asyncio.wait_for(loop.sock_recv(user, 10), 15)
             finally:
                 user.close()
 

@@ -85,6 +85,7 @@ class FakeAccepting(Accepting):
         self.made = 0
         self.limits: dict[str, RelayLimits] = {}
         self.others = 0
+        self.room: dict[Connection, tuple[int, int]] = {}
         self.on: dict[Connection, int] = {}
         self.by_service: dict[str, int] = {}
         self.is_closed = False
@@ -101,6 +102,9 @@ class FakeAccepting(Accepting):
 
     def unused(self, service: str) -> int:
         return sum(count for _, count in self.plans.get(service, []))
+
+    def limit_users(self, connection: Connection, others: int, most: int) -> None:
+        self.room[connection] = (others, most)
 
     def set_other_users(self, count: int) -> None:
         self.others = count

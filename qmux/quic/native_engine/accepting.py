@@ -66,6 +66,11 @@ class NativeAccepting:
         """See ``qmux.quic.accepting.Accepting.set_other_users``."""
         self._core.set_other_users(count)
 
+    def limit_users(self, connection: Connection, others: int, most: int) -> None:
+        """See ``qmux.quic.accepting.Accepting.limit_users``."""
+        assert isinstance(connection, NativeConnection), "of the engine that made this"
+        self._core.limit_users(connection.handle, others, most)
+
     @property
     def users(self) -> int:
         """See ``qmux.quic.accepting.Accepting.users``."""
