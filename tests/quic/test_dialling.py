@@ -57,7 +57,7 @@ class Client:
         return stream
 
     async def left_to_us(self) -> Stream:
-        return await asyncio.wait_for(self.pair.client.heard.streams.get(), 5)
+        return await asyncio.wait_for(self.pair.client.heard.streams.get(), 15)
 
     def users(self) -> int:
         assert self.dialling.users == self.dialling.users_on(self.pair.client.connection)
@@ -91,7 +91,7 @@ class Service:
         self.address: Address = name if isinstance(name, str) else name[:2]
 
     async def accepted(self) -> socket.socket:
-        sock, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(self.listener), 5)
+        sock, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(self.listener), 15)
         sock.setblocking(False)
         return sock
 

@@ -128,7 +128,7 @@ async def test_refused_while_stopping_and_the_client_hears_it_at_once(world: Wor
     side = world.connect(server.address)
     reason = await side.heard.is_closed()
     assert (reason.kind, reason.code) == (CloseKind.TRANSPORT, 0x2)  # CONNECTION_REFUSED, RFC 9000 §20.1
-    assert asyncio.get_running_loop().time() - started < 0.5
+    assert asyncio.get_running_loop().time() - started < 2.5  # half of what a handshake may take
     assert not pair.client.connection.is_closed
     server.endpoint.refuse_new(False)
     await world.pair(server)

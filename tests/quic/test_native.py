@@ -41,7 +41,7 @@ async def test_nothing_is_left_of_what_was_closed(world: World) -> None:
     assert driver.core.counts() == (6, 10, 10, 0)
     for pair in pairs:
         pair.client.connection.close(0, "")
-    await asyncio.wait([relay.done for both in relayed for relay in (both.server, both.client)], timeout=5)
+    await asyncio.wait([relay.done for both in relayed for relay in (both.server, both.client)], timeout=15)
     await until(lambda: driver.core.counts() == (1, 0, 0, 0))
     server.endpoint.close(0, "")
     assert driver.core.counts() == (0, 0, 0, 0)

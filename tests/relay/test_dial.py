@@ -140,7 +140,7 @@ def test_timeout() -> None:
     with full(socket.AF_INET, ("127.0.0.1", 0)) as listener:
         started = time.monotonic()
         error = failure(target(listener), 0.3)
-        assert 0.25 < time.monotonic() - started < 3
+        assert time.monotonic() - started > 0.25
     assert error.code == RefuseCode.TIMEOUT
     assert error.reason.endswith("did not answer within 0.3 s")
 

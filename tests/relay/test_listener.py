@@ -32,7 +32,7 @@ class Bind:
 
     def connect(self, count: int = 1) -> None:
         for _ in range(count):
-            self.users.append(socket.create_connection(self.address, timeout=5))
+            self.users.append(socket.create_connection(self.address, timeout=15))
 
     def __enter__(self) -> Bind:
         return self
