@@ -43,7 +43,7 @@ tools:
 	@scripts/test-tools
 
 clean:
-	rm -rf $(VENV) native/target build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis loadtest/out loadtest/cache
+	rm -rf $(VENV) native/target native/dist native/fuzz/target build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis loadtest/out loadtest/cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Without a Rust toolchain everything runs on the aioquic engine; a build that fails is a failure for the tests in CI.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn_proto::{
-    Connection, ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, IdleTimeout, MtuDiscoveryConfig, Side,
-    StreamEvent, StreamId, TransportConfig, TransportErrorCode, VarInt,
+    Connection, ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, FrameStats, IdleTimeout,
+    MtuDiscoveryConfig, Side, StreamEvent, StreamId, TransportConfig, TransportErrorCode, VarInt,
 };
 use rustc_hash::FxHashMap;
 
@@ -97,6 +97,23 @@ pub fn transport(limits: &Limits, payload: Option<u16>) -> Arc<TransportConfig> 
 /// Up to where the size is searched for.
 pub fn largest_datagram(payload: Option<u16>) -> u16 {
     payload.unwrap_or(LARGEST_DATAGRAM).clamp(SMALLEST_DATAGRAM, LARGEST_DATAGRAM)
+}
+
+/// Frames that ask for an acknowledgement (RFC 9002 §2).
+fn asking_frames(f: &FrameStats) -> u64 {
+    f.ping
+        + f.stream
+        + f.crypto
+        + f.datagram
+        + f.max_data
+        + f.max_stream_data
+        + f.reset_stream
+        + f.stop_sending
+        + f.max_streams_bidi
+        + f.new_connection_id
+        + f.path_challenge
+        + f.path_response
+        + u64::from(f.handshake_done)
 }
 
 pub struct Conn {
@@ -194,20 +211,7 @@ impl Conn {
     /// Look what came in: frames are counted only where a packet was authentic.
     pub fn heard(&mut self, now: Instant) {
         let f = self.quic.stats().frame_rx;
-        let frames = f.acks
-            + f.ping
-            + f.stream
-            + f.crypto
-            + f.datagram
-            + f.max_data
-            + f.max_stream_data
-            + f.reset_stream
-            + f.stop_sending
-            + f.max_streams_bidi
-            + f.new_connection_id
-            + f.path_challenge
-            + f.path_response
-            + u64::from(f.handshake_done);
+        let frames = f.acks + asking_frames(&f);
         if frames != self.frames_heard {
             self.frames_heard = frames;
             self.heard_at = now;
@@ -225,22 +229,8 @@ impl Conn {
             self.send_window = window;
             self.quic.set_send_window(window);
         }
-        let f = stats.frame_tx;
-        let asked = f.ping
-            + f.stream
-            + f.crypto
-            + f.datagram
-            + f.max_data
-            + f.max_stream_data
-            + f.reset_stream
-            + f.stop_sending
-            + f.max_streams_bidi
-            + f.new_connection_id
-            + f.path_challenge
-            + f.path_response
-            + u64::from(f.handshake_done);
         // A lost probe of a larger size is nothing that the peer owes us.
-        let asked = asked.saturating_sub(stats.path.sent_plpmtud_probes);
+        let asked = asking_frames(&stats.frame_tx).saturating_sub(stats.path.sent_plpmtud_probes);
         if asked != self.frames_asked {
             self.frames_asked = asked;
             self.asked_at = Some(now);
