@@ -1,54 +1,25 @@
 //! One QUIC connection: its limits, its events, what it says about itself, and how it ends.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod engine;
 
-use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Instant;
+
 use quinn_proto::{
-    Connection, ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, FrameStats, IdleTimeout,
-    MtuDiscoveryConfig, Side, StreamEvent, StreamId, TransportConfig, TransportErrorCode, VarInt,
+    Connection, ConnectionError, ConnectionHandle, Dir, FrameStats, Side, StreamEvent, StreamId, TransportErrorCode,
+    VarInt,
 };
 use rustc_hash::FxHashMap;
 
 use crate::arena::Id;
 use crate::cid;
 use crate::dial::Serving;
-use crate::engine::Engine;
-use crate::events::{Event, Outcome, Reason};
-use crate::recovery::{self, WatchedCubic};
+use crate::events::Reason;
+use crate::recovery;
 use crate::stream::Use;
 use crate::tickets::Purse;
-use crate::timers::Timer;
+use crate::transport::{send_window, SEND_WINDOW_BYTES, UNLIMITED};
 use crate::verifier::Peer;
-
-/// What every path carries (RFC 9000 §14): the search begins here, and a black hole leads back.
-const SMALLEST_DATAGRAM: u16 = 1200;
-
-/// What the loopback interface carries under IPv6. Other paths end the search at the MTU of their interface. From 8,952
-/// bytes to this the cost of a byte falls by 15 to 25 %: less to do for each packet, and fewer writes to sockets.
-const LARGEST_DATAGRAM: u16 = 65_488;
-
-/// Sent and not acknowledged, in all streams together: on a path whose delay is nearly nothing, such as loopback, all
-/// of it waits in the receiver's socket, and small requests wait behind it.
-const LEAST_SEND_WINDOW_BYTES: u64 = 1 << 20;
-const SEND_WINDOW_BYTES: u64 = 2 << 20;
-
-/// What the path itself can hold is on top: 20 Gbit/s times its delay.
-const SEND_WINDOW_BYTES_PER_S: f64 = 2.5e9;
-
-fn send_window(min_rtt: Duration) -> u64 {
-    let on_the_way = (min_rtt.as_secs_f64() * SEND_WINDOW_BYTES_PER_S) as u64;
-    (LEAST_SEND_WINDOW_BYTES + on_the_way).min(SEND_WINDOW_BYTES)
-}
-
-/// A lost first packet is sent again after three times this; RFC 9002 §6.2.2 has 333 ms, a second.
-const INITIAL_RTT: Duration = Duration::from_millis(100);
-
-const DATAGRAMS_OUT_BYTES: usize = 256 << 10;
-const DATAGRAMS_IN_BYTES: usize = 1 << 20;
-
-/// Streams × their window bound a peer, never the connection: one stalled stream must not stop its siblings.
-const UNLIMITED: VarInt = VarInt::MAX;
 
 /// RFC 9000 §20.1: 0x100 and a TLS alert.
 const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
@@ -56,48 +27,6 @@ const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
 /// The alerts about a certificate (RFC 8446 §6): sent by us, they are about the peer's.
 const CERTIFICATE_ALERTS: std::ops::RangeInclusive<u64> = 0x100 + 42..=0x100 + 48;
 const CERTIFICATE_REQUIRED: u64 = 0x100 + 116;
-
-/// What a connection is made with.
-#[derive(Clone)]
-pub struct Limits {
-    pub idle_timeout: Duration,
-    pub keep_alive: Duration,
-    pub handshake_timeout: Duration,
-    pub max_streams: u32,
-    pub stream_window: u64,
-    /// None: unlimited.
-    pub connection_window: Option<u64>,
-}
-
-/// quinn's configuration for a path whose interface takes `payload` bytes.
-pub fn transport(limits: &Limits, payload: Option<u16>) -> Arc<TransportConfig> {
-    let window = |bytes: u64| VarInt::from_u64(bytes).unwrap_or(UNLIMITED);
-    let mut config = TransportConfig::default();
-    config
-        // Longer than a VarInt of milliseconds: no timeout.
-        .max_idle_timeout(IdleTimeout::try_from(limits.idle_timeout).ok())
-        .keep_alive_interval(Some(limits.keep_alive))
-        .max_concurrent_bidi_streams(limits.max_streams.into())
-        .max_concurrent_uni_streams(0u32.into())
-        .stream_receive_window(window(limits.stream_window))
-        .receive_window(limits.connection_window.map_or(UNLIMITED, window))
-        .send_window(SEND_WINDOW_BYTES)
-        .datagram_send_buffer_size(DATAGRAMS_OUT_BYTES)
-        .datagram_receive_buffer_size(Some(DATAGRAMS_IN_BYTES))
-        .initial_rtt(INITIAL_RTT)
-        .initial_mtu(SMALLEST_DATAGRAM)
-        .min_mtu(SMALLEST_DATAGRAM)
-        .congestion_controller_factory(Arc::new(WatchedCubic::default()));
-    let mut search = MtuDiscoveryConfig::default();
-    search.upper_bound(largest_datagram(payload));
-    config.mtu_discovery_config(Some(search));
-    Arc::new(config)
-}
-
-/// Up to where the size is searched for.
-pub fn largest_datagram(payload: Option<u16>) -> u16 {
-    payload.unwrap_or(LARGEST_DATAGRAM).clamp(SMALLEST_DATAGRAM, LARGEST_DATAGRAM)
-}
 
 /// Frames that ask for an acknowledgement (RFC 9002 §2).
 fn asking_frames(f: &FrameStats) -> u64 {
@@ -325,172 +254,5 @@ fn transport_reason(code: TransportErrorCode, message: &str) -> Reason {
     match CRYPTO_ERRORS.contains(&code) {
         true => Reason { kind: "tls", code: code - CRYPTO_ERRORS.start(), message },
         false => Reason { kind: "transport", code, message },
-    }
-}
-
-impl Engine {
-    /// This connection may have something to send.
-    pub fn mark(&mut self, id: Id) {
-        if let Some(conn) = self.conns.get_mut(id) {
-            if !conn.dirty {
-                conn.dirty = true;
-                self.dirty.push_back(id);
-            }
-        }
-    }
-
-    /// Everything that quinn has to say about one connection.
-    pub fn connection_events(&mut self, id: Id, now: Instant) {
-        loop {
-            let Some(conn) = self.conns.get_mut(id) else { return };
-            let endpoint = self.endpoints.get_mut(conn.endpoint);
-            if let Some(endpoint) = endpoint {
-                while let Some(event) = conn.quic.poll_endpoint_events() {
-                    if let Some(answer) = endpoint.quic.handle_event(conn.handle, event) {
-                        conn.quic.handle_event(answer);
-                    }
-                }
-            }
-            let Some(event) = conn.quic.poll() else { break };
-            self.connection_event(id, event, now);
-        }
-        if let Some(ticket) = self.conns.get(id).and_then(|conn| conn.purse.as_ref()).and_then(|purse| purse.newest()) {
-            self.events.push(Event::Ticket { conn: id, ticket });
-        }
-        self.announce(id, now);
-    }
-
-    fn connection_event(&mut self, id: Id, event: QuicEvent, now: Instant) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        match event {
-            QuicEvent::ConnectionLost { reason } if !conn.is_over => {
-                let reason = conn.reason(&reason);
-                self.connection_over(id, Some(reason), now);
-            }
-            _ if conn.is_over => {}
-            QuicEvent::Connected if conn.is_client() => self.settle_early_writes(id),
-            QuicEvent::Stream(event) if !conn.is_connected => conn.came_early(event),
-            QuicEvent::Stream(event) => self.stream_event(id, event),
-            QuicEvent::DatagramReceived if conn.is_connected => self.datagrams_received(id),
-            _ => {}
-        }
-    }
-
-    fn datagrams_received(&mut self, id: Id) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        while let Some(data) = conn.quic.datagrams().recv() {
-            self.events.push(Event::Datagram { conn: id, data });
-        }
-    }
-
-    /// Tell Python of a confirmed handshake. A client's is complete before the server has seen its certificate; only
-    /// HANDSHAKE_DONE says that it was accepted (RFC 9001 §4.1.2). At a server, what came with 0-RTT waits for it, too:
-    /// only then is the client there, and what came not somebody's replay.
-    fn announce(&mut self, id: Id, now: Instant) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.is_connected || conn.is_over || conn.quic.is_handshaking() {
-            return;
-        }
-        if conn.is_client() && conn.quic.stats().frame_rx.handshake_done == 0 {
-            return;
-        }
-        let (identity, resumed) = match (conn.is_client(), conn.peer()) {
-            (true, peer) => (None, peer.is_none()),
-            (false, Some(Peer::Accepted { who, resumed, .. })) => (Some(who), resumed),
-            (false, _) => return self.nobody(id, now),
-        };
-        conn.is_connected = true;
-        // A server has the keys of 0-RTT only where it accepted it.
-        let early_data = conn.quic.has_0rtt() && (!conn.is_client() || conn.quic.accepted_0rtt());
-        let (early, endpoint) = (std::mem::take(&mut conn.early), conn.endpoint);
-        self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
-        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-            endpoint.handshake_completed(resumed);
-        }
-        self.events.push(Event::Connected { conn: id, identity, resumed, early_data });
-        for event in early {
-            self.stream_event(id, event);
-        }
-        self.datagrams_received(id);
-    }
-
-    /// A handshake without an accepted client: a defect here or in rustls, and no connection.
-    fn nobody(&mut self, id: Id, now: Instant) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        let message = "the handshake left no certificate behind";
-        conn.quic.close(now, 0u32.into(), Bytes::from_static(message.as_bytes()));
-        self.connection_over(id, Some(Reason { kind: "transport", code: 0x1, message: message.to_owned() }), now);
-    }
-
-    fn stream_event(&mut self, id: Id, event: StreamEvent) {
-        match event {
-            StreamEvent::Opened { dir } => self.accept_streams(id, dir),
-            StreamEvent::Readable { id: stream } => self.stream_readable(id, stream),
-            StreamEvent::Writable { id: stream } => self.stream_writable(id, stream),
-            StreamEvent::Finished { id: stream } => self.stream_delivered(id, stream),
-            StreamEvent::Stopped { id: stream, error_code } => self.stream_ended(id, stream, error_code),
-            StreamEvent::Available { .. } => {}
-        }
-    }
-
-    /// The end, told once: streams and relays first. `reason` None: Python closed it and knows.
-    pub fn connection_over(&mut self, id: Id, reason: Option<Reason>, now: Instant) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        if std::mem::replace(&mut conn.is_over, true) {
-            return;
-        }
-        recovery::closing(&conn.quic);
-        let (was_connected, endpoint) = (conn.is_connected, conn.endpoint);
-        self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
-        let streams = std::mem::take(&mut conn.streams);
-        for usage in streams.into_values() {
-            match usage {
-                Use::Held(_) => {}
-                Use::Relay(relay) => self.relay_lost(relay),
-                Use::Newcomer(newcomer) => self.newcomer_gone(newcomer),
-                Use::Asking(asking) => self.asking_failed(asking, Outcome::Lost),
-            }
-        }
-        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-            endpoint.connection_over(was_connected, now);
-        }
-        if let Some(reason) = reason {
-            self.events.push(Event::Closed { conn: id, reason });
-        }
-        self.mark(id);
-    }
-
-    /// CONNECTION_CLOSE; nothing is heard of it any more.
-    pub fn close_connection(&mut self, id: Id, code: u64, reason: &[u8], now: Instant) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
-        conn.quic.close(now, code, Bytes::copy_from_slice(reason));
-        self.connection_over(id, None, now);
-        self.transmit_connection(id, now);
-    }
-
-    /// Gone at once, without a word to the peer.
-    pub fn fail_connection(&mut self, id: Id, reason: Reason, now: Instant) {
-        self.connection_over(id, Some(reason), now);
-        self.forget_connection(id);
-    }
-
-    /// Nothing is left of it; a client's endpoint and socket go, too.
-    pub fn forget_connection(&mut self, id: Id) {
-        let Some(mut conn) = self.conns.remove(id) else { return };
-        self.timers.set(Timer::Quic(id), &mut conn.quic_at, None);
-        self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
-        if conn.is_client() {
-            self.remove_endpoint(conn.endpoint);
-        } else if let Some(endpoint) = self.endpoints.get_mut(conn.endpoint) {
-            endpoint.forget(conn.handle);
-        }
-    }
-
-    pub fn handshake_timed_out(&mut self, id: Id, now: Instant) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.handshake_at = None;
-        let message = "the handshake was not completed in time".to_owned();
-        self.fail_connection(id, Reason { kind: "timeout", code: 0, message }, now);
     }
 }

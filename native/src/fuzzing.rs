@@ -14,11 +14,11 @@ use rustls::pki_types::CertificateDer;
 
 use crate::arena::Id;
 use crate::cid;
-use crate::connection::Limits;
 use crate::endpoint::{Endpoint, Policy};
 use crate::engine::Engine;
 use crate::frames::{self, Parsed};
 use crate::tls::Credentials;
+use crate::transport::Limits;
 use crate::udp::Wire;
 use crate::verifier::{Check, Identity, Refusal};
 

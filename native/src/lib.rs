@@ -29,5 +29,6 @@ mod tests;
 mod tickets;
 mod timers;
 mod tls;
+mod transport;
 mod udp;
 mod verifier;

@@ -3,6 +3,8 @@
 //! Python decides who gets the next users of a service, before they come. Whoever comes when nothing is granted, or where
 //! a stream cannot be opened, goes to Python, which looks at him as at every user of an engine without this.
 
+mod plan;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 use quinn_proto::{Dir, StreamId};
 use rustc_hash::FxHashMap;
 use socket2::SockRef;
+
+use plan::Plan;
 
 use crate::arena::{Arena, Id};
 use crate::asking::Asking;
@@ -54,43 +58,6 @@ struct Service {
     name: Box<str>,
     patience: Patience,
     plan: Plan,
-}
-
-/// Who gets the next users, in this order: a connection, and how many.
-#[derive(Default)]
-struct Plan {
-    grants: VecDeque<(Id, u64)>,
-    left: u64,
-    /// With so many left Python is told, once.
-    low: u64,
-    told: bool,
-}
-
-impl Plan {
-    fn new(mut grants: Vec<(Id, u64)>) -> Self {
-        grants.retain(|&(_, count)| count > 0);
-        let left = grants.iter().map(|&(_, count)| count).sum();
-        Self { grants: grants.into(), left, low: left / 4, told: false }
-    }
-
-    /// One user is given away; whether it is time for the next plan.
-    fn take(&mut self) -> bool {
-        if let Some((_, count)) = self.grants.front_mut() {
-            *count -= 1;
-            if *count == 0 {
-                self.grants.pop_front();
-            }
-            self.left -= 1;
-        }
-        self.left <= self.low && !std::mem::replace(&mut self.told, true)
-    }
-
-    /// The connection that was next is no more.
-    fn skip(&mut self) {
-        if let Some((_, count)) = self.grants.pop_front() {
-            self.left -= count;
-        }
-    }
 }
 
 /// One traffic socket.
@@ -368,43 +335,5 @@ impl Engine {
             }
         }
         self.events.retain(|event| event.socket().is_none());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn order(plan: &mut Plan) -> Vec<Id> {
-        let mut conns = Vec::new();
-        while let Some(&(conn, _)) = plan.grants.front() {
-            conns.push(conn);
-            plan.take();
-        }
-        conns
-    }
-
-    #[test]
-    fn grants_are_taken_in_their_order() {
-        let mut plan = Plan::new(vec![(1, 2), (9, 0), (2, 1), (1, 1)]);
-        assert_eq!(plan.left, 4);
-        assert_eq!(order(&mut plan), [1, 1, 2, 1]);
-        assert_eq!(plan.left, 0);
-    }
-
-    #[test]
-    fn a_plan_is_low_once() {
-        let mut plan = Plan::new(vec![(1, 8)]);
-        let told: Vec<bool> = (0..8).map(|_| plan.take()).collect();
-        assert_eq!(told, [false, false, false, false, false, true, false, false]);
-        assert!(Plan::new(vec![(1, 1)]).take());
-    }
-
-    #[test]
-    fn a_plan_that_lost_a_connection_is_low_earlier() {
-        let mut plan = Plan::new(vec![(1, 5), (2, 3)]);
-        plan.skip();
-        assert_eq!(plan.left, 3);
-        assert_eq!((plan.take(), plan.take(), plan.take()), (true, false, false));
     }
 }

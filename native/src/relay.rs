@@ -5,31 +5,27 @@
 //! relay holds little more than the window of its stream at the far end. FIN ↔ half-close, RST ↔ RESET_STREAM and
 //! STOP_SENDING, as docs/architecture.md says.
 
+mod engine;
+mod read_buffer;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use quinn_proto::{ReadError, StreamId, VarInt, WriteError};
+
+pub use read_buffer::ReadBuffer;
 
 use crate::arena::Id;
 use crate::connection::Conn;
 use crate::counts::User;
-use crate::engine::{Engine, Tag};
-use crate::events::{End, Event};
-use crate::stream::{abort_both, Use};
-use crate::timers::Timer;
+use crate::events::End;
 
 /// What one relay may move in each direction before the others have their turn: every call on a TCP socket costs an
 /// acknowledgement and wakes somebody up, so it shall be worth it.
 const TURN_BYTES: usize = 256 << 10;
-
-/// What relays that move much may read together before it is sent, and before those that move little have their turn.
-const ROUND_BYTES: usize = 512 << 10;
-
-/// A read buffer with less room than this is replaced.
-const READ_BYTES: usize = 64 << 10;
 
 /// A read of less than this: the socket's sender does not fill it any more.
 const SMALL_BYTES: usize = 16 << 10;
@@ -40,9 +36,6 @@ const BULK_PRIORITY: i32 = -1;
 
 /// Chunks in one `sendmsg`.
 const IOVECS: usize = 256;
-
-/// A piece smaller than this is copied, so that it does not hold the whole read buffer.
-const COPIED_BYTES: usize = 8 << 10;
 
 // `qmux.protocol.frames.AppCode`
 const CANCELLED: u32 = 0x11;
@@ -58,35 +51,6 @@ impl End {
             End::StreamReset | End::Aborted => Some(CANCELLED.into()),
             End::IdleTimeout | End::HalfClosedTimeout => Some(TIMED_OUT.into()),
         }
-    }
-}
-
-/// Sockets are read into this; large pieces are handed on without a copy.
-pub struct ReadBuffer(BytesMut);
-
-impl ReadBuffer {
-    pub fn new() -> Self {
-        Self(BytesMut::new())
-    }
-
-    /// At most `limit` bytes, and whether the kernel may have more.
-    fn read(&mut self, fd: RawFd, limit: usize) -> io::Result<(Bytes, bool)> {
-        if self.0.capacity() < READ_BYTES {
-            self.0 = BytesMut::with_capacity(TURN_BYTES); // zeroing it would cost 5 % of a transfer
-        }
-        let room = self.0.spare_capacity_mut();
-        let wanted = room.len().min(limit);
-        // SAFETY: the pointer is to at least `wanted` bytes that are ours; the kernel only writes them.
-        let count = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), wanted, 0) };
-        let Ok(count) = usize::try_from(count) else { return Err(io::Error::last_os_error()) };
-        // SAFETY: the kernel has just written that many bytes, and `self.0` was empty before.
-        unsafe { self.0.set_len(count) };
-        if count < COPIED_BYTES {
-            let copy = Bytes::copy_from_slice(&self.0);
-            self.0.clear();
-            return Ok((copy, count == wanted));
-        }
-        Ok((self.0.split().freeze(), count == wanted))
     }
 }
 
@@ -373,214 +337,4 @@ pub fn reset_on_close(fd: RawFd) {
     let size = std::mem::size_of_val(&linger) as libc::socklen_t;
     // SAFETY: the pointer is to a local of that size.
     unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size) };
-}
-
-impl Engine {
-    /// Hand a stream and a socket over. Where the stream has ended already, the relay ends at once.
-    pub fn start_relay(
-        &mut self,
-        id: Id,
-        stream: StreamId,
-        socket: OwnedFd,
-        patience: Patience,
-        user: Option<User>,
-        now: Instant,
-    ) -> io::Result<Id> {
-        if let Some(user) = &user {
-            self.counts.relayed(user);
-        }
-        let fd = socket.as_raw_fd();
-        let mut relay = Relay {
-            conn: id,
-            stream,
-            user,
-            socket: Some(socket),
-            patience,
-            active_at: now,
-            timer_at: None,
-            inward: VecDeque::new(),
-            outward: VecDeque::new(),
-            outward_bytes: 0,
-            can_read: true,
-            can_write: true,
-            stream_readable: true,
-            stream_writable: true,
-            hung_up: false,
-            failed: false,
-            socket_ended: false,
-            fin_queued: false,
-            delivered: false,
-            stream_ended: false,
-            shut: false,
-            in_a_row: 0,
-            queued: false,
-            bytes_to_socket: 0,
-            bytes_to_stream: 0,
-        };
-        let conn = self.conns.get_mut(id).filter(|conn| !conn.is_over);
-        let over = match conn {
-            None => Some(End::ConnectionLost),
-            Some(conn) => match conn.streams.remove(&stream) {
-                Some(Use::Held(held)) => {
-                    relay.inward = held.pending;
-                    relay.socket_ended = held.finishing;
-                    relay.fin_queued = held.finished;
-                    (relay.stream_readable, relay.stream_ended) = (!held.read_ended, held.read_ended);
-                    relay.outward_bytes = held.pushback.len();
-                    relay.outward.extend(Some(held.pushback).filter(|left| !left.is_empty()));
-                    None
-                }
-                _ => Some(End::StreamReset),
-            },
-        };
-        let relay = self.relays.insert(relay);
-        if let Some(end) = over {
-            self.end_relay(relay, end);
-            return Ok(relay);
-        }
-        if let Some(conn) = self.conns.get_mut(id) {
-            conn.streams.insert(stream, Use::Relay(relay));
-        }
-        let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        if let Err(error) = self.poller.add(fd, Tag::Relay, relay, edges) {
-            self.end_relay(relay, End::SocketReset);
-            return Err(error);
-        }
-        self.queue_relay(relay);
-        self.arm_relay(relay);
-        Ok(relay)
-    }
-
-    fn queue_relay(&mut self, id: Id) {
-        if let Some(relay) = self.relays.get_mut(id) {
-            if !std::mem::replace(&mut relay.queued, true) {
-                let queue = if relay.is_bulk() { &mut self.bulk } else { &mut self.ready };
-                queue.push_back(id);
-            }
-        }
-    }
-
-    /// epoll saw something on its socket.
-    pub fn relay_polled(&mut self, id: Id, flags: i32) {
-        let Some(relay) = self.relays.get_mut(id) else { return };
-        let closed = flags & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0;
-        relay.can_read |= closed || flags & libc::EPOLLIN != 0;
-        relay.can_write |= flags & (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR) != 0;
-        relay.hung_up |= closed;
-        relay.failed |= flags & libc::EPOLLERR != 0;
-        self.queue_relay(id);
-    }
-
-    pub fn relay_readable(&mut self, id: Id) {
-        if let Some(relay) = self.relays.get_mut(id) {
-            relay.stream_readable = !relay.stream_ended;
-            self.queue_relay(id);
-        }
-    }
-
-    pub fn relay_writable(&mut self, id: Id) {
-        if let Some(relay) = self.relays.get_mut(id) {
-            relay.stream_writable = true;
-            self.queue_relay(id);
-        }
-    }
-
-    pub fn relay_delivered(&mut self, id: Id) {
-        let Some(relay) = self.relays.get_mut(id) else { return };
-        relay.delivered = true;
-        if relay.socket.is_none() {
-            self.end_relay(id, End::Finished);
-        }
-    }
-
-    pub fn relay_stream_reset(&mut self, id: Id) {
-        self.end_relay(id, End::StreamReset);
-    }
-
-    pub fn relay_lost(&mut self, id: Id) {
-        self.end_relay(id, End::ConnectionLost);
-    }
-
-    /// One turn of each relay that moves little, and of as many others as make a round.
-    pub fn pump_relays(&mut self, now: Instant) {
-        for _ in 0..self.ready.len() {
-            if let Some(id) = self.ready.pop_front() {
-                self.pump_relay(id, now);
-            }
-        }
-        let mut moved = 0;
-        for _ in 0..self.bulk.len() {
-            if moved >= ROUND_BYTES {
-                return;
-            }
-            let Some(id) = self.bulk.pop_front() else { return };
-            moved += self.pump_relay(id, now);
-        }
-    }
-
-    /// How much it read from its socket.
-    fn pump_relay(&mut self, id: Id, now: Instant) -> usize {
-        let Some(relay) = self.relays.get_mut(id) else { return 0 };
-        relay.queued = false;
-        let Some(conn) = self.conns.get_mut(relay.conn) else { return 0 };
-        let before = relay.bytes_to_stream;
-        let turn = relay.pump(conn, &mut self.read_buffer, now);
-        let (conn, read) = (relay.conn, relay.bytes_to_stream - before);
-        if turn.touched {
-            self.mark(conn);
-        }
-        match turn.end {
-            Some(end) => self.end_relay(id, end),
-            None => {
-                if turn.again {
-                    self.queue_relay(id);
-                }
-                self.arm_relay(id);
-            }
-        }
-        read as usize
-    }
-
-    /// Its timer is set once and looks then whether there was traffic: traffic itself moves no timer.
-    fn arm_relay(&mut self, id: Id) {
-        let Some(relay) = self.relays.get_mut(id) else { return };
-        let Some((at, _)) = relay.deadline() else { return };
-        if relay.timer_at.is_none_or(|armed| at < armed) {
-            self.timers.set(Timer::Relay(id), &mut relay.timer_at, Some(at));
-        }
-    }
-
-    pub fn relay_timed_out(&mut self, id: Id, now: Instant) {
-        let Some(relay) = self.relays.get_mut(id) else { return };
-        relay.timer_at = None;
-        match relay.deadline() {
-            Some((at, end)) if at <= now => self.end_relay(id, end),
-            _ => self.arm_relay(id),
-        }
-    }
-
-    /// Relays of users end.
-    pub fn end_users(&mut self) {
-        let users: Vec<_> = self.relays.iter().filter(|(_, relay)| relay.user.is_some()).map(|(id, _)| id).collect();
-        users.into_iter().for_each(|id| self.end_relay(id, End::Aborted));
-    }
-
-    /// The end of a relay, told once.
-    pub fn end_relay(&mut self, id: Id, end: End) {
-        let Some(mut relay) = self.relays.remove(id) else { return };
-        self.timers.set(Timer::Relay(id), &mut relay.timer_at, None);
-        relay.release(end != End::Finished);
-        if let Some(conn) = self.conns.get_mut(relay.conn) {
-            let had = conn.streams.remove(&relay.stream).is_some();
-            if let Some(code) = end.code().filter(|_| had) {
-                abort_both(conn, relay.stream, code);
-                self.mark(relay.conn);
-            }
-        }
-        let (to_socket, to_stream) = (relay.bytes_to_socket, relay.bytes_to_stream);
-        match relay.user.take() {
-            Some(user) => self.user_ended(relay.conn, user, end, to_socket, to_stream),
-            None => self.events.push(Event::RelayDone { relay: id, end, to_socket, to_stream }),
-        }
-    }
 }

@@ -50,8 +50,8 @@ fn loss_delays_a_handshake_only() {
     assert!(slowest > 100 * MS, "nothing was lost");
 }
 
-fn patient() -> crate::connection::Limits {
-    crate::connection::Limits { handshake_timeout: 60 * S, ..limits() }
+fn patient() -> crate::transport::Limits {
+    crate::transport::Limits { handshake_timeout: 60 * S, ..limits() }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::net::{Faults, JUMBO_PAYLOAD, LOOPBACK_PAYLOAD};
 use super::world::{client_address, limits, Dial, Pair, Serve, World, MS, S, SERVER};
-use crate::connection::{largest_datagram, Limits};
+use crate::transport::{largest_datagram, Limits};
 
 /// UDP payload of a packet of 1500 bytes.
 const ETHERNET: u16 = 1472;

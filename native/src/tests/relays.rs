@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::net::Faults;
 use super::world::{limits, Dial, Pair, Serve, Side, World, MS, S};
 use crate::arena::Id;
-use crate::connection::Limits;
 use crate::events::{End, Event};
 use crate::relay::Patience;
 use crate::stream::stream_id;
+use crate::transport::Limits;
 
 pub const PATIENT: Patience = Patience { idle: None, half_closed: Duration::from_secs(60) };
 

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::net::Faults;
 use super::world::{limits, Dial, Pair, Serve, World, MS, S};
-use crate::connection::Limits;
 use crate::events::Event;
 use crate::stream::stream_id;
+use crate::transport::Limits;
 
 fn readable(event: &Event) -> Option<u64> {
     match event {

@@ -11,13 +11,14 @@ use rustls::pki_types::CertificateDer;
 
 use super::net::{Faults, Net, JUMBO_PAYLOAD};
 use crate::arena::Id;
-use crate::connection::{Conn, Limits};
+use crate::connection::Conn;
 use crate::endpoint::{Endpoint, Policy, Remote};
 use crate::engine::Engine;
 use crate::events::{Event, Reason};
 use crate::stream::{stream_id, Held, Read, Use};
 use crate::tickets::Session;
 use crate::tls::{Client, Credentials};
+use crate::transport::Limits;
 use crate::verifier::{Check, Identity, Refusal};
 
 pub const MS: Duration = Duration::from_millis(1);

@@ -1,0 +1,181 @@
+//! The connections of an engine: what quinn says of them, and how they end.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use quinn_proto::{Event as QuicEvent, StreamEvent, VarInt};
+
+use crate::arena::Id;
+use crate::engine::Engine;
+use crate::events::{Event, Outcome, Reason};
+use crate::recovery;
+use crate::stream::Use;
+use crate::timers::Timer;
+use crate::verifier::Peer;
+
+impl Engine {
+    /// This connection may have something to send.
+    pub fn mark(&mut self, id: Id) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            if !conn.dirty {
+                conn.dirty = true;
+                self.dirty.push_back(id);
+            }
+        }
+    }
+
+    /// Everything that quinn has to say about one connection.
+    pub fn connection_events(&mut self, id: Id, now: Instant) {
+        loop {
+            let Some(conn) = self.conns.get_mut(id) else { return };
+            let endpoint = self.endpoints.get_mut(conn.endpoint);
+            if let Some(endpoint) = endpoint {
+                while let Some(event) = conn.quic.poll_endpoint_events() {
+                    if let Some(answer) = endpoint.quic.handle_event(conn.handle, event) {
+                        conn.quic.handle_event(answer);
+                    }
+                }
+            }
+            let Some(event) = conn.quic.poll() else { break };
+            self.connection_event(id, event, now);
+        }
+        if let Some(ticket) = self.conns.get(id).and_then(|conn| conn.purse.as_ref()).and_then(|purse| purse.newest()) {
+            self.events.push(Event::Ticket { conn: id, ticket });
+        }
+        self.announce(id, now);
+    }
+
+    fn connection_event(&mut self, id: Id, event: QuicEvent, now: Instant) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        match event {
+            QuicEvent::ConnectionLost { reason } if !conn.is_over => {
+                let reason = conn.reason(&reason);
+                self.connection_over(id, Some(reason), now);
+            }
+            _ if conn.is_over => {}
+            QuicEvent::Connected if conn.is_client() => self.settle_early_writes(id),
+            QuicEvent::Stream(event) if !conn.is_connected => conn.came_early(event),
+            QuicEvent::Stream(event) => self.stream_event(id, event),
+            QuicEvent::DatagramReceived if conn.is_connected => self.datagrams_received(id),
+            _ => {}
+        }
+    }
+
+    fn datagrams_received(&mut self, id: Id) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        while let Some(data) = conn.quic.datagrams().recv() {
+            self.events.push(Event::Datagram { conn: id, data });
+        }
+    }
+
+    /// Tell Python of a confirmed handshake. A client's is complete before the server has seen its certificate; only
+    /// HANDSHAKE_DONE says that it was accepted (RFC 9001 §4.1.2). At a server, what came with 0-RTT waits for it, too:
+    /// only then is the client there, and what came not somebody's replay.
+    fn announce(&mut self, id: Id, now: Instant) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.is_connected || conn.is_over || conn.quic.is_handshaking() {
+            return;
+        }
+        if conn.is_client() && conn.quic.stats().frame_rx.handshake_done == 0 {
+            return;
+        }
+        let (identity, resumed) = match (conn.is_client(), conn.peer()) {
+            (true, peer) => (None, peer.is_none()),
+            (false, Some(Peer::Accepted { who, resumed, .. })) => (Some(who), resumed),
+            (false, _) => return self.nobody(id, now),
+        };
+        conn.is_connected = true;
+        // A server has the keys of 0-RTT only where it accepted it.
+        let early_data = conn.quic.has_0rtt() && (!conn.is_client() || conn.quic.accepted_0rtt());
+        let (early, endpoint) = (std::mem::take(&mut conn.early), conn.endpoint);
+        self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.handshake_completed(resumed);
+        }
+        self.events.push(Event::Connected { conn: id, identity, resumed, early_data });
+        for event in early {
+            self.stream_event(id, event);
+        }
+        self.datagrams_received(id);
+    }
+
+    /// A handshake without an accepted client: a defect here or in rustls, and no connection.
+    fn nobody(&mut self, id: Id, now: Instant) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let message = "the handshake left no certificate behind";
+        conn.quic.close(now, 0u32.into(), Bytes::from_static(message.as_bytes()));
+        self.connection_over(id, Some(Reason { kind: "transport", code: 0x1, message: message.to_owned() }), now);
+    }
+
+    fn stream_event(&mut self, id: Id, event: StreamEvent) {
+        match event {
+            StreamEvent::Opened { dir } => self.accept_streams(id, dir),
+            StreamEvent::Readable { id: stream } => self.stream_readable(id, stream),
+            StreamEvent::Writable { id: stream } => self.stream_writable(id, stream),
+            StreamEvent::Finished { id: stream } => self.stream_delivered(id, stream),
+            StreamEvent::Stopped { id: stream, error_code } => self.stream_ended(id, stream, error_code),
+            StreamEvent::Available { .. } => {}
+        }
+    }
+
+    /// The end, told once: streams and relays first. `reason` None: Python closed it and knows.
+    pub fn connection_over(&mut self, id: Id, reason: Option<Reason>, now: Instant) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if std::mem::replace(&mut conn.is_over, true) {
+            return;
+        }
+        recovery::closing(&conn.quic);
+        let (was_connected, endpoint) = (conn.is_connected, conn.endpoint);
+        self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
+        let streams = std::mem::take(&mut conn.streams);
+        for usage in streams.into_values() {
+            match usage {
+                Use::Held(_) => {}
+                Use::Relay(relay) => self.relay_lost(relay),
+                Use::Newcomer(newcomer) => self.newcomer_gone(newcomer),
+                Use::Asking(asking) => self.asking_failed(asking, Outcome::Lost),
+            }
+        }
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.connection_over(was_connected, now);
+        }
+        if let Some(reason) = reason {
+            self.events.push(Event::Closed { conn: id, reason });
+        }
+        self.mark(id);
+    }
+
+    /// CONNECTION_CLOSE; nothing is heard of it any more.
+    pub fn close_connection(&mut self, id: Id, code: u64, reason: &[u8], now: Instant) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
+        conn.quic.close(now, code, Bytes::copy_from_slice(reason));
+        self.connection_over(id, None, now);
+        self.transmit_connection(id, now);
+    }
+
+    /// Gone at once, without a word to the peer.
+    pub fn fail_connection(&mut self, id: Id, reason: Reason, now: Instant) {
+        self.connection_over(id, Some(reason), now);
+        self.forget_connection(id);
+    }
+
+    /// Nothing is left of it; a client's endpoint and socket go, too.
+    pub fn forget_connection(&mut self, id: Id) {
+        let Some(mut conn) = self.conns.remove(id) else { return };
+        self.timers.set(Timer::Quic(id), &mut conn.quic_at, None);
+        self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
+        if conn.is_client() {
+            self.remove_endpoint(conn.endpoint);
+        } else if let Some(endpoint) = self.endpoints.get_mut(conn.endpoint) {
+            endpoint.forget(conn.handle);
+        }
+    }
+
+    pub fn handshake_timed_out(&mut self, id: Id, now: Instant) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.handshake_at = None;
+        let message = "the handshake was not completed in time".to_owned();
+        self.fail_connection(id, Reason { kind: "timeout", code: 0, message }, now);
+    }
+}
