@@ -100,7 +100,7 @@ def test_a_task_may_close_its_own_set() -> None:
 
         tasks.start(forever(), "other")
         tasks.start(close(), "closing")
-        await asyncio.wait_for(closed.wait(), 5)
+        await asyncio.wait_for(closed.wait(), 15)
         await until(lambda: not len(tasks))
 
     run(main())

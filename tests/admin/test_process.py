@@ -113,7 +113,7 @@ def test_it_listens_before_it_is_ready_and_only_for_owner_and_group(tmp_path: Pa
             assert status == 200
             assert answer["server"]["source"] == "/etc/qmux/server.toml"
             assert (await supervisor.ask("/healthz")) == (200, {"ok": True})
-            await until(lambda: len(supervisor.got(Heartbeat)) >= 2, 5.0, "heartbeats")
+            await until(lambda: len(supervisor.got(Heartbeat)) >= 2, 15.0, "heartbeats")
 
     run(main())
 
@@ -210,7 +210,7 @@ def test_a_reloaded_configuration_replaces_the_one_before(tmp_path: Path) -> Non
         async with supervised(tmp_path) as supervisor:
             await ready(supervisor)
             supervisor.send(configure(server_config("web", "api"), str(tmp_path), version=2))
-            await until(lambda: Configured(2) in supervisor.got(Configured), 5.0, "configured again")
+            await until(lambda: Configured(2) in supervisor.got(Configured), 15.0, "configured again")
             _, answer = await supervisor.ask("/v1/status")
             assert [service["name"] for service in answer["services"]] == ["web", "api"]
             assert len(supervisor.got(Ready)) == 1
@@ -225,7 +225,7 @@ def test_a_configuration_that_does_not_decode_is_refused_and_the_old_one_stays(t
             broken = configure(server_config(), str(tmp_path), version=2)
             broken.config = b"\x80"
             supervisor.send(broken)
-            await until(lambda: len(supervisor.got(Configured)) == 2, 5.0, "an answer")
+            await until(lambda: len(supervisor.got(Configured)) == 2, 15.0, "an answer")
             assert supervisor.got(Configured)[1].error
             assert (await supervisor.ask("/v1/status"))[0] == 200
 
@@ -241,7 +241,7 @@ def test_messages_for_workers_mean_nothing_and_leak_nothing(tmp_path: Path) -> N
             for _ in range(50):
                 supervisor.send(Peers([], [1]), (0,))
             supervisor.send(configure(server_config(), str(tmp_path), version=2))
-            await until(lambda: Configured(2) in supervisor.got(Configured), 5.0, "everything was read")
+            await until(lambda: Configured(2) in supervisor.got(Configured), 15.0, "everything was read")
             assert open_descriptors(pid) == before
 
     run(main())
@@ -264,7 +264,7 @@ def test_an_old_socket_is_replaced_and_another_file_is_not(tmp_path: Path) -> No
         async with supervised(tmp_path) as supervisor:
             supervisor.send(configure(server_config(), str(tmp_path)))
             assert await exit_code(supervisor, 20.0) == 4
-            await until(lambda: supervisor.got(Failed), 5.0, "it says why")
+            await until(lambda: supervisor.got(Failed), 15.0, "it says why")
             assert (
                 "admin.sock: the admin socket cannot be made: Address already in use"
                 in supervisor.got(Failed)[0].message
@@ -281,7 +281,7 @@ def test_it_ends_with_its_supervisor(tmp_path: Path, asking: bool) -> None:
             await ready(supervisor)
             ask = asyncio.create_task(supervisor.ask("/v1/reload", {})) if asking else None
             if asking:
-                await until(lambda: supervisor.got(Request), 5.0, "the request is under way")
+                await until(lambda: supervisor.got(Request), 15.0, "the request is under way")
             supervisor.die()
             assert await exit_code(supervisor, 2.0) == 1
             if ask is not None:

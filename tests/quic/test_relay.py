@@ -122,7 +122,7 @@ async def test_a_relay_on_a_stream_that_has_ended_ends_at_once(world: World) -> 
     await until(lambda: theirs_is_reset(theirs))
     inner, user = await world.tcp_pair()
     relay = theirs.relay(inner, RelayLimits())
-    assert await asyncio.wait_for(relay.done, 1) == RelayEnd.STREAM_RESET
+    assert await asyncio.wait_for(relay.done, 10) == RelayEnd.STREAM_RESET
     assert await is_reset(user)
 
 
