@@ -81,7 +81,9 @@ class Service:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for writer in writers:
-            writer.transport.abort()  # what a user never read
+            # What a user never read. One that took the rest since is closed, and a closed transport cannot be aborted.
+            if writer.get_extra_info("socket").fileno() != -1:
+                writer.transport.abort()
         for _ in range(3):
             await asyncio.sleep(0)  # transports close their sockets in the turns after
 
