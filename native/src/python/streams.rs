@@ -6,9 +6,8 @@ use std::time::Instant;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::values::{self, own, seconds};
+use super::values::{self, own, patience};
 use super::Core;
-use crate::relay::Patience;
 use crate::stream::{stream_id, Read};
 
 #[pymethods]
@@ -45,8 +44,7 @@ impl Core {
         half_closed_timeout_s: f64,
     ) -> PyResult<u64> {
         let fd = own(fd)?;
-        let idle = idle_timeout_s.map(seconds).transpose()?;
-        let patience = Patience { idle, half_closed: seconds(half_closed_timeout_s)? };
+        let patience = patience(idle_timeout_s, half_closed_timeout_s)?;
         Ok(self.engine.start_relay(conn, stream_id(stream), fd, patience, None, Instant::now())?)
     }
 

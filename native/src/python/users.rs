@@ -8,12 +8,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
-use super::values::{own, seconds, Address};
+use super::values::{own, patience, seconds, Address};
 use super::Core;
 use crate::connection::Conn;
 use crate::counts::Numbers;
 use crate::dial::{Dialer, Serving, Target};
-use crate::relay::Patience;
 
 #[pymethods]
 impl Core {
@@ -59,14 +58,12 @@ impl Core {
 
     /// Streams that the peer opens are users, who go where `dialer` says. `limits`: (service, idle, half-closed).
     fn serve_users(&mut self, conn: u64, dialer: u64, limits: Vec<(String, Option<f64>, f64)>) -> PyResult<()> {
-        let mut patience = FxHashMap::default();
+        let mut by_service = FxHashMap::default();
         for (service, idle_timeout_s, half_closed_timeout_s) in limits {
-            let idle = idle_timeout_s.map(seconds).transpose()?;
-            let half_closed = seconds(half_closed_timeout_s)?;
-            patience.insert(service.into(), Patience { idle, half_closed });
+            by_service.insert(service.into(), patience(idle_timeout_s, half_closed_timeout_s)?);
         }
         if let Some(conn) = self.engine.conns.get_mut(conn) {
-            conn.serving = Some(Serving { dialer, patience });
+            conn.serving = Some(Serving { dialer, patience: by_service });
         }
         Ok(())
     }
@@ -113,9 +110,7 @@ impl Core {
         idle_timeout_s: Option<f64>,
         half_closed_timeout_s: f64,
     ) -> PyResult<()> {
-        let idle = idle_timeout_s.map(seconds).transpose()?;
-        let patience = Patience { idle, half_closed: seconds(half_closed_timeout_s)? };
-        self.engine.front.set_service(service, name, patience);
+        self.engine.front.set_service(service, name, patience(idle_timeout_s, half_closed_timeout_s)?);
         Ok(())
     }
 

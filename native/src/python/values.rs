@@ -11,6 +11,8 @@ use pyo3::prelude::*;
 use quinn_proto::VarInt;
 use socket2::SockAddr;
 
+use crate::relay::Patience;
+
 /// A century: what `float("inf")` and other very long times become.
 const MAX_SECONDS: f64 = 3.2e9;
 
@@ -19,6 +21,11 @@ pub fn seconds(value: f64) -> PyResult<Duration> {
         true => Ok(Duration::from_secs_f64(value.min(MAX_SECONDS))),
         false => Err(PyValueError::new_err(format!("{value} s is not a duration"))),
     }
+}
+
+/// `qmux.quic.engine.RelayLimits`
+pub fn patience(idle_timeout_s: Option<f64>, half_closed_timeout_s: f64) -> PyResult<Patience> {
+    Ok(Patience { idle: idle_timeout_s.map(seconds).transpose()?, half_closed: seconds(half_closed_timeout_s)? })
 }
 
 pub fn code(value: u64) -> VarInt {
