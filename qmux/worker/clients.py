@@ -248,13 +248,14 @@ class ClientConnection:
 
     def user_came(self) -> None:
         """A user connection begins on this connection."""
-        self._users += 1
-        self.limit_users()
-        self.recount()
+        self._change_users(1)
 
     def user_left(self) -> None:
         """A user connection on this connection ended."""
-        self._users -= 1
+        self._change_users(-1)
+
+    def _change_users(self, change: int) -> None:
+        self._users += change
         self.limit_users()
         self.recount()
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import psutil
 import pytest
@@ -18,32 +18,10 @@ from tests.integration.services import Service, named
 from tests.integration.users import Ended, read_line
 
 
-def test_users_that_wait_are_served_while_the_server_stops(deployment: Deployment) -> None:
-    """maxconn lets one in at a time: the others were accepted before the stop and get their turn during it."""
-    port = free_port()
-    with Service(named("x")) as service, contextlib.ExitStack() as stack:
-        lines = f'bind = "127.0.0.1:{port}"\nmaxconn = 1\nqueue_timeout = "20s"'
-        server = deployment.server({"web": lines}, workers=2)
-        client = deployment.client("pod-1", {"web": service.target})
-        server.until_clients(1, connections=2)
-        users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15))]
-        assert read_line(users[0]) == "x"
-        users += [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15)) for _ in range(5)]
-        until(lambda: accepted(server, port) == 6, "all are accepted")
-        server.process.send_signal(signal.SIGTERM)
-        until(lambda: "stopping" in server.log, "it stops")
-        time.sleep(0.5)  # the workers and the client have heard of it
-        users[0].close()
-        serve_in_turn(users[1:])
-        assert server.process.wait(15) == 0
-        assert service.connections == 6
-        assert "user connection refused" not in server.log
-        assert client.process.poll() is None
-
-
-def test_workers_that_hear_of_the_stop_and_of_each_other_at_once(deployment: Deployment) -> None:
-    """A busy worker reads the order to drain and the news that its sibling drains in one go: the client that its own
-    users wait for is not sent to the sibling, nor away from it.
+@contextlib.contextmanager
+def one_at_a_time(deployment: Deployment, users: int) -> Iterator[tuple[Daemon, list[socket.socket]]]:
+    """A server that lets one user in at a time, and users whom it has accepted. Within the body the server is told to
+    stop and all are served: none was refused, and the client lives on.
     """
     port = free_port()
     with Service(named("x")) as service, contextlib.ExitStack() as stack:
@@ -51,8 +29,32 @@ def test_workers_that_hear_of_the_stop_and_of_each_other_at_once(deployment: Dep
         server = deployment.server({"web": lines}, workers=2)
         client = deployment.client("pod-1", {"web": service.target})
         server.until_clients(1, connections=2)
-        users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15)) for _ in range(8)]
-        until(lambda: accepted(server, port) == 8, "all are accepted")
+        come = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15))]
+        assert read_line(come[0]) == "x"
+        come += [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15)) for _ in range(users - 1)]
+        until(lambda: accepted(server, port) == users, "all are accepted")
+        yield server, come
+        assert server.process.wait(15) == 0
+        assert service.connections == users
+        assert "user connection refused" not in server.log
+        assert client.process.poll() is None
+
+
+def test_users_that_wait_are_served_while_the_server_stops(deployment: Deployment) -> None:
+    """maxconn lets one in at a time: the others were accepted before the stop and get their turn during it."""
+    with one_at_a_time(deployment, 6) as (server, users):
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in server.log, "it stops")
+        time.sleep(0.5)  # the workers and the client have heard of it
+        users[0].close()
+        serve_in_turn(users[1:])
+
+
+def test_workers_that_hear_of_the_stop_and_of_each_other_at_once(deployment: Deployment) -> None:
+    """A busy worker reads the order to drain and the news that its sibling drains in one go: the client that its own
+    users wait for is not sent to the sibling, nor away from it.
+    """
+    with one_at_a_time(deployment, 8) as (server, users):
         workers = [psutil.Process(worker["pid"]) for worker in server.workers()]
         for worker in workers:
             worker.suspend()
@@ -61,12 +63,9 @@ def test_workers_that_hear_of_the_stop_and_of_each_other_at_once(deployment: Dep
         time.sleep(0.3)  # what the supervisor sends lies in the workers' sockets
         for worker in workers:
             worker.resume()
-        serve_in_turn(users)
-        assert server.process.wait(15) == 0
-        assert service.connections == 8
-        assert "client is stopping" not in server.log  # it gave no connection up
-        assert "user connection refused" not in server.log
-        assert client.process.poll() is None
+        users[0].close()
+        serve_in_turn(users[1:])
+    assert "client is stopping" not in server.log  # it gave no connection up
 
 
 def accepted(server: Daemon, port: int) -> int:
