@@ -188,8 +188,12 @@ def test_suspect_client_is_passed_over(deployment: Deployment) -> None:
             started = time.monotonic()
             assert [says(port) for _ in range(10)] == ["good"] * 10
             assert time.monotonic() - started < 10.0
-            states = {c["client"]: c["state"] for c in server.status()["clients"]}
-            assert states == {"good": "ready", "stopped": "suspect"}
+            # the admin process hears of it over the bus
+            until(
+                lambda: {c["client"]: c["state"] for c in server.status()["clients"]}
+                == {"good": "ready", "stopped": "suspect"},
+                "the stopped client is suspect",
+            )
         finally:
             worker.send_signal(signal.SIGCONT)
         until(lambda: {c["state"] for c in server.status()["clients"]} == {"ready"}, "ready again")
