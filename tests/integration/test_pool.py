@@ -115,14 +115,13 @@ def test_stopped_worker_does_not_block_others(deployment: Deployment) -> None:
         victim = psutil.Process(server.workers()[0]["pid"])
         victim.send_signal(signal.SIGSTOP)
         try:
-            deadline = time.monotonic() + 3.0
-            served = asked = 0
-            while time.monotonic() < deadline:
-                asked += 1
+            deadline = time.monotonic() + 30.0
+            served = 0
+            while served < 10:
+                assert time.monotonic() < deadline, f"{served} of 10 users were served"
                 # One of three is in the stopped worker's queue.
-                with contextlib.suppress(TimeoutError), socket.create_connection(("127.0.0.1", port), 0.5) as user:
+                with contextlib.suppress(TimeoutError), socket.create_connection(("127.0.0.1", port), 1.0) as user:
                     served += read_line(user) == "x"
-            assert served >= asked / 3
         finally:
             victim.send_signal(signal.SIGCONT)
         for _ in range(30):

@@ -54,7 +54,8 @@ class Watch:
 
 
 def workers(*daemons: Daemon) -> list[psutil.Process]:
-    return [psutil.Process(row["pid"]) for daemon in daemons for row in daemon.workers()]
+    """Of daemons that are ready: before, the admin process may not know of every worker."""
+    return [psutil.Process(row["pid"]) for daemon in daemons for row in daemon.until_ready().workers()]
 
 
 def descriptors(*daemons: Daemon) -> int:
