@@ -1,22 +1,17 @@
 //! UDP sockets: batches in with GRO, batches out with GSO, answers from the address that was asked (quinn-udp).
 
+mod buffers;
+
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use bytes::BytesMut;
 use quinn_proto::Transmit;
 use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 
 use crate::arena::Id;
 
-/// Buffers in one receive call; each takes what GRO merged, up to the largest datagram.
-const RECEIVE_BATCH: usize = 4;
-const DATAGRAM_BYTES: usize = 65_536;
-
-/// Datagrams of one batch that share an allocation. What a stalled stream has of each keeps all of it: three times the
-/// window of the stream at most.
-const GROUP: usize = 3;
+pub use buffers::Buffers;
 
 /// The kernel drops a larger GSO batch without a word (its IP length field has 16 bits).
 const MAX_BATCH_BYTES: usize = 65_507;
@@ -128,43 +123,14 @@ impl Port {
     }
 
     pub fn receive(&mut self, buffers: &mut Buffers) -> io::Result<usize> {
-        let mut slices = buffers.data.each_mut().map(|buffer| IoSliceMut::new(buffer));
-        let count = self.wire.receive(&mut slices, &mut buffers.meta)?;
-        self.readable = count == RECEIVE_BATCH;
+        let (mut slices, meta) = buffers.parts();
+        let count = self.wire.receive(&mut slices, meta)?;
+        self.readable = count == slices.len();
         Ok(count)
     }
 
     pub fn payload_towards(&self, peer: SocketAddr) -> Option<u16> {
         self.wire.payload_towards(peer)
-    }
-}
-
-/// Where datagrams are received into, shared by all sockets.
-pub struct Buffers {
-    data: [Vec<u8>; RECEIVE_BATCH],
-    meta: [RecvMeta; RECEIVE_BATCH],
-}
-
-impl Buffers {
-    pub fn new() -> Self {
-        Self { data: std::array::from_fn(|_| vec![0; DATAGRAM_BYTES]), meta: [RecvMeta::default(); RECEIVE_BATCH] }
-    }
-
-    /// The `index`th of what was received: who sent it, and the datagrams.
-    pub fn received(&self, index: usize) -> (RecvMeta, impl Iterator<Item = BytesMut> + '_) {
-        let meta = self.meta[index];
-        let stride = meta.stride.max(1);
-        let mut left = &self.data[index][..meta.len];
-        let mut group = BytesMut::new();
-        // An empty datagram is one, too: somebody has to count it.
-        let datagrams = (0..left.len().div_ceil(stride).max(1)).map(move |_| {
-            if group.is_empty() {
-                let (head, rest) = left.split_at(left.len().min(stride * GROUP));
-                (group, left) = (BytesMut::from(head), rest);
-            }
-            group.split_to(group.len().min(stride))
-        });
-        (meta, datagrams)
     }
 }
 
