@@ -18,6 +18,7 @@ from qmux import __version__
 from qmux.pki import authority
 from qmux.quic.choose import load_engine
 from tests.cli.programs import arguments, run, until_line
+from tests.ports import free_port
 
 ENGINE = load_engine("auto").name
 
@@ -44,13 +45,6 @@ stop_after = "2s"
 [services.web]
 target = "127.0.0.1:1"
 """
-
-
-def free_port(kind: int) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import functools
 import http.client
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ import psutil
 from qmux.config.directories import runtime_dir
 from qmux.config.load import load
 from qmux.pki import authority
+from tests.ports import free_port as free_port
 
 COMMANDS = Path(sys.executable).parent
 START_S = 30.0
@@ -36,18 +36,6 @@ def until(holds: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError(f"not within {timeout_s:g} s: {what}")
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0.1") -> int:
-    """A port that nothing uses, and that the kernel gives to nobody who connects before a daemon has bound it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    first_local = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for _ in range(1000):
-        with socket.socket(family, kind) as sock, contextlib.suppress(OSError):
-            sock.bind((host, random.randrange(10_000, first_local) if first_local > 20_000 else 0))
-            port: int = sock.getsockname()[1]
-            return port
-    raise AssertionError("no port is free")
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -190,8 +190,10 @@ def test_suspect_client_is_passed_over(deployment: Deployment) -> None:
             assert time.monotonic() - started < 10.0
             # the admin process hears of it over the bus
             until(
-                lambda: {c["client"]: c["state"] for c in server.status()["clients"]}
-                == {"good": "ready", "stopped": "suspect"},
+                lambda: (
+                    {c["client"]: c["state"] for c in server.status()["clients"]}
+                    == {"good": "ready", "stopped": "suspect"}
+                ),
                 "the stopped client is suspect",
             )
         finally:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from qmux.config.schema import Bind, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
+from tests import ports
 
 Seen = TypeVar("Seen")
 ROOT = Path(__file__).parents[2]
@@ -33,12 +34,8 @@ def eventually(look: Callable[[], Seen], what: str, timeout_s: float = 10.0) -> 
 
 
 def free_port() -> int:
-    """A port that is free for TCP and UDP; the kernel chooses for one of them, the other may be taken."""
-    while True:
-        with socket.socket() as sock, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", 0))
-            udp.bind(sock.getsockname())
-            return int(sock.getsockname()[1])
+    """For TCP and UDP."""
+    return ports.free_port(socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
 
 class Daemon:
