@@ -102,7 +102,7 @@ def until_status(folder: Path, file: str, wanted: Callable[[dict[str, Any]], Any
 
 
 def test_a_servers_status(folder: Path) -> None:
-    status = until_status(folder, "server.toml", lambda status: is_told_of_all(status) and status["clients"][0]["rtt_ms"])
+    status = until_status(folder, "server.toml", lambda seen: is_told_of_all(seen) and seen["clients"][0]["rtt_ms"])
     assert status["server"]["version"] == __version__
     assert status["server"]["engine"] == ENGINE
     assert status["server"]["workers"] == 2
