@@ -100,8 +100,8 @@ async def test_stats(world: World) -> None:
     assert received.received_bytes > 500_000
     assert sent.sent_packets > 500_000 // sent.mtu_bytes
     assert sent.lost_packets < sent.sent_packets // 10
-    assert 0 < sent.rtt_s < 1
-    assert sent.rtt_s < sent.pto_s < 2
+    assert 0 < sent.rtt_s < 10  # seconds, and not milliseconds; the machine may stand still for some of them
+    assert sent.rtt_s < sent.pto_s < 60
     assert sent.mtu_bytes >= 1200
     assert sent.cwnd_bytes > 1200
 
