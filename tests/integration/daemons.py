@@ -28,7 +28,7 @@ START_S = 30.0
 """A start of several interpreters on a busy machine takes some seconds."""
 
 
-def until(holds: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
+def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
     """Poll until ``holds`` returns something true, and return it."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -40,12 +40,12 @@ def until(holds: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=5)
+        super().__init__("localhost", timeout=30)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(5)
+        self.sock.settimeout(30)
         self.sock.connect(self._path)
 
 
@@ -166,7 +166,7 @@ class Daemon:
         for process in reversed(self.family()):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 @contextlib.contextmanager
@@ -222,11 +222,19 @@ class Deployment:
         self.daemons.append(daemon)
         return daemon
 
-    def server_text(self, services: Mapping[str, str], *, workers: int = 2, server: str = "", quic: str = "") -> str:
+    def server_text(
+        self,
+        services: Mapping[str, str],
+        *,
+        workers: int = 2,
+        server: str = "",
+        quic: str = "",
+        stop_after: str = "5s",
+    ) -> str:
         """``services``: name → the lines of its table."""
         lines = [
             f'[server]\nbundle = "localhost.pem"\nworkers = {workers}\n'
-            f'runtime_dir = "run-server"\nstate_dir = "state-server"\nstop_after = "5s"\n{server}',
+            f'runtime_dir = "run-server"\nstate_dir = "state-server"\nstop_after = "{stop_after}"\n{server}',
             f'[quic]\nbind = "127.0.0.1:{self.quic_port}"\n{quic}',
             *(f"[services.{name}]\n{text}" for name, text in services.items()),
         ]
