@@ -275,6 +275,8 @@ def test_thousand_users_come_and_go_and_nothing_stays(deployment: Deployment) ->
     with Service(echo) as service:
         server = tunnel(deployment, service, port)
         client = deployment.daemons[-1].until_ready()
+        # Over the bus, to which every process has connected then: that takes descriptors at both of its ends.
+        until(lambda: client.status().get("servers"), "the client's worker reports")
 
         def descriptors() -> int:
             return sum(process.num_fds() for daemon in (server, client) for process in daemon.family())
