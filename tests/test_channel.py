@@ -59,7 +59,7 @@ def with_ends(scenario: Callable[[Ends], Coroutine[None, None, None]]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0.005)
 

@@ -96,7 +96,7 @@ def open_descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-async def exit_code(supervisor: Supervisor, timeout_s: float) -> int:
+async def exit_code(supervisor: Supervisor, timeout_s: float = 20.0) -> int:
     await until(lambda: supervisor.process.poll() is not None, timeout_s, "the process ends")
     code = supervisor.process.returncode
     assert code is not None
@@ -177,7 +177,7 @@ def test_only_so_many_reloads_wait(tmp_path: Path) -> None:
             await ready(supervisor)
             asks = [asyncio.create_task(supervisor.ask("/v1/reload", {})) for _ in range(20)]
             await until(lambda: sum(ask.done() for ask in asks) == 4, 10.0, "four are turned away")
-            assert len(supervisor.got(Request)) == 16
+            await until(lambda: len(supervisor.got(Request)) == 16, 15.0, "all others wait")
             for ask in asks:
                 if ask.done():
                     _, body = ask.result()
@@ -252,18 +252,18 @@ def test_an_old_socket_is_replaced_and_another_file_is_not(tmp_path: Path) -> No
         async with supervised(tmp_path) as supervisor:
             await ready(supervisor)
             supervisor.process.kill()  # it leaves its socket behind
-            await exit_code(supervisor, 5.0)
+            await exit_code(supervisor)
             assert (tmp_path / "admin.sock").exists()
             second = Supervisor(tmp_path)
             await ready(second)
             assert (await second.ask("/v1/status"))[0] == 200
             second.send(Stop())
-            assert await exit_code(second, 5.0) == 0
+            assert await exit_code(second) == 0
         (tmp_path / "admin.sock").unlink(missing_ok=True)
         (tmp_path / "admin.sock").write_text("precious")
         async with supervised(tmp_path) as supervisor:
             supervisor.send(configure(server_config(), str(tmp_path)))
-            assert await exit_code(supervisor, 20.0) == 4
+            assert await exit_code(supervisor) == 4
             await until(lambda: supervisor.got(Failed), 15.0, "it says why")
             assert (
                 "admin.sock: the admin socket cannot be made: Address already in use"
@@ -283,7 +283,7 @@ def test_it_ends_with_its_supervisor(tmp_path: Path, asking: bool) -> None:
             if asking:
                 await until(lambda: supervisor.got(Request), 15.0, "the request is under way")
             supervisor.die()
-            assert await exit_code(supervisor, 2.0) == 1
+            assert await exit_code(supervisor) == 1
             if ask is not None:
                 with pytest.raises(aiohttp.ClientError):
                     await ask

@@ -61,7 +61,7 @@ def test_it_stays_until_a_signal_and_then_cleans_up(folder: Path, number: signal
         config = next(line.split()[-1] for line in lines if "qmux status" in line)
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert b"Hello from the service" in answer.read()
-        deadline = time.monotonic() + 10  # each worker reports once a second
+        deadline = time.monotonic() + 30  # each worker reports once a second
         while run("qmux", "status", "-c", config).stdout.count("client-") < 2:
             assert time.monotonic() < deadline, "both clients are in the status"
         assert len(processes_of(str(folder))) >= 3

@@ -18,6 +18,7 @@ from qmux import __version__
 from qmux.pki import authority
 from qmux.quic.choose import load_engine
 from tests.cli.programs import arguments, run, until_line
+from tests.ports import free_port
 
 ENGINE = load_engine("auto").name
 
@@ -44,13 +45,6 @@ stop_after = "2s"
 [services.web]
 target = "127.0.0.1:1"
 """
-
-
-def free_port(kind: int) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -80,12 +74,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (path / "server.toml").write_text(SERVER.format(**ports))
     (path / "client.toml").write_text(CLIENT.format(**ports))
     with daemon(path, "qmuxd", "--workers", "2"), daemon(path, "qmuxc"):
-        until_status(path, "server.toml", lambda status: status["clients"])
+        until_status(path, "server.toml", is_told_of_all)
         until_status(path, "client.toml", lambda status: status["servers"])
         yield path
 
 
-def until_status(folder: Path, file: str, wanted: Callable[[dict[str, Any]], Any], timeout_s: float = 20.0) -> Any:
+def is_told_of_all(status: dict[str, Any]) -> bool:
+    """Whether the server's admin process has heard of everything: its workers, their engine, and the client."""
+    processes, clients = status["workers"], status["clients"]
+    return bool(
+        len(processes) == 4
+        and all(process["state"] == "ready" and process.get("rss_bytes") for process in processes)
+        and status["server"].get("engine")
+        and clients
+        and clients[0]["state"] == "ready"
+    )
+
+
+def until_status(folder: Path, file: str, wanted: Callable[[dict[str, Any]], Any], timeout_s: float = 40.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while True:
         done = run("qmux", "status", "-c", file, "--json", cwd=folder)
@@ -96,7 +102,7 @@ def until_status(folder: Path, file: str, wanted: Callable[[dict[str, Any]], Any
 
 
 def test_a_servers_status(folder: Path) -> None:
-    status = until_status(folder, "server.toml", lambda status: status["clients"][0]["rtt_ms"])
+    status = until_status(folder, "server.toml", lambda seen: is_told_of_all(seen) and seen["clients"][0]["rtt_ms"])
     assert status["server"]["version"] == __version__
     assert status["server"]["engine"] == ENGINE
     assert status["server"]["workers"] == 2

@@ -7,7 +7,6 @@ import functools
 import http.client
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -22,13 +21,14 @@ import psutil
 from qmux.config.directories import runtime_dir
 from qmux.config.load import load
 from qmux.pki import authority
+from tests.ports import free_port as free_port
 
 COMMANDS = Path(sys.executable).parent
 START_S = 30.0
 """A start of several interpreters on a busy machine takes some seconds."""
 
 
-def until(holds: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
+def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
     """Poll until ``holds`` returns something true, and return it."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -38,26 +38,14 @@ def until(holds: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
     raise AssertionError(f"not within {timeout_s:g} s: {what}")
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0.1") -> int:
-    """A port that nothing uses, and that the kernel gives to nobody who connects before a daemon has bound it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    first_local = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for _ in range(1000):
-        with socket.socket(family, kind) as sock, contextlib.suppress(OSError):
-            sock.bind((host, random.randrange(10_000, first_local) if first_local > 20_000 else 0))
-            port: int = sock.getsockname()[1]
-            return port
-    raise AssertionError("no port is free")
-
-
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=5)
+        super().__init__("localhost", timeout=30)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(5)
+        self.sock.settimeout(30)
         self.sock.connect(self._path)
 
 
@@ -178,7 +166,7 @@ class Daemon:
         for process in reversed(self.family()):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 @contextlib.contextmanager
@@ -234,11 +222,19 @@ class Deployment:
         self.daemons.append(daemon)
         return daemon
 
-    def server_text(self, services: Mapping[str, str], *, workers: int = 2, server: str = "", quic: str = "") -> str:
+    def server_text(
+        self,
+        services: Mapping[str, str],
+        *,
+        workers: int = 2,
+        server: str = "",
+        quic: str = "",
+        stop_after: str = "5s",
+    ) -> str:
         """``services``: name → the lines of its table."""
         lines = [
             f'[server]\nbundle = "localhost.pem"\nworkers = {workers}\n'
-            f'runtime_dir = "run-server"\nstate_dir = "state-server"\nstop_after = "5s"\n{server}',
+            f'runtime_dir = "run-server"\nstate_dir = "state-server"\nstop_after = "{stop_after}"\n{server}',
             f'[quic]\nbind = "127.0.0.1:{self.quic_port}"\n{quic}',
             *(f"[services.{name}]\n{text}" for name, text in services.items()),
         ]

@@ -42,7 +42,7 @@ def test_probing_a_second_address_takes_no_users_and_no_place(deployment: Deploy
         server.until_clients(1, connections=2)
         until(lambda: "the first is kept" in client.log, "the second address is told as such")
         with contextlib.ExitStack() as stack:
-            users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(16)]
+            users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(16)]
 
             def probes() -> int:
                 return server.log.count("this server is reached through another address already")
@@ -51,13 +51,17 @@ def test_probing_a_second_address_takes_no_users_and_no_place(deployment: Deploy
             before = probes()
             until(lambda: probes() >= before + PROBES, "the address was looked at often", 60)
             assert all(_answers(user) for user in users)
-            with socket.create_connection(("127.0.0.1", port), 5) as newcomer:
+            with socket.create_connection(("127.0.0.1", port), 30) as newcomer:
                 assert _answers(newcomer)
         assert server.status()["services"][0]["refused"] == {}
-        ready = [each for each in server.status()["clients"] if each["state"] == "ready"]
-        assert [each["connections"] for each in ready] == [2]
+
+        def ready() -> list[int]:
+            return [each["connections"] for each in server.status()["clients"] if each["state"] == "ready"]
+
+        # A client whom the machine kept from answering is suspect for a moment.
+        until(lambda: ready() == [2], "one client with its two connections")
 
 
 def _answers(user: socket.socket) -> bool:
-    user.settimeout(5)
+    user.settimeout(30)
     return ask(user, b"hello") == b"hello"

@@ -23,7 +23,7 @@ def exit_of(deployment: Deployment, bundle: Path, services: str = "web", **clien
         f'runtime_dir = "run-once"\nstate_dir = "state-once"\n{lines}\n{table}',
     )
     daemon = deployment.start("qmuxc", config, "--once")
-    return daemon.process.wait(30), daemon.log
+    return daemon.process.wait(60), daemon.log
 
 
 @pytest.fixture
@@ -44,7 +44,9 @@ def test_wrong_ca(deployment: Deployment, server: Daemon, tmp_path: Path) -> Non
     assert code == 3
     assert "server's certificate is not accepted" in log
     assert "CA" in log
-    assert "the client does not accept our certificate: the certificate is signed by another CA" in server.log
+    # The client has ended; the server reads its last packet whenever it comes to that.
+    reason = "the client does not accept our certificate: the certificate is signed by another CA"
+    until(lambda: reason in server.log, "the server says so, too")
     assert clients(server) == []
 
 
@@ -63,7 +65,8 @@ def test_certificate_of_another_ca(deployment: Deployment, server: Daemon, tmp_p
     code, log = exit_of(deployment, forged)
     assert code == 3
     assert "does not know the CA of our certificate" in log
-    assert "its certificate is not accepted: the certificate is signed by another CA" in server.log
+    reason = "its certificate is not accepted: the certificate is signed by another CA"
+    until(lambda: reason in server.log, "the server says why")
     assert clients(server) == []
     assert server.process.poll() is None
 
@@ -128,11 +131,11 @@ def test_a_name_without_address_is_told_and_shown(deployment: Deployment) -> Non
     client = deployment.client("pod-1", {"web": "127.0.0.1:9"}, servers=["tunnel.invalid:8443"]).until_ready()
     (row,) = until(lambda: client.status().get("servers"), "the server's row")
     assert (row["server"], row["address"], row["state"]) == ("tunnel.invalid:8443", "", "unresolved")
-    assert "the name tunnel.invalid cannot be resolved" in client.log
+    until(lambda: "the name tunnel.invalid cannot be resolved" in client.log, "a line in the log")
     client.stop()
     config = deployment.write("once.toml", client.config.read_text())
     once = deployment.start("qmuxc", config, "--once")
-    assert once.process.wait(30) == 5
+    assert once.process.wait(60) == 5
     assert "cannot find server" in once.log
     assert "trying again" not in once.log
 
@@ -140,10 +143,10 @@ def test_a_name_without_address_is_told_and_shown(deployment: Deployment) -> Non
 def test_silent_after_the_handshake_is_gone(deployment: Deployment) -> None:
     """A handshake without Register: closed after handshake_timeout, and never in the pool."""
     port = free_port()
-    server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1, quic='handshake_timeout = "1s"')
+    server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1, quic='handshake_timeout = "3s"')
     bundle = deployment.directory / deployment.bundle("pod-1", "web")
     lived_s, reason = asyncio.run(silent_client(deployment.quic_port, bundle))
-    assert 0.8 < lived_s < 10.0
+    assert 2.5 < lived_s < 30.0
     assert "handshake_timeout" in reason
     until(lambda: "client did not register in time" in server.log, "a line in the log")
     assert clients(server) == []
@@ -151,5 +154,5 @@ def test_silent_after_the_handshake_is_gone(deployment: Deployment) -> None:
 
 def test_a_flood_of_heartbeats_is_read_at_a_pace(deployment: Deployment, server: Daemon) -> None:
     bundle = deployment.directory / deployment.bundle("pod-1", "web")
-    answered = asyncio.run(heartbeat_flood(deployment.quic_port, bundle, "web", 5000, 3.0))
-    assert 50 <= answered < 300
+    # 50 at once, and then as many a second.
+    assert asyncio.run(heartbeat_flood(deployment.quic_port, bundle, "web", 5000, 200)) > 2.5

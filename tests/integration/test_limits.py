@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import select
 import socket
 import time
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.users import read_line
 
 DESCRIPTORS = 256
 
 
-def limited(daemon: Daemon) -> Daemon:
-    """Before its interpreter has loaded the program, and so for every process of it."""
-    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
-    return daemon.until_ready()
+LIMITED = ("sh", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "sh")
+"""Starts a command with so many descriptors, every process of it."""
 
 
-def outcomes(users: list[socket.socket], wanted: int, timeout_s: float = 20.0) -> tuple[int, int]:
+def outcomes(users: list[socket.socket], wanted: int, timeout_s: float = 60.0) -> tuple[int, int]:
     """(served, reset), once ``wanted`` users have heard something."""
     waiting = {user.fileno(): user for user in users}
     poller = select.poll()
@@ -49,7 +46,7 @@ def test_server_without_descriptors(deployment: Deployment) -> None:
     with Service(named("x")) as service, contextlib.ExitStack() as stack:
         services = {"web": f'bind = "127.0.0.1:{port}"\nqueue_timeout = "30s"'}
         config = deployment.write("server.toml", deployment.server_text(services, quic="lanes = 1"))
-        server = limited(deployment.start("qmuxd", config))
+        server = deployment.start("qmuxd", config, prefix=LIMITED).until_ready()
         deployment.client("pod-1", {"web": service.target, "more": service.target})
         server.until_clients(1)
         server.until_one_lane()
@@ -65,7 +62,7 @@ def test_server_without_descriptors(deployment: Deployment) -> None:
             user.close()
         until(lambda: service.open == 0, "all gone")
         for where in (port, more):
-            with socket.create_connection(("127.0.0.1", where), 10) as user:
+            with socket.create_connection(("127.0.0.1", where), 30) as user:
                 assert read_line(user) == "x"
         assert [worker["pid"] for worker in server.workers()] == pids
         assert server.log.count("client registered") <= 2
@@ -77,9 +74,9 @@ def test_client_without_descriptors(deployment: Deployment) -> None:
     """Users beyond what the client can dial are refused or wait; it stays connected and serves again."""
     port = free_port()
     with Service(named("x")) as service, contextlib.ExitStack() as stack:
-        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"\nqueue_timeout = "1s"'}, workers=1)
+        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"\nqueue_timeout = "3s"'}, workers=1)
         config = deployment.write("pod-1.toml", deployment.client_text("pod-1", {"web": service.target}))
-        client = limited(deployment.start("qmuxc", config))
+        client = deployment.start("qmuxc", config, prefix=LIMITED).until_ready()
         server.until_clients(1)
         users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(400)]
         served, reset = outcomes(users, 400)
@@ -88,7 +85,7 @@ def test_client_without_descriptors(deployment: Deployment) -> None:
         for user in users:
             user.close()
         until(lambda: service.open == 0, "all gone")
-        with socket.create_connection(("127.0.0.1", port), 10) as user:
+        with socket.create_connection(("127.0.0.1", port), 30) as user:
             assert read_line(user) == "x"
         assert server.log.count("client registered") == 1
         assert "Traceback" not in server.log + client.log

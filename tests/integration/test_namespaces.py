@@ -114,7 +114,7 @@ class Pair:
         bundle = _server_bundle(self.deployment)
         server_text = (
             f'[server]\nbundle = "{bundle}"\nworkers = 2\nruntime_dir = "run-server"\nstate_dir = "state-server"\n'
-            f'[quic]\nbind = ":{QUIC_PORT}"\n{quic}[services.web]\nbind = ":{TRAFFIC_PORT}"\nqueue_timeout = "10s"\n'
+            f'[quic]\nbind = ":{QUIC_PORT}"\n{quic}[services.web]\nbind = ":{TRAFFIC_PORT}"\nqueue_timeout = "20s"\n'
         )
         address = f"[{server_host}]" if ":" in server_host else server_host
         client_text = self.deployment.client_text(
@@ -176,7 +176,7 @@ def test_an_interface_that_is_down_for_a_moment_loses_no_byte(pair: Pair, servic
     """Shorter than the idle timeout: the running user connection goes on where it was."""
     pair.start(service.target)
     with pair.server_host.inside():
-        user = socket.create_connection(("127.0.0.1", TRAFFIC_PORT), 10)
+        user = socket.create_connection(("127.0.0.1", TRAFFIC_PORT), 30)
     with user:
         user.settimeout(30)
         assert _echoes(user, b"before")
@@ -192,11 +192,11 @@ def test_the_client_recovers_when_its_interface_was_down_for_long(pair: Pair, se
     server, client = pair.start(service.target, quic='idle_timeout = "3s"\nkeep_alive = "1s"\nheartbeat = "1s"\n')
     assert pair.answers()
     pair.client_host.ip("link", "set", "veth0", "down")
-    until(lambda: not server.status().get("clients"), "the server gives the client up", 15)
-    until(lambda: "cannot connect to server; trying again" in client.log, "the client says that it cannot connect", 15)
+    until(lambda: not server.status().get("clients"), "the server gives the client up")
+    until(lambda: "cannot connect to server; trying again" in client.log, "the client says that it cannot connect")
     pair.client_host.ip("link", "set", "veth0", "up")
-    until(pair.answers, "served again", 15)
-    assert client.log.count("registered at server") == 2
+    until(pair.answers, "served again")
+    until(lambda: client.log.count("registered at server") == 2, "the client says so")
     assert "Traceback" not in server.log + client.log
 
 
@@ -210,7 +210,7 @@ def test_the_client_recovers_when_its_address_changes(pair: Pair, service: Servi
         ready = [each for each in server.status().get("clients", []) if each["state"] == "ready"]
         return bool(ready) and pair.answers() and OTHER_V4 in server.log
 
-    until(moved, "served from the new address", 20)
+    until(moved, "served from the new address")
     assert "Traceback" not in server.log + client.log
 
 
@@ -220,7 +220,7 @@ def test_packets_that_vanish_are_told_as_no_answer(pair: Pair, service: Service)
     client.stop()
     pair.client_host.ip("neigh", "replace", SERVER_V4, "lladdr", NOWHERE, "dev", "veth0", "nud", "permanent")
     again = pair.deployment.start("qmuxc", client.config, "--once", prefix=pair.client_host.run)
-    assert again.process.wait(30) == 5
+    assert again.process.wait(60) == 5
     assert f"is UDP port {QUIC_PORT} blocked by a firewall" in again.log
 
 
@@ -228,12 +228,12 @@ def test_users_wait_while_the_network_is_dark(pair: Pair, service: Service) -> N
     """Users who come while the client cannot be reached wait for it, up to ``queue_timeout``."""
     server, client = pair.start(service.target, quic='idle_timeout = "2s"\nkeep_alive = "500ms"\nheartbeat = "1s"\n')
     pair.client_host.ip("link", "set", "veth0", "down")
-    until(lambda: not server.status().get("clients"), "the server gives the client up", 15)
+    until(lambda: not server.status().get("clients"), "the server gives the client up")
     answers: list[bytes] = []
     user = threading.Thread(target=lambda: answers.append(pair.exchange(b"patient")))
     user.start()
     pair.client_host.ip("link", "set", "veth0", "up")
-    user.join(20)
+    user.join(40)
     assert answers == [b"patient"]
     assert "Traceback" not in server.log + client.log
 

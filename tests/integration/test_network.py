@@ -32,7 +32,7 @@ class Network:
 
     def __enter__(self) -> Network:
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(30)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,6 +112,7 @@ def test_blackhole_of_2_s_loses_no_byte(deployment: Deployment) -> None:
         flow = EchoFlow(ports["web"])
         flow.goes_on(1_000_000)
         network.blackhole(True)
+        until(lambda: network.proxy.counters.blackholed > 0, "packets vanish")
         dark_since = time.monotonic()
         until(lambda: time.monotonic() - dark_since > 2.0, "two seconds of darkness")
         network.blackhole(False)
@@ -126,7 +127,7 @@ def test_blackhole_beyond_the_idle_timeout_heals(deployment: Deployment) -> None
         assert exchange(ports["web"], b"before") == b"before"
         client = deployment.daemons[-1]
         network.blackhole(True)
-        until(lambda: "the server does not answer" in client.log, "the client notices", 15)
+        until(lambda: "the server does not answer" in client.log, "the client notices", 40)
         network.blackhole(False)
         until(lambda: _answers(ports["web"]), "served again", 30)
 

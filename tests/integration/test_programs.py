@@ -27,7 +27,7 @@ def running(*command: str | Path, port: int) -> Iterator[subprocess.Popen[bytes]
         yield process
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(30)
 
 
 def _listens(port: int) -> bool:
@@ -94,8 +94,8 @@ def test_redis(deployment: Deployment) -> None:
     with running(program("redis-server"), *arguments, port=target):
         port = tunnel(deployment, target)
         cli = [program("redis-cli"), "-h", "127.0.0.1", "-p", str(port)]
-        assert subprocess.run([*cli, "set", "k", "v"], capture_output=True, text=True, timeout=20).stdout == "OK\n"
-        assert subprocess.run([*cli, "get", "k"], capture_output=True, text=True, timeout=20).stdout == "v\n"
+        assert subprocess.run([*cli, "set", "k", "v"], capture_output=True, text=True, timeout=40).stdout == "OK\n"
+        assert subprocess.run([*cli, "get", "k"], capture_output=True, text=True, timeout=40).stdout == "v\n"
         ran = subprocess.run(
             [program("redis-benchmark"), "-p", str(port), "-n", "2000", "-c", "20", "-P", "4", "-t", "set,get", "-q"],
             capture_output=True, text=True, timeout=60,
@@ -109,7 +109,7 @@ def test_ssh_and_scp(deployment: Deployment, tmp_path: Path) -> None:
     target = free_port()
     for name in ("host", "user"):
         key = tmp_path / name
-        subprocess.run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=20)
+        subprocess.run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=40)
     keys = tmp_path / "authorized_keys"
     keys.write_bytes((tmp_path / "user.pub").read_bytes())
     Path("/run/sshd").mkdir(exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -114,7 +115,7 @@ def test_stopped_reader_is_bounded_and_disturbs_nobody(deployment: Deployment) -
     port = free_port()
     with Service(serve) as service:
         server = tunnel(deployment, service, port)
-        client = deployment.daemons[-1]
+        client = deployment.daemons[-1].until_ready()  # a start takes memory, too
         with connect(port) as stopped, connect(port) as sibling:
             sibling.sendall(b"e" + bytes(1_000_000))
             assert len(read_exactly(sibling, 1_000_000)) == 1_000_000
@@ -134,7 +135,7 @@ def test_stopped_reader_is_bounded_and_disturbs_nobody(deployment: Deployment) -
                 time.sleep(1.1)  # it must still be so when the counters have been published again
                 return is_stalled()
 
-            until(stays_stalled, "the flood stalls", 30)
+            until(stays_stalled, "the flood stalls", 60)
             assert rss_bytes(server, client) - before < 4 << 20
             sibling.sendall(bytes(3_000_000))
             assert len(read_exactly(sibling, 3_000_000)) == 3_000_000
@@ -214,39 +215,36 @@ def test_idle_timeout_and_half_closed_timeout(deployment: Deployment) -> None:
 def test_setup_timeout(deployment: Deployment) -> None:
     """A target that swallows the SYN: a listener whose queue is full."""
     port = free_port()
-    full = socket.socket()
-    full.bind(("127.0.0.1", 0))
-    full.listen(0)
-    fillers = [socket.socket() for _ in range(4)]
-    for filler in fillers:
-        filler.setblocking(False)
-        filler.connect_ex(full.getsockname())
-    server = deployment.server({"web": f'bind = "127.0.0.1:{port}"\nsetup_timeout = "1s"'}, workers=1)
-    deployment.client("pod-1", {"web": f"127.0.0.1:{full.getsockname()[1]}"})
-    server.until_clients(1)
-    started = time.monotonic()
-    with connect(port) as user, pytest.raises(ConnectionResetError):
-        user.recv(1)
-    assert time.monotonic() - started > 0.8
-    until(lambda: refused(server, "setup_timeout") == 1, "counted")
-    for sock in (*fillers, full):
-        sock.close()
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"\nsetup_timeout = "1s"'}, workers=1)
+        deployment.client("pod-1", {"web": f"127.0.0.1:{full.getsockname()[1]}"})
+        server.until_clients(1)
+        started = time.monotonic()
+        with connect(port) as user, pytest.raises(ConnectionResetError):
+            user.recv(1)
+        assert time.monotonic() - started > 0.8
+        until(lambda: refused(server, "setup_timeout") == 1, "counted")
 
 
 def test_maxconn_queues_and_then_resets(deployment: Deployment) -> None:
     port = free_port()
     with Service(named("x")) as service:
-        server = tunnel(deployment, service, port, 'maxconn = 2\nqueue_timeout = "2s"')
-        first, second, third = connect(port), connect(port), connect(port)
-        assert read_line(first) + read_line(second) == "xx"
-        with pytest.raises(ConnectionResetError):
-            third.recv(1)
-        until(lambda: refused(server, "maxconn") == 1, "counted")
-        fourth = connect(port)
-        first.close()  # makes room for the one that waits
-        assert read_line(fourth) == "x"
-        for user in (second, third, fourth):
-            user.close()
+        server = tunnel(deployment, service, port, 'maxconn = 2\nqueue_timeout = "5s"')
+        with connect(port) as first, connect(port) as second, connect(port) as third:
+            assert read_line(first) + read_line(second) == "xx"
+            with pytest.raises(ConnectionResetError):
+                third.recv(1)
+            until(lambda: refused(server, "maxconn") == 1, "counted")
+            with connect(port) as fourth:
+                first.close()  # makes room for the one that waits
+                assert read_line(fourth) == "x"
 
 
 def test_denied_source(deployment: Deployment) -> None:
@@ -277,6 +275,8 @@ def test_thousand_users_come_and_go_and_nothing_stays(deployment: Deployment) ->
     with Service(echo) as service:
         server = tunnel(deployment, service, port)
         client = deployment.daemons[-1].until_ready()
+        # Over the bus, to which every process has connected then: that takes descriptors at both of its ends.
+        until(lambda: client.status().get("servers"), "the client's worker reports")
 
         def descriptors() -> int:
             return sum(process.num_fds() for daemon in (server, client) for process in daemon.family())

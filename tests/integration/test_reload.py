@@ -43,7 +43,7 @@ class Load:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                with socket.create_connection(("127.0.0.1", self._port), timeout=10) as user:
+                with socket.create_connection(("127.0.0.1", self._port), timeout=30) as user:
                     answer = ask(user, b"ping")
                 if answer != b"ping":
                     self.failures.append(f"answer {answer!r}")
@@ -112,7 +112,7 @@ def test_what_needs_a_restart_is_said(deployment: Deployment) -> None:
     path = server.config
     path.write_text(path.read_text().replace("workers = 2", "workers = 3"))
     ran = subprocess.run(
-        [COMMANDS / "qmux", "reload", "-c", path], capture_output=True, text=True, timeout=30, env=server.environment
+        [COMMANDS / "qmux", "reload", "-c", path], capture_output=True, text=True, timeout=60, env=server.environment
     )
     assert ran.returncode == 6, ran
     assert "server.workers" in ran.stdout + ran.stderr
@@ -160,7 +160,7 @@ def test_changed_settings_reach_clients_without_a_failed_user(deployment: Deploy
                 seen = load.done
                 until(lambda seen=seen: load.done > seen + 50, "load goes on")
         assert load.failures == []
-        until(lambda: server.status()["clients"][0]["connections"] == 2, "old connections are gone")
+        until(lambda: [c["connections"] for c in server.status()["clients"]] == [2], "old connections are gone")
 
 
 def _serial_at(port: int, directory: Path) -> int:
@@ -170,7 +170,7 @@ def _serial_at(port: int, directory: Path) -> int:
         stranger = Stranger()
         config = connect_config(directory / "pod-1.pem")
         connection = load_engine("aioquic").connect(("127.0.0.1", port), config, stranger)
-        await asyncio.wait_for(stranger.is_connected, 10)
+        await asyncio.wait_for(stranger.is_connected, 30)
         assert isinstance(connection, AioquicConnection)
         certificate = connection.quic.tls._peer_certificate
         assert isinstance(certificate, x509.Certificate)
@@ -211,8 +211,9 @@ def test_client_reload_changes_targets_and_services(deployment: Deployment) -> N
         assert says(first) == "new"
         deployment.write("pod-1.toml", deployment.client_text("pod-1", {"a": new.target}))
         assert client.reload()["ok"]
-        until(lambda: server.status()["clients"][0]["services"] == ["a"], "the removed service is not offered")
-        assert (says(first), says(second)) == ("new", "")
+        until(lambda: [c["services"] for c in server.status()["clients"]] == [["a"]], "the removed is not offered")
+        until(lambda: says(second) == "", "every worker knows it")
+        assert says(first) == "new"
 
 
 def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: Deployment) -> None:
@@ -222,7 +223,7 @@ def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: De
         server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
         client = deployment.client("pod-1", {"web": service.target})
         server.until_clients(1, connections=2)
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as user:
             assert ask(user, b"before") == b"before"
             text = client.config.read_text().replace("127.0.0.1:", "localhost:", 1)
             client.config.write_text(text)
@@ -233,7 +234,7 @@ def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: De
                 return any(row["server"].startswith("localhost") and row["state"] == "registered" for row in servers)
 
             until(registered, "registered at the other name")
-            assert any(row["state"] == "giving up" for row in client.status()["servers"])
+            until(lambda: any(row["state"] == "giving up" for row in client.status()["servers"]), "the old is given up")
             assert says_back(port)
             assert ask(user, b"after") == b"after"
         until(lambda: not any(row["state"] == "giving up" for row in client.status()["servers"]), "the end of the old")
@@ -242,5 +243,5 @@ def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: De
 
 
 def says_back(port: int) -> bool:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as user:
         return ask(user, b"hello") == b"hello"

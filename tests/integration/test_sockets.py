@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -36,14 +37,24 @@ def test_reset_behind_unread_bytes(deployment: Deployment, early_data: bool, siz
         with Network(deployment.quic_port, Conditions(delay_s=0.1)) as network:
             host, quic_port = network.address
             client = deployment.client("pod-1", {"web": service.target}, servers=[f"{host}:{quic_port}"])
+            client.until_ready()  # so that it answers below
             server.until_clients(1)
-            for number in range(20):
-                user = socket.create_connection(("127.0.0.1", port), 10)
-                user.sendall(bytes(size_bytes))
-                if number % 2:
-                    user.shutdown(socket.SHUT_WR)
-                threading.Timer(0.01 * number, reset, (user,)).start()
-            until(lambda: service.connections >= 10, "users reach the service")
+
+            def come_and_reset() -> bool:
+                """Twenty more. Whom a worker accepts that stood still for a moment may be gone already."""
+                timers = []
+                for number in range(20):
+                    user = socket.create_connection(("127.0.0.1", port), 10)
+                    user.sendall(bytes(size_bytes))
+                    if number % 2:
+                        user.shutdown(socket.SHUT_WR)
+                    timers.append(threading.Timer(0.01 * number, reset, (user,)))
+                    timers[-1].start()
+                for timer in timers:
+                    timer.join()
+                return service.connections >= 10
+
+            until(come_and_reset, "users reach the service")
             for daemon in (server, client):
                 until(lambda daemon=daemon: users(daemon) == 0, "all gone")  # type: ignore[misc]
             until(lambda: service.open == 0, "the service holds none")
@@ -60,39 +71,51 @@ class Forwarder:
         self.port = free_port(socket.SOCK_DGRAM)
         self._client: tuple[str, int] | None = None
         self._ended = threading.Event()
-        self._near = self._open()
-        threading.Thread(target=self._back, daemon=True).start()
+        self._upstream.settimeout(0.05)
+        self._open()
+        self._back_thread = threading.Thread(target=self._back, daemon=True)
+        self._back_thread.start()
 
-    def _open(self) -> socket.socket:
-        near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        near.bind(("127.0.0.1", self.port))
-        near.settimeout(0.05)
-        threading.Thread(target=self._forth, args=(near,), daemon=True).start()
-        return near
+    def __enter__(self) -> Forwarder:
+        return self
 
-    def _forth(self, near: socket.socket) -> None:
-        while True:
-            try:
-                data, self._client = near.recvfrom(65_536)
-            except TimeoutError:
-                continue
-            except OSError:
-                return
-            self._upstream.send(data)
+    def __exit__(self, *_: object) -> None:
+        """Before the daemons end: what they answer then would come as an error in a thread."""
+        self._ended.set()
+        self._back_thread.join()
+        self._close()
+        self._upstream.close()
+
+    def _open(self) -> None:
+        self._near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._near.bind(("127.0.0.1", self.port))
+        self._near.settimeout(0.05)
+        self._away = threading.Event()
+        self._forth_thread = threading.Thread(target=self._forth, daemon=True)
+        self._forth_thread.start()
+
+    def _close(self) -> None:
+        self._away.set()
+        self._forth_thread.join()  # while it waits for a packet the kernel does not give the port back
+        self._near.close()
+
+    def _forth(self) -> None:
+        while not self._away.is_set():
+            with contextlib.suppress(OSError):  # nothing came, or nobody is there
+                data, self._client = self._near.recvfrom(65_536)
+                self._upstream.send(data)
 
     def _back(self) -> None:
         while not self._ended.is_set():
-            data = self._upstream.recv(65_536)
-            try:
+            with contextlib.suppress(OSError):  # nothing came, or taken away
+                data = self._upstream.recv(65_536)
                 if self._client is not None:
                     self._near.sendto(data, self._client)
-            except OSError:
-                pass  # taken away
 
     def away_for(self, duration_s: float) -> None:
-        self._near.close()
+        self._close()
         time.sleep(duration_s)  # the failure that is asked for
-        self._near = self._open()
+        self._open()
 
 
 def test_icmp_answers_do_not_deafen_a_client(deployment: Deployment) -> None:
@@ -105,16 +128,15 @@ def test_icmp_answers_do_not_deafen_a_client(deployment: Deployment) -> None:
             await asyncio.sleep(0.02)
 
     port = free_port()
-    with Service(tick) as service:
+    with Service(tick) as service, Forwarder(deployment.quic_port) as forwarder:
         server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1)
-        forwarder = Forwarder(deployment.quic_port)
         client = deployment.client("pod-1", {"web": service.target}, servers=[f"127.0.0.1:{forwarder.port}"])
         server.until_clients(1)
-        with socket.create_connection(("127.0.0.1", port), 10) as user:
+        with socket.create_connection(("127.0.0.1", port), 30) as user:
             assert user.recv(1) == b"."
             forwarder.away_for(0.5)
             user.sendall(b"!")
-            deadline = time.monotonic() + 8
+            deadline = time.monotonic() + 30
             received = b""
             while b"!" not in received and time.monotonic() < deadline:
                 received = user.recv(65_536)

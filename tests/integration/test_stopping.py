@@ -25,16 +25,16 @@ def one_at_a_time(deployment: Deployment, users: int) -> Iterator[tuple[Daemon, 
     """
     port = free_port()
     with Service(named("x")) as service, contextlib.ExitStack() as stack:
-        lines = f'bind = "127.0.0.1:{port}"\nmaxconn = 1\nqueue_timeout = "20s"'
-        server = deployment.server({"web": lines}, workers=2)
+        lines = f'bind = "127.0.0.1:{port}"\nmaxconn = 1\nqueue_timeout = "60s"'
+        server = deployment.server({"web": lines}, workers=2, stop_after="60s")
         client = deployment.client("pod-1", {"web": service.target})
         server.until_clients(1, connections=2)
-        come = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15))]
+        come = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))]
         assert read_line(come[0]) == "x"
-        come += [stack.enter_context(socket.create_connection(("127.0.0.1", port), 15)) for _ in range(users - 1)]
+        come += [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(users - 1)]
         until(lambda: accepted(server, port) == users, "all are accepted")
         yield server, come
-        assert server.process.wait(15) == 0
+        assert server.process.wait(30) == 0
         assert service.connections == users
         assert "user connection refused" not in server.log
         assert client.process.poll() is None
@@ -79,7 +79,7 @@ def serve_in_turn(users: Sequence[socket.socket]) -> None:
     """Each has said nothing; all are served, and leave when they are."""
     left = list(users)
     while left:
-        for user in until(lambda: [each for each in left if _has_data(each)], "the next one is served", 10):
+        for user in until(lambda: [each for each in left if _has_data(each)], "the next one is served"):
             assert read_line(user) == "x"
             left.remove(user)
             user.close()
@@ -119,7 +119,7 @@ def test_client_stops_under_load_and_no_user_is_lost(deployment: Deployment, ear
             thread.start()
         until(lambda: sum(outcomes.values()) > 100, "users come and go")
         leaving.process.send_signal(signal.SIGTERM)
-        assert leaving.process.wait(15) == 0
+        assert leaving.process.wait(30) == 0
         stop.set()
         for thread in threads:
             thread.join(20)

@@ -80,7 +80,7 @@ def test_500_connections_of_random_size_and_close_order(deployment: Deployment) 
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(110)
         assert not any(thread.is_alive() for thread in threads)
         assert failures == []
         assert service.connections == 500

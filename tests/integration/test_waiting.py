@@ -45,7 +45,7 @@ def test_users_wait_for_a_stream(deployment: Deployment) -> None:
     """Every stream of the only client is taken: the next user waits until one ends, or for queue_timeout."""
     port = free_port()
     with Service(named("x")) as service:
-        lines = f'bind = "127.0.0.1:{port}"\nqueue_timeout = "4s"'
+        lines = f'bind = "127.0.0.1:{port}"\nqueue_timeout = "6s"'
         server = deployment.server({"web": lines}, workers=1, quic="max_streams = 20")
         deployment.client("pod-1", {"web": service.target})
         server.until_clients(1)

@@ -142,7 +142,7 @@ class World:
             keys=self.keys,
             idle_timeout_s=30.0,
             keep_alive_s=10.0,
-            handshake_timeout_s=5.0,
+            handshake_timeout_s=30.0,
             retry_threshold=100,
             max_connections=1000,
         )
@@ -167,7 +167,7 @@ class World:
             lane=None,
             idle_timeout_s=600.0,
             keep_alive_s=10.0,
-            handshake_timeout_s=5.0,
+            handshake_timeout_s=30.0,
             max_streams=MAX_STREAMS,
             stream_window_bytes=WINDOW_BYTES,
         )

@@ -100,8 +100,8 @@ async def test_stats(world: World) -> None:
     assert received.received_bytes > 500_000
     assert sent.sent_packets > 500_000 // sent.mtu_bytes
     assert sent.lost_packets < sent.sent_packets // 10
-    assert 0 < sent.rtt_s < 1
-    assert sent.rtt_s < sent.pto_s < 2
+    assert 0 < sent.rtt_s < 10  # seconds, and not milliseconds; the machine may stand still for some of them
+    assert sent.rtt_s < sent.pto_s < 60
     assert sent.mtu_bytes >= 1200
     assert sent.cwnd_bytes > 1200
 
@@ -143,14 +143,14 @@ async def test_the_datagram_queue_is_bounded(world: World) -> None:
 async def test_a_port_where_nobody_listens_is_refused_at_once(world: World) -> None:
     with udp_socket() as sock:
         address = sock.getsockname()
-    reason = await world.connect(address).heard.is_closed(2)
+    reason = await world.connect(address).heard.is_closed()  # long before the handshake would be given up
     assert reason.kind == CloseKind.REFUSED
 
 
 async def test_a_handshake_that_nobody_answers_times_out(world: World) -> None:
     with udp_socket() as silent:
         side = world.connect(silent.getsockname(), handshake_timeout_s=0.5)
-        reason = await side.heard.is_closed(2)
+        reason = await side.heard.is_closed()
     assert reason.kind == CloseKind.TIMEOUT
     assert side.heard.told == ["closed"]
 
@@ -161,7 +161,7 @@ async def test_a_lost_handshake_is_given_up_by_the_server(world: World) -> None:
         proxy.blackhole_to_client = True
         world.connect(proxy.address, handshake_timeout_s=0.5)
         side = await server.side()
-        assert (await side.heard.is_closed(2)).kind == CloseKind.TIMEOUT
+        assert (await side.heard.is_closed()).kind == CloseKind.TIMEOUT
         assert server.endpoint.stats().half_open == 0
         assert server.endpoint.stats().handshakes_failed == 1
 

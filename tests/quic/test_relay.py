@@ -131,9 +131,9 @@ def theirs_is_reset(stream: object) -> bool:
 
 
 async def test_idle_timeout(world: World) -> None:
-    relayed = await world.relayed(await world.pair(), RelayLimits(idle_timeout_s=0.8))
+    relayed = await world.relayed(await world.pair(), RelayLimits(idle_timeout_s=2.0))
     loop = asyncio.get_running_loop()
-    for _ in range(3):  # traffic keeps it alive
+    for _ in range(6):  # traffic keeps it alive for longer than that
         await loop.sock_sendall(relayed.user, b"x")
         assert await loop.sock_recv(relayed.service, 10) == b"x"
         await asyncio.sleep(0.4)

@@ -220,7 +220,7 @@ def replayed(server: Server, flight: list[bytes], refused: int) -> bool:
 
 async def test_a_stolen_flight_delivers_nothing_before_the_handshake_is_confirmed(world: World) -> None:
     """It is the first to come, so the server takes its 0-RTT; but who sent it cannot finish."""
-    server, tickets = world.serve(handshake_timeout_s=1.0), Tickets()
+    server, tickets = world.serve(handshake_timeout_s=3.0), Tickets()
     async with Proxy(server.address) as proxy:
         await first(world, server, tickets, via=proxy.address)
         flight = tapped(proxy)

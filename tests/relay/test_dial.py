@@ -114,7 +114,7 @@ def test_the_second_family_does_not_wait_for_the_timeout_of_the_first() -> None:
         started = time.monotonic()
         with connected(target(listener, "both.example"), 20.0) as sock:
             assert sock.family == socket.AF_INET
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
 
 
 def test_a_unix_socket(directory: Path) -> None:

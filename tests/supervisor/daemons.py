@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from qmux.config.schema import Bind, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
+from tests import ports
 
 Seen = TypeVar("Seen")
 ROOT = Path(__file__).parents[2]
 
 
-def eventually(look: Callable[[], Seen], what: str, timeout_s: float = 10.0) -> Seen:
+def eventually(look: Callable[[], Seen], what: str, timeout_s: float = 30.0) -> Seen:
     """The first true value of ``look``; fails after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -33,18 +34,14 @@ def eventually(look: Callable[[], Seen], what: str, timeout_s: float = 10.0) -> 
 
 
 def free_port() -> int:
-    """A port that is free for TCP and UDP; the kernel chooses for one of them, the other may be taken."""
-    while True:
-        with socket.socket() as sock, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", 0))
-            udp.bind(sock.getsockname())
-            return int(sock.getsockname()[1])
+    """For TCP and UDP."""
+    return ports.free_port(socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
 
 class Daemon:
     """One daemon. ``start`` it, look, and ``close`` it in any case."""
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
+    def __init__(self, directory: Path, *, stop_after_s: float = 3.0, **settings: Any) -> None:
         self.directory = directory
         self.port, self.quic_port = free_port(), free_port()
         self.web = ServiceConfig(name="web", bind=(Bind("127.0.0.1", self.port),))
@@ -53,7 +50,7 @@ class Daemon:
             workers=2,
             runtime_dir=str(directory / "run"),
             state_dir=str(directory / "state"),
-            stop_after_s=3.0,
+            stop_after_s=stop_after_s,
         )
         (directory / "settings.json").write_text(json.dumps({"lock_wait_s": 0.3, "stop_timeout_s": 0.5, **settings}))
         (directory / "material").write_bytes(b"key")
@@ -101,7 +98,7 @@ class Daemon:
         assert self.popen is not None
         return self.popen.poll() is not None
 
-    def wait(self, timeout_s: float = 10.0) -> int:
+    def wait(self, timeout_s: float = 30.0) -> int:
         assert self.popen is not None
         return self.popen.wait(timeout_s)
 
@@ -143,7 +140,7 @@ class Daemon:
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError):
-                arguments = (entry / "cmdline").read_bytes().decode().split("\0")
+                arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 if (
                     len(arguments) > 5
                     and arguments[2].endswith("fake_child.py")
@@ -154,10 +151,10 @@ class Daemon:
 
     def ask(self, port: int | None = None, host: str = "127.0.0.1") -> Any:
         """Who serves a user now: (name, pid, epoch, key)."""
-        with socket.create_connection((host, port or self.port), timeout=5) as sock:
+        with socket.create_connection((host, port or self.port), timeout=30) as sock:
             return json.loads(sock.makefile().readline())
 
-    def ask_quic(self, prefix: int, timeout_s: float = 5.0) -> Any:
+    def ask_quic(self, prefix: int, timeout_s: float = 30.0) -> Any:
         """Which worker a short-header packet with these 16 steering bits reaches."""
         packet = b"\x40" + prefix.to_bytes(2, "big") + bytes(20)
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
@@ -167,7 +164,7 @@ class Daemon:
 
     def request(self, **wish: bool) -> tuple[bool, list[str], int]:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(10)
+            sock.settimeout(30)
             sock.connect(str(self.directory / "run" / "admin.sock"))
             sock.send(json.dumps(wish).encode())
             ok, lines, code = json.loads(sock.recv(100_000))

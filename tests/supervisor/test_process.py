@@ -62,7 +62,7 @@ def test_the_last_words_of_a_child_are_heard(lock_fd: int) -> None:
 
     async def scenario() -> None:
         process = launched(lock_fd, code, lambda _, message: heard.append(message))
-        assert await all_ended([process], 10)
+        assert await all_ended([process], 30)
         assert process.exit_words == "exited with status 4"
 
     asyncio.run(scenario())
@@ -73,7 +73,7 @@ def test_a_child_that_closes_its_channel_is_ended(lock_fd: int) -> None:
     async def scenario() -> None:
         process = launched(lock_fd, "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(60)")
         process.send(Stop())
-        assert await all_ended([process], 10)
+        assert await all_ended([process], 30)
         assert process.exit_words == "killed by the supervisor"
 
     asyncio.run(scenario())
@@ -83,7 +83,7 @@ def test_a_child_that_breaks_the_format_is_ended(lock_fd: int) -> None:
     async def scenario() -> None:
         code = "import socket, sys, time; socket.socket(fileno=int(sys.argv[1])).send(b'junk'); time.sleep(60)"
         process = launched(lock_fd, code)
-        assert await all_ended([process], 10)
+        assert await all_ended([process], 30)
 
     asyncio.run(scenario())
 
@@ -97,7 +97,7 @@ def test_the_lock_is_inherited_and_nothing_else(lock_fd: int) -> None:
 
     async def scenario() -> None:
         process = launched(lock_fd, code)
-        assert await all_ended([process], 10)
+        assert await all_ended([process], 30)
         assert process.exit_words == "exited with status 12"  # the lock and the control channel
 
     asyncio.run(scenario())
@@ -108,7 +108,7 @@ def test_waiting_has_an_end(lock_fd: int) -> None:
         process = launched(lock_fd, "import time; time.sleep(60)")
         assert not await all_ended([process], 0.1)
         process.kill()
-        assert await all_ended([process], 10)
+        assert await all_ended([process], 30)
         process.kill()  # of no consequence
         assert process.silent_s >= 0
 
@@ -132,7 +132,7 @@ def test_privileges_are_dropped(lock_fd: int) -> None:
         owner = Owner(65534, 65534, drops=True)
         launch = Launch(lambda *_: ["/bin/sh", "-c", check], owner, lock_fd, lambda: 2)
         process = started(launch)
-        assert await all_ended([process], 10)
+        assert await all_ended([process], 30)
         assert process.exit_words == "exited with status 0"
 
     asyncio.run(scenario())

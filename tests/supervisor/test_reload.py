@@ -58,6 +58,8 @@ def test_an_address_passes_to_another_service(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
         daemon.write(services={"other": other_service(daemon.port)})
         assert daemon.request()[0]
+        # The workers hear of it while the reload is answered: what they got before their second Accept was another's.
+        eventually(lambda: all(len(daemon.log(f"worker-{n}", "Accept")) == 2 for n in (0, 1)), "the workers have it")
         served = [daemon.ask()[3] for _ in range(30)]
         assert {key.rpartition("|")[0] for key in served} == {f"traffic|other|127.0.0.1:{daemon.port}"}
 
@@ -116,13 +118,13 @@ def test_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["refuse", "silent-configure"])
 def test_a_worker_that_does_not_agree_restores_the_old(tmp_path: Path, how: str) -> None:
-    with running(tmp_path, configure_timeout_s=0.5) as daemon:
+    with running(tmp_path, configure_timeout_s=3.0) as daemon:  # the others answer in time
         new = free_port()
         daemon.tell("worker-1", how)
         daemon.write(services=moved(daemon, new))
         ok, lines, code = daemon.request()
         assert (ok, code) == (False, 3)
-        reason = "I do not want this" if how == "refuse" else "no answer within 0.5 s"
+        reason = "I do not want this" if how == "refuse" else "no answer within 3 s"
         assert lines[0] == f"worker-1: {reason}"
         for child in ("worker-0", "worker-1"):
             versions = eventually(

@@ -50,8 +50,8 @@ def test_a_client_runs_one_worker_and_opens_nothing(tmp_path: Path) -> None:
         daemon.start(ready=False)
         eventually(lambda: daemon.said("qmuxc ready"), "ready")
         assert sorted(daemon.children()) == ["admin", "worker-0"]
+        eventually(lambda: daemon.log("worker-0", "Accept"), "accepts")
         assert daemon.log("worker-0", "AddBind") == []
-        assert daemon.log("worker-0", "Accept")
         assert not (tmp_path / "state").exists()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0

@@ -285,16 +285,17 @@ def test_a_plan_that_is_low_is_made_anew() -> None:
 
 
 def test_a_service_that_nobody_uses_has_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "HOT_S", 0.05)
+    monkeypatch.setattr(plans, "HOT_S", 60.0)
 
     async def main() -> None:
         async with worker_of() as worker:
             client = worker.client("pod-1", 1)
             worker.comes()
             await worker.until_planned()
-            await asyncio.sleep(0.1)
-            worker.pool.update(1, active_total=5, active_at_ms=1)
-            await worker.until_void()
+            with monkeypatch.context() as later:
+                later.setattr(plans, "HOT_S", -1.0)  # however short the time since then was, it is too long now
+                worker.pool.update(1, active_total=5, active_at_ms=1)
+                await worker.until_void()
             worker.accepting.serves(client, 3)  # its users come and go
             await until(lambda: worker.planned() == [(client, 4092)])
 

@@ -1,0 +1,24 @@
+"""Ports for programs that a test starts."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from pathlib import Path
+
+
+def free_port(*kinds: socket.SocketKind, host: str = "127.0.0.1") -> int:
+    """A port that nothing uses for TCP (or for ``kinds``), and that the kernel gives to nobody who connects before a
+    program has bound it.
+    """
+    first_local = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(1000):
+        port = random.randrange(10_000, first_local) if first_local > 20_000 else 0
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for kind in kinds or (socket.SOCK_STREAM,):
+                sock = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind))
+                sock.bind((host, port))
+                port = sock.getsockname()[1]
+            return port
+    raise AssertionError("no port is free")
