@@ -194,9 +194,10 @@ class Reloader:
             self._restore(before, difference)
             raise ConfigError([*refusals, "nothing was changed"], target.config.source)
         self._commit(difference, log_moved)
-        if difference.removed:
+        if difference.removed or difference.passed:
             # A child reads its messages in order: when it has answered one more Configure, it has closed what was
-            # removed. Before, the next reload could not open the same address again.
+            # removed, and what has passed to another service is that one's. Before, the next reload could not open the
+            # same address again, and whom the answer brings might still be served by the old service.
             await self._offer()
 
     async def _offer(self) -> list[str]:
