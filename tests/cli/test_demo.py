@@ -59,7 +59,7 @@ def test_it_stays_until_a_signal_and_then_cleans_up(folder: Path, number: signal
         lines = until_line(process, lambda line: "Ctrl-C" in line)
         url = next(line.split()[-1] for line in lines if line.startswith("Point a browser"))
         config = next(line.split()[-1] for line in lines if "qmux status" in line)
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             assert b"Hello from the service" in answer.read()
         deadline = time.monotonic() + 30  # each worker reports once a second
         while run("qmux", "status", "-c", config).stdout.count("client-") < 2:

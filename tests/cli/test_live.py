@@ -58,7 +58,7 @@ def daemon(folder: Path, program: str, *words: str) -> Iterator[subprocess.Popen
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(30)
         finally:
             process.kill()
 
@@ -154,7 +154,7 @@ def test_watch_prints_until_it_is_interrupted(folder: Path) -> None:
 
     until_line(process, enough)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors.strip()) == (130, "")
     assert all("server" in status for status in seen)
 

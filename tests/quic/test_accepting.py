@@ -28,6 +28,8 @@ from qmux.relay.frames import read_frame, read_stream_type
 from tests.aio import until
 from tests.quic.harness import MAX_STREAMS, Pair, World, is_reset, receive_all, reset
 
+pytestmark = pytest.mark.at_pace(0.03)  # whom the engine asks for is left to the layer above after SLOW_S
+
 FIRST = 3 << 40
 SLOW_S = 0.1
 """How long the engine waits for an answer before the layer above waits on."""

@@ -73,6 +73,7 @@ async def test_ping_is_acknowledged(world: World) -> None:
         await ping(connection)
 
 
+@pytest.mark.at_pace(0.5)
 async def test_keep_alive_keeps_an_idle_connection(world: World) -> None:
     server = world.serve(idle_timeout_s=1.0, keep_alive_s=0.25)
     pair = await world.pair(server)
@@ -82,13 +83,13 @@ async def test_keep_alive_keeps_an_idle_connection(world: World) -> None:
 
 
 async def test_silence_ends_a_connection_at_the_smaller_idle_timeout(world: World) -> None:
+    started = asyncio.get_running_loop().time()
     async with Proxy(world.serve(idle_timeout_s=1.0).address) as proxy:
         side = world.connect(proxy.address, idle_timeout_s=600.0)
         await side.heard.is_connected()
         proxy.blackhole(True)
-        started = asyncio.get_running_loop().time()
         assert (await side.heard.is_closed()).kind == CloseKind.IDLE
-        assert asyncio.get_running_loop().time() - started > 0.5
+        assert asyncio.get_running_loop().time() - started > 0.9
 
 
 async def test_stats(world: World) -> None:

@@ -157,7 +157,7 @@ def test_ten_thousand_spoofed_initials(victim: Callable[..., Victim], crypto_off
         sock.connect(server.address)
         for number in range(sent):
             sock.send(packets.initial(crypto_offset=crypto_offset))
-            if number % 1000 == 999:
+            if number % 100 == 99:  # it keeps up: a socket's buffer does not hold many more
                 most = max(most, server.facts()["rss_bytes"])
     after = server.facts()
     assert after["datagrams_received"] - before["datagrams_received"] > sent * 0.9

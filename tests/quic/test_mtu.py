@@ -68,7 +68,7 @@ async def test_a_path_that_shrinks(world: World, chatter: bool) -> None:
         while chatter and not reading.done():  # each one acknowledged: no timeouts in a row
             pair.client.connection.ping()
             await asyncio.sleep(0.01)
-        assert await asyncio.wait_for(reading, 20) == data
+        assert await asyncio.wait_for(reading, 40) == data
         await writing
         assert sender.stats().mtu_bytes <= 1300
         assert proxy.counters.too_large > 0

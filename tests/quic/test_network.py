@@ -6,10 +6,13 @@ import asyncio
 import hashlib
 import os
 
+import pytest
+
 from qmux.quic.engine import RelayEnd
 from tests.aio import until
 from tests.netsim.proxy import Conditions, Proxy
 from tests.quic.harness import Pair, World, receive_all, send_and_shut
+from tests.quic.test_mtu import found
 
 BAD = Conditions(loss=0.02, reorder=0.05, duplicate=0.01, delay_s=0.001, mtu_bytes=1500)
 LOSSY_BYTES = 10_000_000
@@ -26,7 +29,7 @@ async def exchange(world: World, pair: Pair, up: bytes, down: bytes) -> None:
     )
     assert hashlib.sha256(got_up).digest() == hashlib.sha256(up).digest()
     assert hashlib.sha256(got_down).digest() == hashlib.sha256(down).digest()
-    done = await asyncio.wait_for(asyncio.gather(relayed.server.done, relayed.client.done), 10)
+    done = await asyncio.wait_for(asyncio.gather(relayed.server.done, relayed.client.done), 30)
     assert done == [RelayEnd.FINISHED, RelayEnd.FINISHED]
 
 
@@ -50,7 +53,7 @@ async def test_a_black_hole_of_two_seconds_is_survived(world: World) -> None:
         pair = await world.pair(server, via=proxy.address)
         size_bytes = 3_000_000 if world.engine.name == "aioquic" else 40_000_000  # not through before the hole
         running = asyncio.ensure_future(exchange(world, pair, os.urandom(size_bytes), os.urandom(size_bytes)))
-        await asyncio.sleep(0.05)
+        await until(lambda: proxy.counters.forwarded > 100, what="bytes are on their way")
         proxy.blackhole(True)
         await asyncio.sleep(2)
         assert not running.done()
@@ -61,10 +64,10 @@ async def test_a_black_hole_of_two_seconds_is_survived(world: World) -> None:
 
 
 async def test_handshakes_through_heavy_loss(world: World) -> None:
-    server = world.serve(handshake_timeout_s=15.0)
+    server = world.serve(handshake_timeout_s=30.0)
     async with Proxy(server.address, Conditions(loss=0.2)) as proxy:
-        sides = [world.connect(proxy.address, handshake_timeout_s=15.0) for _ in range(20)]
-        await asyncio.gather(*(asyncio.wait_for(connected(side), 15) for side in sides))
+        sides = [world.connect(proxy.address, handshake_timeout_s=30.0) for _ in range(20)]
+        await asyncio.gather(*(asyncio.wait_for(connected(side), 30) for side in sides))
         assert len({side.connection.number for side in sides}) == 20
 
 
@@ -90,6 +93,7 @@ async def test_streams_that_overtake_each_other_are_all_opened(world: World) -> 
         assert seen == set(range(60))
 
 
+@pytest.mark.at_pace(0.3)
 async def test_a_new_address_of_the_client_ends_the_waiting(world: World) -> None:
     """Probes went to an address that was gone, ever more rarely. The client's next packet from its new address must be
     answered with data at once, not when the next probe would be due.
@@ -98,7 +102,11 @@ async def test_a_new_address_of_the_client_ends_the_waiting(world: World) -> Non
     async with Proxy(server.address, Conditions(mtu_bytes=1500)) as proxy:
         pair = await world.pair(server, via=proxy.address)
         ours, theirs = await pair.stream()
-        data = os.urandom(3_000_000)
+        # A lost packet of the search fills a native client's congestion window: its PING would wait for a probe.
+        ends = (pair.server.connection, pair.client.connection)
+        await until(lambda: all(found(world, 1500, end.stats().mtu_bytes) for end in ends), what="the search ends")
+        searched = proxy.counters.forwarded
+        data = os.urandom(3_000_000 if world.engine.name == "aioquic" else 30_000_000)  # not through before the hole
         writing = asyncio.ensure_future(ours.write(data))
         received = bytearray()
 
@@ -107,7 +115,7 @@ async def test_a_new_address_of_the_client_ends_the_waiting(world: World) -> Non
                 received.extend(await theirs.read(len(data)))
 
         reading = asyncio.ensure_future(read())
-        await until(lambda: proxy.counters.forwarded > 100, what="bytes are on their way")
+        await until(lambda: proxy.counters.forwarded > searched + 100, what="bytes are on their way")
         proxy.blackhole(True)
         proxy.rebind()
         await asyncio.sleep(3)  # the server's probes go astray, with growing pauses
@@ -116,6 +124,6 @@ async def test_a_new_address_of_the_client_ends_the_waiting(world: World) -> Non
         before = len(received)
         pair.client.connection.ping()
         await until(lambda: len(received) > before, 1.0, "data at the new address")
-        await asyncio.wait_for(reading, 20)
+        await asyncio.wait_for(reading, 40)
         assert received == data
         await writing

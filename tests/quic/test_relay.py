@@ -152,6 +152,7 @@ async def test_half_closed_timeout(world: World) -> None:
     assert RelayEnd.HALF_CLOSED_TIMEOUT in await ends(relayed)
 
 
+@pytest.mark.at_pace(0.2)
 async def test_both_closed_but_the_rest_is_not_taken(world: World) -> None:
     pair = await world.pair()
     ours, theirs = await pair.stream()
@@ -163,6 +164,7 @@ async def test_both_closed_but_the_rest_is_not_taken(world: World) -> None:
     assert await asyncio.wait_for(relay.done, 15) == RelayEnd.HALF_CLOSED_TIMEOUT
 
 
+@pytest.mark.at_pace(0.3)
 async def test_an_upload_that_outlives_its_download_is_not_taken_for_a_reset(world: World) -> None:
     """Both FINs are there while we pause: the kernel calls that socket closed, with bytes still to be read from it."""
     ours, theirs = await (await world.pair()).stream()

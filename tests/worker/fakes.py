@@ -68,7 +68,7 @@ class FakeUsers:
         raise NotImplementedError
 
 
-def lane_on(connection: FakeConnection, timeout_s: float = 3.0, users: FakeUsers | None = None) -> LaneConnection:
+def lane_on(connection: FakeConnection, timeout_s: float = 30.0, users: FakeUsers | None = None) -> LaneConnection:
     """A lane whose handshake is complete."""
     lane = unconnected_lane(connection, timeout_s, users)
     lane.connected()
@@ -76,7 +76,7 @@ def lane_on(connection: FakeConnection, timeout_s: float = 3.0, users: FakeUsers
 
 
 def unconnected_lane(
-    connection: FakeConnection, timeout_s: float = 3.0, users: FakeUsers | None = None
+    connection: FakeConnection, timeout_s: float = 30.0, users: FakeUsers | None = None
 ) -> LaneConnection:
     """A lane whose handshake has just begun."""
     register = Register(bytes(16), "pod-1", (Offered("web"),), "1.0")

@@ -234,6 +234,12 @@ async def worker_of(*, max_streams: int = 4096, **services: dict[str, Any]) -> A
         await worker.close()
 
 
+@pytest.fixture(autouse=True)
+def hot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No service falls idle because the machine stood still for a second."""
+    monkeypatch.setattr(plans, "HOT_S", 60.0)
+
+
 # --- plans ---
 
 
@@ -285,8 +291,6 @@ def test_a_plan_that_is_low_is_made_anew() -> None:
 
 
 def test_a_service_that_nobody_uses_has_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "HOT_S", 60.0)
-
     async def main() -> None:
         async with worker_of() as worker:
             client = worker.client("pod-1", 1)
