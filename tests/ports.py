@@ -1,10 +1,11 @@
-"""Ports for programs that a test starts."""
+"""Addresses for what a test starts, and one where nobody answers."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -22,3 +23,18 @@ def free_port(*kinds: socket.SocketKind, host: str = "127.0.0.1") -> int:
                 port = sock.getsockname()[1]
             return port
     raise AssertionError("no port is free")
+
+
+@contextlib.contextmanager
+def swallowing() -> Iterator[tuple[str, int]]:
+    """An address that swallows the SYN of who connects: a listener whose queue is full."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address: tuple[str, int] = full.getsockname()
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        yield address

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
 import time
@@ -13,6 +12,7 @@ import pytest
 from tests.integration.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo, named
 from tests.integration.users import RST, ask, connect, read_exactly, read_line, read_to_end, reset
+from tests.ports import swallowing
 
 
 def tunnel(deployment: Deployment, service: Service, port: int, lines: str = "", **options: str) -> Daemon:
@@ -213,18 +213,10 @@ def test_idle_timeout_and_half_closed_timeout(deployment: Deployment) -> None:
 
 
 def test_setup_timeout(deployment: Deployment) -> None:
-    """A target that swallows the SYN: a listener whose queue is full."""
     port = free_port()
-    with contextlib.ExitStack() as stack:
-        full = stack.enter_context(socket.socket())
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
+    with swallowing() as (host, target_port):
         server = deployment.server({"web": f'bind = "127.0.0.1:{port}"\nsetup_timeout = "1s"'}, workers=1)
-        deployment.client("pod-1", {"web": f"127.0.0.1:{full.getsockname()[1]}"})
+        deployment.client("pod-1", {"web": f"{host}:{target_port}"})
         server.until_clients(1)
         started = time.monotonic()
         with connect(port) as user, pytest.raises(ConnectionResetError):

@@ -24,6 +24,7 @@ from qmux.quic.dialling import Address, Dialling, DiallingEngine, dialled_s
 from qmux.quic.engine import RelayEnd, RelayLimits, Stream, StreamError
 from qmux.quic.users import ServiceUsers, UserEnd
 from tests.aio import until
+from tests.ports import swallowing
 from tests.quic.harness import Pair, World, is_reset, open_descriptors, read_exactly, receive_all, reset, send_and_shut
 from tests.quic.reflector import Reflector, own_network
 
@@ -282,19 +283,12 @@ async def test_a_target_that_refuses(world: World, refusing: Address, directory:
 async def test_a_service_that_does_not_answer(world: World) -> None:
     """Its queue is full. A TCP service is given its time, at a Unix socket one cannot wait for room."""
     client = await client_of(world)
-    with contextlib.ExitStack() as stack:
-        full = stack.enter_context(socket.socket())
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(3):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        client.dialling.set_target("web", full.getsockname(), 0.2)
+    with swallowing() as address:
+        client.dialling.set_target("web", address, 0.2)
         await client.ask(head())
         await is_untouched(client, head(), tried_s=0.2)
         # It is no waste of time to wait for longer than a second elsewhere.
-        client.dialling.set_target("web", full.getsockname(), 30.0)
+        client.dialling.set_target("web", address, 30.0)
         await client.ask(head())
         await is_untouched(client, head(), tried_s=1.0)
 
@@ -326,15 +320,8 @@ async def test_a_request_that_never_ends(world: World, service: Service) -> None
 async def test_an_attempt_that_is_given_up(world: World) -> None:
     """While its request is incomplete, and while the service is dialled: nothing is left, and nobody hears of it."""
     client = await client_of(world)
-    with contextlib.ExitStack() as stack:
-        full = stack.enter_context(socket.socket())
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(3):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        client.dialling.set_target("web", full.getsockname(), 30.0)
+    with swallowing() as address:
+        client.dialling.set_target("web", address, 30.0)
         before = open_descriptors()
         for sent in (head()[:20], head()):
             stream = await client.ask(sent)

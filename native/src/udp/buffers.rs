@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use quinn_udp::RecvMeta;
 
 /// Buffers in one receive call; each takes what GRO merged, up to the largest datagram.
-pub const RECEIVE_BATCH: usize = 4;
+const RECEIVE_BATCH: usize = 4;
 const DATAGRAM_BYTES: usize = 65_536;
 
 /// A batch of at least this much is handed on as it lies, without a copy.
