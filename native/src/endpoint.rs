@@ -194,7 +194,8 @@ impl Endpoint {
     }
 
     fn added(&mut self, handle: ConnectionHandle, conn: Id) {
-        self.conns.insert(handle.0, conn);
+        let before = self.conns.insert(handle.0, conn);
+        debug_assert!(before.is_none(), "quinn gave a handle away that is still in use here");
         self.open += 1;
         self.half_open += 1;
     }

@@ -31,6 +31,10 @@ impl Engine {
             let endpoint = self.endpoints.get_mut(conn.endpoint);
             if let Some(endpoint) = endpoint {
                 while let Some(event) = conn.quic.poll_endpoint_events() {
+                    // `forget_connection` says it: quinn gives the handle away at once, and ours would name two.
+                    if event.is_drained() {
+                        continue;
+                    }
                     if let Some(answer) = endpoint.quic.handle_event(conn.handle, event) {
                         conn.quic.handle_event(answer);
                     }

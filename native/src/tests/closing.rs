@@ -126,6 +126,29 @@ fn streams_of_a_connection_that_ended_are_nobodys() {
 }
 
 #[test]
+fn a_connection_begins_while_another_one_ends() {
+    let mut world = World::new(Faults::default());
+    let ending = world.pair();
+    world.client.engine.close_connection(ending.client, 1, b"", world.now);
+    world.until(|world| world.server.closed(ending.server).is_some());
+    let newcomer = world.dial(Dial::default());
+    world.pass(9 * MS);
+    // It is drained, and a step has seen that; the next one hears of the newcomer before the old one is forgotten.
+    let drained_at = world.now + 5 * S;
+    world.server.conn(ending.server).quic.handle_timeout(drained_at);
+    world.server.engine.connection_events(ending.server, drained_at);
+    world.server.engine.mark(ending.server);
+    assert!(world.server.conn(ending.server).quic.is_drained());
+    world.now += MS;
+    let newcomer = world.connected(newcomer);
+    assert!(world.server.engine.conns.get(ending.server).is_none());
+    let stream = world.stream(&newcomer, b"hello");
+    assert_eq!(world.server.read(newcomer.server, stream, 10), Some(b"hello".to_vec()));
+    world.client.engine.close_connection(newcomer.client, 1, b"", world.now);
+    assert_nothing_is_left(&mut world);
+}
+
+#[test]
 fn connections_come_and_go() {
     let mut world = World::with(Faults::default(), 1, Serve { max_connections: 1000, ..Serve::default() });
     for round in 0..8 {

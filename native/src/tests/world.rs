@@ -278,6 +278,11 @@ impl World {
 
     pub fn pair_with(&mut self, dial: Dial) -> Pair {
         let client = self.dial(dial);
+        self.connected(client)
+    }
+
+    /// The pair of a client that dialled.
+    pub fn connected(&mut self, client: Id) -> Pair {
         let connected = |event: &Event| match event {
             Event::Connected { conn, .. } => Some(*conn),
             _ => None,
