@@ -13,7 +13,7 @@ use crate::dial::{Dialer, Newcomer};
 use crate::endpoint::Endpoint;
 use crate::events::Event;
 use crate::listener::Front;
-use crate::relay::{ReadBuffer, Relay};
+use crate::relay::{ReadBuffer, Relay, Share};
 use crate::timers::{Timer, Timers};
 use crate::udp::{Buffers, Port, Sent, Wire};
 
@@ -115,6 +115,7 @@ pub struct Engine {
     /// None while a receive call is being worked off.
     pub buffers: Option<Box<Buffers>>,
     pub read_buffer: ReadBuffer,
+    pub share: Share,
     /// Datagrams on their way out: of connections, and of none.
     outgoing: Vec<u8>,
     pub answer: Vec<u8>,
@@ -141,6 +142,7 @@ impl Engine {
             events: Vec::new(),
             buffers: Some(Box::new(Buffers::new())),
             read_buffer: ReadBuffer::new(),
+            share: Share::default(),
             outgoing: Vec::new(),
             answer: Vec::new(),
         };
@@ -175,7 +177,7 @@ impl Engine {
         loop {
             let polled = self.gather(now);
             unsent += 1;
-            if polled == 0 || unsent == GATHERED_STEPS || !self.events.is_empty() {
+            if polled == 0 || unsent == GATHERED_STEPS || self.share.is_full(now) || !self.events.is_empty() {
                 self.transmit(now);
                 unsent = 0;
             }
@@ -309,6 +311,7 @@ impl Engine {
     }
 
     fn transmit(&mut self, now: Instant) {
+        self.share.sent();
         for _ in 0..self.dirty.len() {
             let Some(id) = self.dirty.pop_front() else { return };
             if let Some(conn) = self.conns.get_mut(id) {

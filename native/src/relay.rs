@@ -7,6 +7,7 @@
 
 mod engine;
 mod read_buffer;
+mod share;
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,15 +18,13 @@ use bytes::{Buf, Bytes};
 use quinn_proto::{ReadError, StreamId, VarInt, WriteError};
 
 pub use read_buffer::ReadBuffer;
+use share::Pace;
+pub use share::Share;
 
 use crate::arena::Id;
 use crate::connection::Conn;
 use crate::counts::User;
 use crate::events::End;
-
-/// What one relay may move in each direction before the others have their turn: every call on a TCP socket costs an
-/// acknowledgement and wakes somebody up, so it shall be worth it.
-const TURN_BYTES: usize = 256 << 10;
 
 /// A read of less than this: the socket's sender does not fill it any more.
 const SMALL_BYTES: usize = 16 << 10;
@@ -89,6 +88,7 @@ pub struct Relay {
     stream_ended: bool,
     shut: bool,
     in_a_row: usize,
+    pace: Pace,
     queued: bool,
     pub bytes_to_socket: u64,
     pub bytes_to_stream: u64,
@@ -105,15 +105,15 @@ struct Turn {
 }
 
 impl Relay {
-    fn pump(&mut self, conn: &mut Conn, buffer: &mut ReadBuffer, now: Instant) -> Turn {
+    fn pump(&mut self, conn: &mut Conn, buffer: &mut ReadBuffer, share: usize, now: Instant) -> Turn {
         let mut turn = Turn::default();
         let Some(fd) = self.socket.as_ref().map(AsRawFd::as_raw_fd) else { return turn };
         let mut result = Ok(());
         if !self.failed {
-            result = self.fill_socket(conn, fd, &mut turn, now);
+            result = self.fill_socket(conn, fd, &mut turn, share, now);
         }
         // What came before an error is read first, as the kernel gives it; the error itself comes last.
-        result = result.and_then(|()| self.fill_stream(conn, fd, buffer, &mut turn, now));
+        result = result.and_then(|()| self.fill_stream(conn, fd, buffer, &mut turn, share, now));
         let ended = self.fin_queued && self.shut;
         if self.failed && !ended && (self.fin_queued || !self.stream_writable) && socket_error(fd) != 0 {
             result = Err(End::SocketReset); // nobody would read up to it
@@ -136,8 +136,14 @@ impl Relay {
         turn
     }
 
-    fn fill_socket(&mut self, conn: &mut Conn, fd: RawFd, turn: &mut Turn, now: Instant) -> Result<(), End> {
-        let mut budget = TURN_BYTES;
+    fn fill_socket(
+        &mut self,
+        conn: &mut Conn,
+        fd: RawFd,
+        turn: &mut Turn,
+        mut budget: usize,
+        now: Instant,
+    ) -> Result<(), End> {
         while self.can_write && budget > 0 {
             if self.stream_readable && self.outward_bytes < budget {
                 self.take_from_stream(conn, budget)?;
@@ -233,9 +239,9 @@ impl Relay {
         fd: RawFd,
         buffer: &mut ReadBuffer,
         turn: &mut Turn,
+        mut budget: usize,
         now: Instant,
     ) -> Result<(), End> {
-        let mut budget = TURN_BYTES;
         while self.stream_writable && !self.fin_queued && budget > 0 {
             let needs_data = self.inward.is_empty() && !self.socket_ended;
             if needs_data && !(self.can_read && self.read_from_socket(conn, fd, buffer, budget, now)?) {
@@ -291,16 +297,12 @@ impl Relay {
         Ok(true)
     }
 
-    /// Whether it moves much: then it waits behind those that move little, here and in quinn.
-    fn is_bulk(&self) -> bool {
-        self.in_a_row >= BULK_BYTES
-    }
-
     fn rate(&mut self, conn: &mut Conn, bytes: usize) {
-        let was_bulk = self.is_bulk();
+        let waited = self.in_a_row >= BULK_BYTES;
         self.in_a_row = if bytes < SMALL_BYTES { 0 } else { self.in_a_row.saturating_add(bytes) };
-        if was_bulk != self.is_bulk() {
-            let priority = if was_bulk { 0 } else { BULK_PRIORITY };
+        let waits = self.in_a_row >= BULK_BYTES;
+        if waits != waited {
+            let priority = if waits { BULK_PRIORITY } else { 0 };
             let _ = conn.quic.send_stream(self.stream).set_priority(priority); // Err: it has ended
         }
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use quinn_proto::StreamId;
 
+use super::share::Pace;
 use super::{Patience, Relay};
 use crate::arena::Id;
 use crate::counts::User;
@@ -14,9 +15,6 @@ use crate::engine::{Engine, Tag};
 use crate::events::{End, Event};
 use crate::stream::{abort_both, Use};
 use crate::timers::Timer;
-
-/// What relays that move much may read together before it is sent, and before those that move little have their turn.
-const ROUND_BYTES: usize = 512 << 10;
 
 impl Engine {
     /// Hand a stream and a socket over. Where the stream has ended already, the relay ends at once.
@@ -56,6 +54,7 @@ impl Engine {
             stream_ended: false,
             shut: false,
             in_a_row: 0,
+            pace: Pace::new(now),
             queued: false,
             bytes_to_socket: 0,
             bytes_to_stream: 0,
@@ -97,7 +96,7 @@ impl Engine {
     fn queue_relay(&mut self, id: Id) {
         if let Some(relay) = self.relays.get_mut(id) {
             if !std::mem::replace(&mut relay.queued, true) {
-                let queue = if relay.is_bulk() { &mut self.bulk } else { &mut self.ready };
+                let queue = if relay.pace.is_bulk() { &mut self.bulk } else { &mut self.ready };
                 queue.push_back(id);
             }
         }
@@ -144,31 +143,35 @@ impl Engine {
         self.end_relay(id, End::ConnectionLost);
     }
 
-    /// One turn of each relay that moves little, and of as many others as make a round.
+    /// One turn of each relay that moves little, and of as many others as their share allows.
     pub fn pump_relays(&mut self, now: Instant) {
         for _ in 0..self.ready.len() {
             if let Some(id) = self.ready.pop_front() {
                 self.pump_relay(id, now);
             }
         }
-        let mut moved = 0;
         for _ in 0..self.bulk.len() {
-            if moved >= ROUND_BYTES {
+            if self.share.is_full(now) {
                 return;
             }
             let Some(id) = self.bulk.pop_front() else { return };
-            moved += self.pump_relay(id, now);
+            self.pump_relay(id, now);
         }
     }
 
-    /// How much it read from its socket.
-    fn pump_relay(&mut self, id: Id, now: Instant) -> usize {
-        let Some(relay) = self.relays.get_mut(id) else { return 0 };
+    fn pump_relay(&mut self, id: Id, now: Instant) {
+        let Some(relay) = self.relays.get_mut(id) else { return };
         relay.queued = false;
-        let Some(conn) = self.conns.get_mut(relay.conn) else { return 0 };
-        let before = relay.bytes_to_stream;
-        let turn = relay.pump(conn, &mut self.read_buffer, now);
-        let (conn, read) = (relay.conn, relay.bytes_to_stream - before);
+        let Some(conn) = self.conns.get_mut(relay.conn) else { return };
+        let (to_socket, to_stream) = (relay.bytes_to_socket, relay.bytes_to_stream);
+        let turn = relay.pump(conn, &mut self.read_buffer, self.share.bytes(now), now);
+        let conn = relay.conn;
+        let read = (relay.bytes_to_stream - to_stream) as usize;
+        let moved = read + (relay.bytes_to_socket - to_socket) as usize;
+        if moved > 0 {
+            relay.pace.moved(moved, now);
+            self.share.moved(relay.pace.is_bulk(), read, now);
+        }
         if turn.touched {
             self.mark(conn);
         }
@@ -181,7 +184,6 @@ impl Engine {
                 self.arm_relay(id);
             }
         }
-        read as usize
     }
 
     /// Its timer is set once and looks then whether there was traffic: traffic itself moves no timer.

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use bytes::{Bytes, BytesMut};
 
-use super::TURN_BYTES;
+use super::share::SHARE_BYTES;
 
 /// A read buffer with less room than this is replaced.
 const READ_BYTES: usize = 64 << 10;
@@ -24,7 +24,7 @@ impl ReadBuffer {
     /// At most `limit` bytes, and whether the kernel may have more.
     pub fn read(&mut self, fd: RawFd, limit: usize) -> io::Result<(Bytes, bool)> {
         if self.0.capacity() < READ_BYTES {
-            self.0 = BytesMut::with_capacity(TURN_BYTES); // zeroing it would cost 5 % of a transfer
+            self.0 = BytesMut::with_capacity(SHARE_BYTES); // zeroing it would cost 5 % of a transfer
         }
         let room = self.0.spare_capacity_mut();
         let wanted = room.len().min(limit);
