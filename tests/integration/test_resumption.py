@@ -51,13 +51,15 @@ def test_a_client_that_was_cut_off_resumes(deployment: Deployment) -> None:
     port = free_port()
     services = {"web": f'bind = "127.0.0.1:{port}"'}
     with Service(named("x")) as service, Network(deployment.quic_port, Conditions()) as network:
-        quic = 'idle_timeout = "4s"\nkeep_alive = "1s"'
+        # The server still knows its connections then. Where it does not, its resets may end the old ones before the try
+        # is through: all is lost, the client begins anew, and its tickets are spent.
+        quic = 'idle_timeout = "20s"\nkeep_alive = "1s"'
         server = deployment.server(services, quic=quic)
         servers = ["{}:{}".format(*network.address)]
         client = deployment.client("pod-1", {"web": service.target}, servers=servers)
         server.until_clients(1, connections=2)
         network.blackhole(True)
-        until(lambda: re.search("connection to server ended|does not answer", client.log), "the client is cut off")
+        until(lambda: "does not answer" in client.log, "the client is cut off")
         network.blackhole(False)
         until(lambda: "resumed early" in handshakes(server, "client registered"), "resumed", 30)
         until(lambda: says(port, 2) == "x", "served again")
