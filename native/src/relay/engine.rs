@@ -143,7 +143,7 @@ impl Engine {
         self.end_relay(id, End::ConnectionLost);
     }
 
-    /// One turn of each relay that moves little, and of as many others as their share allows.
+    /// One turn of each relay that moves little, and of as many others as their share allows: of one at least.
     pub fn pump_relays(&mut self, now: Instant) {
         for _ in 0..self.ready.len() {
             if let Some(id) = self.ready.pop_front() {
@@ -151,11 +151,11 @@ impl Engine {
             }
         }
         for _ in 0..self.bulk.len() {
+            let Some(id) = self.bulk.pop_front() else { return };
+            self.pump_relay(id, now);
             if self.share.is_full(now) {
                 return;
             }
-            let Some(id) = self.bulk.pop_front() else { return };
-            self.pump_relay(id, now);
         }
     }
 

@@ -46,7 +46,7 @@ impl Pace {
     }
 }
 
-/// The share of today.
+/// How long the turns are now, and what was read since something was sent.
 #[derive(Default)]
 pub struct Share {
     small_at: Option<Instant>,

@@ -310,6 +310,30 @@ fn small_answers_do_not_wait_behind_a_bulk_stream() {
 }
 
 #[test]
+fn a_bulk_stream_has_its_turn_beside_many_small_ones() {
+    let mut world = World::new(Faults::default());
+    let pair = world.pair();
+    let mut tunnel = tunnel(&mut world, &pair);
+    let data = pattern(1 << 16, 5);
+    let moved = |world: &World, tunnel: &Tunnel| {
+        world.client.engine.relays.get(tunnel.far).expect("nothing ended it").bytes_to_stream
+    };
+    let mut written = 0;
+    while written < 3 * data.len() {
+        written += write_some(&mut tunnel.service, &data);
+        world.settle();
+    }
+    assert_eq!(moved(&world, &tunnel), written as u64);
+    write_some(&mut tunnel.service, &data);
+    world.client.engine.relay_polled(tunnel.far, libc::EPOLLIN);
+    assert_eq!(world.client.engine.bulk, [tunnel.far]);
+    // Those that move little have read more than a share together.
+    world.client.engine.share.moved(false, 1 << 20, world.now);
+    world.client.engine.pump_relays(world.now);
+    assert!(moved(&world, &tunnel) > written as u64);
+}
+
+#[test]
 fn every_byte_arrives_over_a_bad_path() {
     let faults = Faults { loss: 0.05, duplicates: 0.05, jitter: 10 * MS, ..Faults::default() };
     let mut world = World::new(faults);
