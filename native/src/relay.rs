@@ -29,7 +29,8 @@ use crate::events::End;
 /// A read of less than this: the socket's sender does not fill it any more.
 const SMALL_BYTES: usize = 16 << 10;
 
-/// Read in a row from a socket that always had more: such a stream waits behind those that ask for little.
+/// Read in a row from a socket that always had more: in quinn, such a stream waits behind those that ask for little.
+/// (Whose turn it is here, `share` tells from what moves either way.)
 const BULK_BYTES: usize = 256 << 10;
 const BULK_PRIORITY: i32 = -1;
 
