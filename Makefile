@@ -1,5 +1,8 @@
 # make demo    environment, install, then `qmux demo` until Ctrl-C
-# make test    environment, lint and the whole test suite (as root on Debian also the programs that the tests run)
+# make test    environment, lint and the tests that every change must pass: some minutes (as root on Debian it also
+#              installs the programs that the tests run)
+# make test-all    the rest: every combination of engines, longer faults; after make test
+# make soak    an hour of load and faults, with figures
 # make lint    ruff and mypy
 # make native  build the native engine in Rust (needs cargo); demo, test and bench do so where they can
 # make native-test   format, lint and tests of the native engine's Rust (needs cargo); make test does it, too
@@ -17,7 +20,11 @@ PYTHON ?= $(shell for name in $(PYTHONS); do \
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; \
 	done)
 
-.PHONY: help demo test lint bench clean tools native try-native native-test
+JOBS ?= 4
+PYTEST := $(BIN)/python -m pytest
+# Test processes side by side: they wait most of the time.
+
+.PHONY: help demo test test-all soak lint bench clean tools native try-native native-test
 .NOTPARALLEL: # one pip at a time in one environment
 
 help:
@@ -28,7 +35,16 @@ demo: $(VENV)/.installed try-native
 
 test: NATIVE_IS := $(if $(CI),required)
 test: tools lint try-native native-test
-	$(BIN)/python -m pytest
+	$(PYTEST) -n $(JOBS) -m "not serial and not extended"
+	$(PYTEST) -m "serial and not extended"
+
+test-all: NATIVE_IS := $(if $(CI),required)
+test-all: tools $(VENV)/.installed-test try-native
+	$(PYTEST) -n $(JOBS) -m "not serial and extended"
+	$(PYTEST) -m "serial and extended"
+
+soak: $(VENV)/.installed-test try-native
+	$(BIN)/python -m loadtest.soak
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ GOOD_LIFE_S = 30.0
 """Who lived for this long did not fail at its start: the count begins anew."""
 
 
-class Backoff:
+class RestartPause:
     """The failures in a row of one seat. ``failures`` counts them."""
 
     def __init__(self, rng: random.Random | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from supervisor.process import Process
-from supervisor.restart import Backoff
+from supervisor.restart import RestartPause
 from supervisor.settings import Kind
 
 
@@ -18,7 +18,7 @@ class Seat:
     index: int = -1
     slot: int = -1
     epoch: int = 0
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: RestartPause = field(default_factory=RestartPause)
     process: Process | None = None
     last_end: str = ""
 

@@ -19,6 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "native: skip where qmux_native is missing, and fail there where CI is set and cargo could build it"
     )
+    config.addinivalue_line("markers", "serial: measures memory or pace, so it runs after the others and alone")
+    config.addinivalue_line(
+        "markers", "extended: the rest of the matrix and the longer faults; `make test-all` and CI run it, `make test` not"
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+
+
+FIRST_PORT = 10_000
+PROCESSES = 10
+"""Test processes side by side (pytest-xdist) draw from ranges of their own: a port is free until its program has bound
+it, and meanwhile another process would find it free, too."""
 
 
 def free_port(*kinds: socket.SocketKind, host: str = "127.0.0.1") -> int:
@@ -14,8 +21,10 @@ def free_port(*kinds: socket.SocketKind, host: str = "127.0.0.1") -> int:
     program has bound it.
     """
     first_local = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    each = (first_local - FIRST_PORT) // PROCESSES
+    first = FIRST_PORT + each * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % PROCESSES)
     for _ in range(1000):
-        port = random.randrange(10_000, first_local) if first_local > 20_000 else 0
+        port = random.randrange(first, first + each) if each >= 1000 else 0
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for kind in kinds or (socket.SOCK_STREAM,):
                 sock = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind))

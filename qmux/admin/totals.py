@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable
 
-from qmux.pool.rows import ServerLink, ServiceCounters, WorkerReport
+from qmux.pool.rows import ServerRow, ServiceCounters, WorkerReport
 
 RATE_WINDOW_S = 5.0
 """Rates are over the last few seconds: long enough to be steady, short enough to be of now."""
@@ -80,7 +80,7 @@ class Totals:
         """The engine that the workers run, or "" before the first report."""
         return "/".join(sorted({report.engine for report in self.newest()}))
 
-    def links(self) -> list[ServerLink]:
+    def links(self) -> list[ServerRow]:
         """On a client: every server as every worker sees it."""
         return [link for report in self.newest() for link in report.links]
 

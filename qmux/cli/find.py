@@ -17,7 +17,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 ADMIN_SOCKET = "admin.sock"
 
 
-class Daemon(NamedTuple):
+class RunningDaemon(NamedTuple):
     """A daemon that runs, by its runtime directory."""
 
     directory: Path
@@ -61,7 +61,7 @@ def admin_socket(config: Path | None, socket: Path | None) -> Path:
     return daemons[0].socket
 
 
-def running() -> list[Daemon]:
+def running() -> list[RunningDaemon]:
     """The daemons of this user that run now, by source."""
     from qmux.config.directories import running_dirs
 
@@ -69,12 +69,12 @@ def running() -> list[Daemon]:
     return sorted((daemon for daemon in found if daemon is not None), key=lambda daemon: daemon.source)
 
 
-def _describe(directory: Path) -> Daemon | None:
+def _describe(directory: Path) -> RunningDaemon | None:
     """The daemon of a directory; None while it starts or stops and has not said who it is."""
     try:
         facts = json.loads((directory / "daemon.json").read_text())
         socket = Path(facts.get("admin_socket") or directory / ADMIN_SOCKET)
-        return Daemon(directory, str(facts["role"]), int(facts["pid"]), str(facts["source"]), socket)
+        return RunningDaemon(directory, str(facts["role"]), int(facts["pid"]), str(facts["source"]), socket)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

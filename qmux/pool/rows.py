@@ -81,7 +81,7 @@ class ServiceCounters(msgspec.Struct, array_like=True):
     refused: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-class ServerLink(msgspec.Struct, frozen=True, array_like=True):
+class ServerRow(msgspec.Struct, frozen=True, array_like=True):
     """On a client: one server as this worker sees it. ``state``: "registered", "connecting", or why not."""
 
     server: str
@@ -101,7 +101,7 @@ class WorkerReport(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     engine: str
     services: dict[str, ServiceCounters]
     endpoint: dict[str, int]
-    links: tuple[ServerLink, ...] = ()
+    links: tuple[ServerRow, ...] = ()
 
 
 BusMessage = Delta | Pass | WorkerReport

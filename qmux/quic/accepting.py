@@ -15,7 +15,7 @@ import msgspec
 
 from qmux.protocol.frames import ConnRefused
 from qmux.quic.engine import Connection, RelayLimits, Stream
-from qmux.quic.users import ServiceUsers, UserEnd
+from qmux.quic.offload import ServiceUsers, UserEnd
 
 
 class NewUser(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 from qmux.quic.engine import Connection, Engine, RelayLimits, Stream
-from qmux.quic.users import ServiceUsers, UserEnd
+from qmux.quic.offload import ServiceUsers, UserEnd
 
 Address = tuple[str, int] | str
 """An IP address without a scope and a port, or the path of a Unix socket."""

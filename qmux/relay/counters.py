@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from qmux.pool.rows import ServiceCounters
 from qmux.quic.engine import Relay
-from qmux.quic.users import ServiceUsers
+from qmux.quic.offload import ServiceUsers
 
 
 class Counters:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from qmux.bus import Publisher, Subscriber
 from qmux.pool.pool import Pool
-from qmux.pool.rows import BusMessage, ServerLink, ServiceCounters, WorkerReport
+from qmux.pool.rows import BusMessage, ServerRow, ServiceCounters, WorkerReport
 
 DELTA_S = 0.01
 """Changes are collected for this long: a burst of opened connections is one message."""
@@ -84,7 +84,7 @@ def worker_report(
     engine: str,
     services: dict[str, ServiceCounters],
     endpoint: dict[str, int],
-    links: tuple[ServerLink, ...] = (),
+    links: tuple[ServerRow, ...] = (),
 ) -> WorkerReport:
     """This process's report."""
     return WorkerReport(slot, epoch, os.getpid(), engine, services, endpoint, links)

@@ -12,8 +12,8 @@ from qmux.child import Child
 from qmux.config.schema import ClientConfig, ServerConfig
 from qmux.errors import QmuxError
 from qmux.messages import Configure, Configured, Down
-from qmux.worker.client import ClientWorker
-from qmux.worker.server import ServerWorker
+from qmux.worker.client.worker import ClientWorker
+from qmux.worker.server.worker import ServerWorker
 
 log = logging.getLogger(__name__)
 

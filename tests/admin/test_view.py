@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from qmux.admin.view import View
-from qmux.pool.rows import Delta, Offer, ServerLink, WorkerReport
+from qmux.pool.rows import Delta, Offer, ServerRow, WorkerReport
 from tests.admin.made import client_config, configure, report, row, server_config, table, whole_pass, worker
 
 
@@ -111,7 +111,7 @@ def test_a_client_shows_its_servers_and_targets() -> None:
     view = View()
     view.configure(configure(client_config()))
     view.table(table(worker(0)))
-    link = ServerLink("tunnel.example.com:8443", "192.0.2.1:8443", "registered", 2, 3.5, 4000)
+    link = ServerRow("tunnel.example.com:8443", "192.0.2.1:8443", "registered", 2, 3.5, 4000)
     view.bus(WorkerReport(0, 1, 1, "aioquic", {}, {}, (link,)), 1.0)
     status = view.status(1.0)
     assert set(status) == {"client", "workers", "servers", "services"}

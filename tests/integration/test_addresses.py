@@ -17,10 +17,9 @@ PROBES = 8
 """More than the connections that a server lets one session have at one worker."""
 
 SITE = f"""
-import qmux.worker.backoff as backoff
-import qmux.worker.serverlink as serverlink
-backoff.STABLE_S = {LOOK_S} / 2
-serverlink.DUPLICATE_LOOK_S = {LOOK_S}
+from qmux.worker.client import reconnect, server_link
+reconnect.STABLE_S = {LOOK_S} / 2
+server_link.DUPLICATE_LOOK_S = {LOOK_S}
 """
 
 

@@ -22,7 +22,7 @@ from qmux.protocol.codec import FrameDecoder, encode
 from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, Frame, NewConn, StreamType
 from qmux.quic.accepting import Accepting, AcceptingEngine, Asked, Bind, NewUser, UserHandler
 from qmux.quic.engine import Connection, RelayEnd, RelayLimits, Stream, StreamError
-from qmux.quic.users import ServiceUsers, UserEnd
+from qmux.quic.offload import ServiceUsers, UserEnd
 from qmux.relay.attempt import Outcome, go_on
 from qmux.relay.frames import read_frame, read_stream_type
 from tests.aio import until

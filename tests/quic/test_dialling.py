@@ -22,7 +22,7 @@ from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import AppCode, ConnReady, NewConn, StreamType
 from qmux.quic.dialling import Address, Dialling, DiallingEngine, dialled_s
 from qmux.quic.engine import RelayEnd, RelayLimits, Stream, StreamError
-from qmux.quic.users import ServiceUsers, UserEnd
+from qmux.quic.offload import ServiceUsers, UserEnd
 from tests.aio import until
 from tests.ports import swallowing
 from tests.quic.harness import Pair, World, is_reset, open_descriptors, read_exactly, receive_all, reset, send_and_shut

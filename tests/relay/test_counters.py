@@ -4,7 +4,7 @@ import asyncio
 
 from qmux.pool.rows import ServiceCounters
 from qmux.quic.engine import Relay
-from qmux.quic.users import ServiceUsers
+from qmux.quic.offload import ServiceUsers
 from qmux.relay.counters import Counters
 
 

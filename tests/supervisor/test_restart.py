@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import random
 
-from supervisor.restart import GOOD_LIFE_S, JITTER, MAX_DELAY_S, Backoff
+from supervisor.restart import GOOD_LIFE_S, JITTER, MAX_DELAY_S, RestartPause
 
 
 def test_at_once_then_growing_to_a_limit() -> None:
-    backoff = Backoff(random.Random(1))
+    backoff = RestartPause(random.Random(1))
     delays = [backoff.delay_s(0.1) for _ in range(12)]
     assert delays[0] == 0
     assert 0 < delays[1] < 0.2
@@ -16,7 +16,7 @@ def test_at_once_then_growing_to_a_limit() -> None:
 
 
 def test_a_good_life_is_rewarded() -> None:
-    backoff = Backoff(random.Random(1))
+    backoff = RestartPause(random.Random(1))
     for _ in range(6):
         backoff.delay_s(0.1)
     assert backoff.delay_s(GOOD_LIFE_S) == 0
@@ -26,13 +26,13 @@ def test_a_good_life_is_rewarded() -> None:
 def test_workers_do_not_come_back_together() -> None:
     seconds = set()
     for seed in range(20):
-        backoff = Backoff(random.Random(seed))
+        backoff = RestartPause(random.Random(seed))
         backoff.delay_s(0)
         seconds.add(round(backoff.delay_s(0), 4))
     assert len(seconds) > 15
 
 
 def test_never_overflows() -> None:
-    backoff = Backoff()
+    backoff = RestartPause()
     for _ in range(5000):
         assert backoff.delay_s(0) <= MAX_DELAY_S * (1 + JITTER)

@@ -6,7 +6,7 @@ from collections import Counter
 
 from qmux.protocol.frames import Limits, Offered, Register, RegisterAck
 from qmux.quic.engine import CloseKind, CloseReason, Stream
-from qmux.worker.lane import LaneConnection
+from qmux.worker.client.lane import LaneConnection
 from tests.relay import fakes
 
 ACK = RegisterAck(b"s" * 16, 0, (0, 1), 10_000, 4000, Limits(100, 30_000), ())
@@ -47,7 +47,7 @@ class FakeConnection(fakes.FakeConnection):
 
 
 class FakeUsers:
-    """Implements ``qmux.worker.lane.Users``."""
+    """Implements ``qmux.worker.client.lane.Users``."""
 
     def __init__(self) -> None:
         self.on: Counter[LaneConnection] = Counter()

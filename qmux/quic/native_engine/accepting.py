@@ -14,7 +14,7 @@ from qmux.quic.engine import Connection, RelayLimits
 from qmux.quic.native_engine.connection import NativeConnection
 from qmux.quic.native_engine.driver import Driver
 from qmux.quic.native_engine.tallies import Tallies
-from qmux.quic.users import ServiceUsers
+from qmux.quic.offload import ServiceUsers
 
 
 class NativeAccepting:

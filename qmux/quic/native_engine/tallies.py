@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from qmux.quic.engine import RelayEnd
 from qmux.quic.native_engine.driver import Driver
-from qmux.quic.users import ServiceUsers, UserEnd
+from qmux.quic.offload import ServiceUsers, UserEnd
 
 
 class Tallies:

@@ -13,8 +13,8 @@ from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import NewConn, RefuseCode, ServiceSettings, StreamType
 from qmux.quic.dialling import NoDialling, OnChange, OnEnd, ServiceUsers, UserEnd
 from qmux.quic.engine import Connection, RelayEnd, RelayLimits
-from qmux.worker.lane import LaneConnection
-from qmux.worker.offers import HEAD_S, Offers
+from qmux.worker.client.lane import LaneConnection
+from qmux.worker.client.offers import HEAD_S, Offers
 from tests.aio import run, until
 from tests.worker.fakes import ACK, FakeConnection, FakeStream, lane_on
 
@@ -116,12 +116,12 @@ def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureFixture
     async def main() -> None:
         engine = FakeEngine()
         offers = offers_on(engine)
-        with caplog.at_level(logging.DEBUG, "qmux.worker.offers"):
+        with caplog.at_level(logging.DEBUG, "qmux.worker.client.offers"):
             offers.counted()
             assert engine.tells_usual_ends
             engine.end(UserEnd("web", 255, "192.0.2.1:5", RelayEnd.FINISHED))
             engine.end(UserEnd("web", 255, "192.0.2.1:5", RelayEnd.IDLE_TIMEOUT))
-        with caplog.at_level(logging.INFO, "qmux.worker.offers"):
+        with caplog.at_level(logging.INFO, "qmux.worker.client.offers"):
             offers.counted()
             assert not engine.tells_usual_ends
         await offers.close()

@@ -15,21 +15,20 @@ from qmux.child import Child
 from qmux.config.schema import ClientConfig, ServerAddress
 from qmux.messages import Accept, Configure, Done, Down, Drain, Peers, Ready, Stop
 from qmux.pki.bundle import parse
-from qmux.pool.rows import ServerLink as LinkRow
-from qmux.pool.rows import WorkerReport
+from qmux.pool.rows import ServerRow, WorkerReport
 from qmux.protocol.frames import AppCode, Offered, Register
 from qmux.protocol.values import MAX_NAME
 from qmux.quic.choose import load_engine
 from qmux.quic.engine import ConnectConfig
 from qmux.quic.tickets import Tickets
 from qmux.tasks import TaskSet
-from qmux.worker import resolving
-from qmux.worker.backoff import Backoff
-from qmux.worker.failures import UNREACHABLE, Failure, unresolved
-from qmux.worker.lane import LaneConnection
-from qmux.worker.offers import Offers
+from qmux.worker.client import resolving
+from qmux.worker.client.failures import UNREACHABLE, Failure, unresolved
+from qmux.worker.client.lane import LaneConnection
+from qmux.worker.client.offers import Offers
+from qmux.worker.client.reconnect import ReconnectPause
+from qmux.worker.client.server_link import ServerLink
 from qmux.worker.publishing import Publishing, worker_report
-from qmux.worker.serverlink import ServerLink
 from qmux.worker.signal import ChangeSignal
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ SESSION_BYTES = 16
 
 
 class ClientWorker:
-    """Implements ``qmux.worker.role.Worker`` and ``qmux.worker.dialer.Dialer``."""
+    """Implements ``qmux.worker.role.Worker`` and ``qmux.worker.client.connector.Connector``."""
 
     def __init__(self, child: Child, message: Configure) -> None:
         self._child = child
@@ -137,7 +136,7 @@ class ClientWorker:
 
     async def _resolve(self, server: ServerAddress) -> None:
         """Keep a link to every address of ``server``. A name that stops resolving keeps what it had."""
-        backoff = Backoff(self.reconnect_max_s)
+        backoff = ReconnectPause(self.reconnect_max_s)
         reported = ""
         while True:
             try:
@@ -152,7 +151,7 @@ class ClientWorker:
                 self._attempt_failed(server, failure)
                 await asyncio.sleep(max(1.0, backoff.next_s()))
                 continue
-            backoff = Backoff(self.reconnect_max_s)
+            backoff = ReconnectPause(self.reconnect_max_s)
             reported = ""
             self._unresolved.pop(server, None)
             self._drop_links(server, found)
@@ -180,10 +179,10 @@ class ClientWorker:
         self._retired.discard(link)
         self.release(link)
 
-    # --- qmux.worker.dialer.Dialer ---
+    # --- qmux.worker.client.connector.Connector ---
 
     def connect(self, link: ServerLink, lane: int | None, *, is_probe: bool = False) -> LaneConnection | Failure:
-        """See ``Dialer.connect``."""
+        """See ``Connector.connect``."""
         register = self._probing() if is_probe else self._register()
         handler = LaneConnection(register, self._offers, link.text, self._config.connect_timeout_s)
         config = ConnectConfig(
@@ -204,32 +203,32 @@ class ClientWorker:
         return handler
 
     def holder(self, server_id: bytes) -> ServerLink | None:
-        """See ``Dialer.holder``."""
+        """See ``Connector.holder``."""
         return self._holders.get(server_id)
 
     def claim(self, server_id: bytes, link: ServerLink) -> ServerLink:
-        """See ``Dialer.claim``."""
+        """See ``Connector.claim``."""
         for known in [known for known, holder in self._holders.items() if holder is link]:
             del self._holders[known]
         self._failures.clear()
         return self._holders.setdefault(server_id, link)
 
     def release(self, link: ServerLink) -> None:
-        """See ``Dialer.release``."""
+        """See ``Connector.release``."""
         self._holders = {known: holder for known, holder in self._holders.items() if holder is not link}
         self.signal.fire()
 
     async def released(self, timeout_s: float) -> None:
-        """See ``Dialer.released``."""
+        """See ``Connector.released``."""
         held = set(self._holders)
         await self.signal.wait_until(lambda: not held <= set(self._holders), timeout_s)
 
     def failed(self, link: ServerLink, failure: Failure) -> None:
-        """See ``Dialer.failed``."""
+        """See ``Connector.failed``."""
         self._attempt_failed((link.server, link.address), failure)
 
     def lost(self, link: ServerLink) -> None:
-        """See ``Dialer.lost``."""
+        """See ``Connector.lost``."""
         if self.once and not any(other.is_registered for other in self._links.values()):
             self._child.send(Done(UNREACHABLE))
             self._child.exit(0)
@@ -272,12 +271,12 @@ class ClientWorker:
             self._slot, self._epoch, self._engine.name, self._offers.counted(), {}, tuple(self._rows())
         )
 
-    def _rows(self) -> list[LinkRow]:
+    def _rows(self) -> list[ServerRow]:
         """Every server, those too whose name has no address yet."""
         linked = {server for server, _ in self._links}
         nowhere = {server: since for server, since in self._unresolved.items() if server not in linked}
         rows = [link.row() for link in self._all_links()]
-        return rows + [LinkRow(str(server), "", "unresolved", 0, 0.0, since) for server, since in nowhere.items()]
+        return rows + [ServerRow(str(server), "", "unresolved", 0, 0.0, since) for server, since in nowhere.items()]
 
 
 def _offered(config: ClientConfig) -> tuple[Offered, ...]:

@@ -22,14 +22,14 @@ from qmux.pool.rows import Row
 from qmux.protocol.frames import ConnReady, ConnRefused
 from qmux.quic.accepting import Accepting, Asked, Bind, Changes, NewUser, UserHandler
 from qmux.quic.engine import Acceptor, ConnectConfig, Connection, Endpoint, EndpointConfig, Relay, RelayEnd, RelayLimits
-from qmux.quic.users import ServiceUsers, UserEnd
+from qmux.quic.offload import ServiceUsers, UserEnd
 from qmux.relay.handoff import HandoffLink
 from qmux.tasks import TaskSet
-from qmux.worker import engine_users, plans
-from qmux.worker.clients import ClientConnection
-from qmux.worker.roster import Roster
+from qmux.worker.server import offload, plans
+from qmux.worker.server.client_connection import ClientConnection
+from qmux.worker.server.roster import Roster
+from qmux.worker.server.user_connections import Users
 from qmux.worker.signal import ChangeSignal
-from qmux.worker.users import Users
 from tests.aio import run, until
 from tests.pool.examples import row
 from tests.relay import fakes
@@ -408,14 +408,14 @@ def test_however_long_planning_takes_the_loop_has_most_of_its_time(monkeypatch: 
                 while loop.time() < until_s:
                     pass
 
-            assert isinstance(worker.users.engine, engine_users.AcceptedUsers)
+            assert isinstance(worker.users.engine, offload.AcceptedUsers)
             monkeypatch.setattr(worker.users.engine._plans, "renew", slow)
             for _ in range(100):
                 worker.accepting.handler.plan_low("web")
                 await asyncio.sleep(0.005)
             pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
             assert len(looks) >= 2
-            assert min(pauses) >= 0.02 * engine_users.REST
+            assert min(pauses) >= 0.02 * offload.REST
 
     run(main())
 

@@ -32,11 +32,11 @@ from qmux.quic.choose import load_engine
 from qmux.quic.engine import Acceptor, EndpointConfig
 from qmux.relay.handoff import HandoffLink
 from qmux.tasks import TaskSet
-from qmux.worker.listeners import Listeners
 from qmux.worker.publishing import Publishing, worker_report
-from qmux.worker.roster import Roster
+from qmux.worker.server.listeners import Listeners
+from qmux.worker.server.roster import Roster
+from qmux.worker.server.user_connections import Users
 from qmux.worker.signal import ChangeSignal
-from qmux.worker.users import Users
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import asyncio
 
 from qmux.protocol.codec import encode
 from qmux.protocol.frames import AppCode, Lanes
-from qmux.worker.failures import Failure
+from qmux.worker.client.failures import Failure
 from tests.aio import run, until
 from tests.worker.fakes import ACK, FakeConnection, lane_on, unconnected_lane
 

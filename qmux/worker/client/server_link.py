@@ -7,15 +7,15 @@ import logging
 import time
 
 from qmux.config.schema import ServerAddress
-from qmux.pool.rows import ServerLink as LinkRow
+from qmux.pool.rows import ServerRow
 from qmux.protocol import reasons
 from qmux.protocol.frames import AppCode, Lanes, RegisterAck, RejectCode
 from qmux.quic.engine import CloseKind, CloseReason, handshake_of
 from qmux.tasks import TaskSet
-from qmux.worker.backoff import Backoff
-from qmux.worker.dialer import Dialer
-from qmux.worker.failures import Failure
-from qmux.worker.lane import LaneConnection
+from qmux.worker.client.connector import Connector
+from qmux.worker.client.failures import Failure
+from qmux.worker.client.lane import LaneConnection
+from qmux.worker.client.reconnect import ReconnectPause
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +35,14 @@ DUPLICATE_LOOK_S = 30.0
 class ServerLink:
     """Keeps one server connected, independent of all others."""
 
-    def __init__(self, server: ServerAddress, address: tuple[str, int], dialer: Dialer) -> None:
+    def __init__(self, server: ServerAddress, address: tuple[str, int], connector: Connector) -> None:
         self.server = server
         self.address = address
-        self._dialer = dialer
+        self._connector = connector
         self._lanes: dict[int, LaneConnection] = {}
         self._wanted: tuple[int, ...] = ()
         self._keepers: dict[int, asyncio.Task[None]] = {}
-        self._backoffs: dict[int, Backoff] = {}  # outlive the keepers: lanes that come and go are no storm
+        self._backoffs: dict[int, ReconnectPause] = {}  # outlive the keepers: lanes that come and go are no storm
         self._offers = 0  # counts the changes of what we offer
         self._retired: set[LaneConnection] = set()
         self._tasks = TaskSet()
@@ -80,12 +80,12 @@ class ServerLink:
         for lane in self._lanes.values():
             lane.ask_replacement(OFFERS_CHANGED)
 
-    def row(self) -> LinkRow:
+    def row(self) -> ServerRow:
         """For status."""
         usable = [lane for lane in self._lanes.values() if lane.is_usable]
         rtts_ms = [lane.connection.stats().rtt_s * 1000 for lane in usable]
         rtt_ms = round(min(rtts_ms), 2) if rtts_ms else 0.0
-        return LinkRow(str(self.server), self.text, self._state, len(usable), rtt_ms, self._since_ms)
+        return ServerRow(str(self.server), self.text, self._state, len(usable), rtt_ms, self._since_ms)
 
     async def retire(self) -> None:
         """Connect no more and take no more users; return when the last one is gone. ``close`` follows."""
@@ -99,7 +99,7 @@ class ServerLink:
         if lanes:
             log.info("giving a server up: its users may finish", extra={"server": self, "connections": self._active()})
         await asyncio.sleep(max((lane.settling_s for lane in lanes), default=0.0))
-        await self._dialer.signal.wait_until(lambda: self._active() == 0, SURPLUS_LIFE_S)
+        await self._connector.signal.wait_until(lambda: self._active() == 0, SURPLUS_LIFE_S)
 
     async def close(self, code: AppCode, reason: str) -> None:
         """Close every connection and stop."""
@@ -110,7 +110,7 @@ class ServerLink:
     # --- the life of a link ---
 
     async def _run(self) -> None:
-        backoff = Backoff(self._dialer.reconnect_max_s)
+        backoff = ReconnectPause(self._connector.reconnect_max_s)
         while True:
             first = await self._first_contact(backoff)
             assert first.ack is not None, "registered"
@@ -133,11 +133,11 @@ class ServerLink:
             self._want(first.ack.lanes)
             await self._all_lost.wait()
             backoff.worked(time.monotonic() - since)
-            self._dialer.release(self)
+            self._connector.release(self)
             self._now("connecting")
-            self._dialer.lost(self)
+            self._connector.lost(self)
 
-    async def _first_contact(self, backoff: Backoff) -> LaneConnection:
+    async def _first_contact(self, backoff: ReconnectPause) -> LaneConnection:
         # A registration of our session takes the place of the one that another link has at that worker, so once this
         # address was found to be a second way to a server, a probe asks whether it still is.
         is_probe = False
@@ -146,15 +146,15 @@ class ServerLink:
             lane, outcome = await self._connect(None, is_probe=is_probe)
             if isinstance(outcome, Failure):
                 self._report(outcome)
-                self._dialer.failed(self, outcome)
+                self._connector.failed(self, outcome)
                 continue
             assert lane is not None, "only a Failure comes without"
-            if is_probe and self._dialer.holder(outcome.server_id) is None:
+            if is_probe and self._connector.holder(outcome.server_id) is None:
                 lane.close(AppCode.SURPLUS, "a probe: the session follows")
                 is_probe = False
                 continue
-            holder = self._dialer.holder(outcome.server_id) if is_probe else None
-            holder = holder or self._dialer.claim(outcome.server_id, self)
+            holder = self._connector.holder(outcome.server_id) if is_probe else None
+            holder = holder or self._connector.claim(outcome.server_id, self)
             if holder is self:
                 return lane
             lane.close(AppCode.SURPLUS, "this server is reached through another address already")
@@ -164,7 +164,7 @@ class ServerLink:
             if self._now(f"same server as {holder.text}"):
                 log.info("one server through two addresses: the first is kept", extra={"server": self, "kept": holder})
             since = time.monotonic()
-            await self._dialer.released(DUPLICATE_LOOK_S)
+            await self._connector.released(DUPLICATE_LOOK_S)
             backoff.worked(time.monotonic() - since)
 
     def took_place_of(self, number: int) -> None:
@@ -179,7 +179,7 @@ class ServerLink:
         self, lane_number: int | None, *, is_probe: bool = False
     ) -> tuple[LaneConnection | None, RegisterAck | Failure]:
         offers = self._offers
-        lane = self._dialer.connect(self, lane_number, is_probe=is_probe)
+        lane = self._connector.connect(self, lane_number, is_probe=is_probe)
         if isinstance(lane, Failure):
             return None, lane
         try:
@@ -196,7 +196,7 @@ class ServerLink:
     def _report(self, failure: Failure) -> None:
         """One line for each change of state; the same failure again is not news."""
         if self._now(failure.kind):
-            text = "cannot connect to server" if self._dialer.once else "cannot connect to server; trying again"
+            text = "cannot connect to server" if self._connector.once else "cannot connect to server; trying again"
             log.warning(text, extra={"server": self, "reason": failure.text})
 
     def _now(self, state: str) -> bool:
@@ -229,7 +229,7 @@ class ServerLink:
 
     async def _give_up(self, lane: LaneConnection) -> None:
         """A connection on none of the lanes: drained once one of those stands, closed when its last user is gone."""
-        until = self._dialer.signal.wait_until
+        until = self._connector.signal.wait_until
         await until(lambda: lane.ended.done() or self.is_registered, SURPLUS_LIFE_S)
         lane.drain(SURPLUS_LIFE_S)
         await asyncio.sleep(lane.settling_s)
@@ -238,7 +238,7 @@ class ServerLink:
 
     async def _keep(self, number: int) -> None:
         """Keep lane ``number`` connected for as long as it is wanted and the server is there at all."""
-        backoff = self._backoffs.setdefault(number, Backoff(self._dialer.reconnect_max_s))
+        backoff = self._backoffs.setdefault(number, ReconnectPause(self._connector.reconnect_max_s))
         while True:
             held = self._lanes.get(number)
             if held is None or not held.is_usable:
@@ -255,7 +255,7 @@ class ServerLink:
                 self._retire(number, held)
             backoff.worked(time.monotonic() - since)
 
-    async def _reach(self, number: int, backoff: Backoff) -> LaneConnection | None:
+    async def _reach(self, number: int, backoff: ReconnectPause) -> LaneConnection | None:
         await asyncio.sleep(backoff.next_s())
         lane, outcome = await self._connect(number)
         if isinstance(outcome, Failure):
@@ -289,7 +289,7 @@ class ServerLink:
         if (previous := self._lanes.get(number)) is not None:
             self._retired.add(previous)
         self._lanes[number] = lane
-        self._dialer.signal.fire()
+        self._connector.signal.fire()
         self._tasks.start(self._until_ended(number, lane), f"lane {number} of {self}")
 
     def _retire(self, number: int, lane: LaneConnection) -> None:
@@ -302,7 +302,7 @@ class ServerLink:
         self._retired.discard(lane)
         if self._lanes.get(number) is lane:
             del self._lanes[number]
-        self._dialer.signal.fire()
+        self._connector.signal.fire()
         await lane.close_tasks()
         self._log_end(number, reason)
         if not self.is_registered and not self._retired:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from qmux.worker.failures import Failure
-from qmux.worker.lane import LaneConnection
+from qmux.worker.client.failures import Failure
+from qmux.worker.client.lane import LaneConnection
 from qmux.worker.signal import ChangeSignal
 
 if TYPE_CHECKING:
-    from qmux.worker.serverlink import ServerLink
+    from qmux.worker.client.server_link import ServerLink
 
 
-class Dialer(Protocol):
+class Connector(Protocol):
     """What a link needs of its client process."""
 
     reconnect_max_s: float

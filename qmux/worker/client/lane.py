@@ -16,7 +16,7 @@ from qmux.protocol.frames import AppCode, Drain, Frame, Lanes, Register, Registe
 from qmux.protocol.sessions import ClientSession
 from qmux.quic.engine import CloseReason, Connection, ConnectionLost, Stream, StreamError
 from qmux.tasks import TaskSet
-from qmux.worker.failures import UNREACHABLE, Failure, closed, rejected
+from qmux.worker.client.failures import UNREACHABLE, Failure, closed, rejected
 
 log = logging.getLogger(__name__)
 

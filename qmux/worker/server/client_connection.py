@@ -15,11 +15,11 @@ from qmux.protocol.sessions import ServerSession
 from qmux.quic.engine import CloseKind, CloseReason, Connection, ConnectionLost, Stream, StreamError, handshake_of
 from qmux.relay.frames import read_stream_type
 from qmux.tasks import TaskSet
-from qmux.worker import registration
-from qmux.worker.failures import of_client
+from qmux.worker.server import registration
+from qmux.worker.server.failures import of_client
 
 if TYPE_CHECKING:
-    from qmux.worker.roster import Roster
+    from qmux.worker.server.roster import Roster
 
 log = logging.getLogger(__name__)
 

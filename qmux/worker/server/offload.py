@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from qmux.pool.pool import Pool
 from qmux.quic.accepting import Accepting, AcceptingEngine, Asked, NewUser
 from qmux.quic.engine import Connection, RelayEnd
-from qmux.quic.users import ServiceUsers, UserEnd
+from qmux.quic.offload import ServiceUsers, UserEnd
 from qmux.relay.attempt import AttemptResult, Outcome, refused
 from qmux.relay.surroundings import Begun
-from qmux.worker.plans import Plans
-from qmux.worker.roster import Roster
+from qmux.worker.server.plans import Plans
+from qmux.worker.server.roster import Roster
 
 if TYPE_CHECKING:
-    from qmux.worker.users import Users
+    from qmux.worker.server.user_connections import Users
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ STABLE_S = 3.0
 """A connection that lived for this long was a success."""
 
 
-class Backoff:
+class ReconnectPause:
     """Waits of one connection that is to be kept."""
 
     def __init__(self, max_s: float, rng: random.Random | None = None) -> None:

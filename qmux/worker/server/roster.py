@@ -15,9 +15,9 @@ from qmux.pool.rows import Row
 from qmux.protocol.frames import AppCode
 from qmux.quic.engine import Connection
 from qmux.tasks import TaskSet
-from qmux.worker.clients import ClientConnection
-from qmux.worker.lanes import MAX_LANES, lanes_for
-from qmux.worker.registration import Admission, settings_of
+from qmux.worker.server.client_connection import ClientConnection
+from qmux.worker.server.lane_choice import MAX_LANES, lanes_for
+from qmux.worker.server.registration import Admission, settings_of
 
 SWEEP_S = 0.25
 """How often connections are looked at: what a suspicion may be late by."""

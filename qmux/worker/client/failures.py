@@ -31,9 +31,6 @@ _ALERTS = {
     _NO_APPLICATION_PROTOCOL: "the server speaks another protocol or version; is it a qmuxd?",
 }
 
-_CERTIFICATE_ALERTS = range(BAD_CERTIFICATE, UNKNOWN_CA + 1)
-"""The alerts about a certificate (RFC 8446 §6): where we refuse the peer's, the CloseKind is CERTIFICATE."""
-
 _REJECT_EXIT = {
     RejectCode.TOO_MANY_CLIENTS: CONDITION,
     RejectCode.SHUTTING_DOWN: UNREACHABLE,
@@ -77,15 +74,6 @@ def closed(reason: CloseReason, address: str, timeout_s: float) -> Failure:
         detail = f": {reason.message}" if reason.message else ""
         return Failure("closed", f"the server closed the connection: {reasons.closed(reason.code)}{detail}", FAILED)
     return Failure(str(kind), f"the connection failed: {reason}", UNREACHABLE)
-
-
-def of_client(reason: CloseReason) -> str:
-    """At a server: why a client could not connect, and which end refused the other's certificate."""
-    if reason.kind is CloseKind.CERTIFICATE:
-        return f"its certificate is not accepted: {reason.message}"
-    if reason.kind is CloseKind.TLS and reason.code in _CERTIFICATE_ALERTS:
-        return f"the client does not accept our certificate: {reason.message or f'TLS alert {reason.code}'}"
-    return str(reason)
 
 
 def rejected(frame: RegisterReject) -> Failure:

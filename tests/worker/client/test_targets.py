@@ -4,7 +4,7 @@ import socket
 
 from qmux.config.schema import ClientServiceConfig, Target
 from qmux.quic.dialling import Address, NoDialling
-from qmux.worker.targets import NAME_VALID_S, Targets
+from qmux.worker.client.targets import NAME_VALID_S, Targets
 
 
 class Dialling(NoDialling):

@@ -23,14 +23,14 @@ from qmux.protocol.frames import (
 )
 from qmux.quic.dialling import dialled_s, dialling_of
 from qmux.quic.engine import ConnectionLost, Engine, Relay, RelayEnd, RelayLimits, Stream, StreamError
-from qmux.quic.users import UserEnd
+from qmux.quic.offload import UserEnd
 from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial
 from qmux.relay.frames import read_frame, read_stream_type
 from qmux.tasks import TaskSet
-from qmux.worker.lane import LaneConnection
-from qmux.worker.targets import Targets
+from qmux.worker.client.lane import LaneConnection
+from qmux.worker.client.targets import Targets
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ MAX_STREAMS = 65_536
 
 
 class Offers:
-    """Implements ``qmux.worker.lane.Users``. ``on_change`` is called soon after a user came or went."""
+    """Implements ``qmux.worker.client.lane.Users``. ``on_change`` is called soon after a user came or went."""
 
     def __init__(self, services: dict[str, ClientServiceConfig], stream_window_bytes: int, engine: Engine) -> None:
         self.max_streams = MAX_STREAMS

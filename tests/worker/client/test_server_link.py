@@ -11,16 +11,16 @@ from msgspec.structs import replace
 from qmux.config.schema import ServerAddress
 from qmux.protocol.frames import AppCode, Lanes
 from qmux.quic.engine import CloseKind, CloseReason
-from qmux.worker.failures import Failure
-from qmux.worker.lane import LaneConnection
-from qmux.worker.serverlink import ServerLink
+from qmux.worker.client.failures import Failure
+from qmux.worker.client.lane import LaneConnection
+from qmux.worker.client.server_link import ServerLink
 from qmux.worker.signal import ChangeSignal
 from tests.aio import run, until
 from tests.worker.fakes import ACK, FakeConnection, FakeUsers, lane_on
 
 
 class FakeDialer:
-    """Implements ``qmux.worker.dialer.Dialer``; every connection is registered when ``answer`` says so."""
+    """Implements ``qmux.worker.client.connector.Connector``; every connection is registered when ``answer`` says so."""
 
     def __init__(self) -> None:
         self.reconnect_max_s = 15.0
@@ -70,51 +70,51 @@ class FakeDialer:
 
 
 @contextlib.asynccontextmanager
-async def linked(dialer: FakeDialer) -> AsyncIterator[ServerLink]:
-    link = ServerLink(ServerAddress("192.0.2.1", 8443), ("192.0.2.1", 8443), dialer)
+async def linked(connector: FakeDialer) -> AsyncIterator[ServerLink]:
+    link = ServerLink(ServerAddress("192.0.2.1", 8443), ("192.0.2.1", 8443), connector)
     yield link
     await link.close(AppCode.GOING_AWAY, "the test is over")
-    for _, lane, connection in dialer.lanes:
+    for _, lane, connection in connector.lanes:
         connection.close(0, "the test is over")
         await lane.close_tasks()
 
 
 def test_every_lane_is_connected() -> None:
     async def main() -> None:
-        dialer = FakeDialer()
-        async with linked(dialer) as link:
+        connector = FakeDialer()
+        async with linked(connector) as link:
             await until(lambda: link.row().connections == 2)
-            assert sorted(number for number, _, _ in dialer.lanes) == [0, 1]
+            assert sorted(number for number, _, _ in connector.lanes) == [0, 1]
 
     run(main())
 
 
 def test_a_server_that_registers_and_drops_at_once_is_not_stormed() -> None:
     async def main() -> None:
-        dialer = FakeDialer()
+        connector = FakeDialer()
 
         def drop(lane: LaneConnection, _: FakeConnection) -> None:
             lane.closed(CloseReason(CloseKind.APPLICATION, 4, "gone"))
 
-        dialer.on_registered = drop
-        async with linked(dialer):
+        connector.on_registered = drop
+        async with linked(connector):
             await asyncio.sleep(2.0)
-            assert 2 <= len(dialer.lanes) < 40  # two lanes, and without a pause it would be hundreds
+            assert 2 <= len(connector.lanes) < 40  # two lanes, and without a pause it would be hundreds
 
     run(main())
 
 
 def test_lanes_that_change_all_the_time_are_not_followed_at_any_price() -> None:
     async def main() -> None:
-        dialer = FakeDialer()
-        async with linked(dialer) as link:
+        connector = FakeDialer()
+        async with linked(connector) as link:
             await until(lambda: link.row().connections == 2)
-            first = dialer.lanes[0][1]
+            first = connector.lanes[0][1]
             for turn in range(300):
                 lanes = (0, *range(1 + turn % 2, 64, 2))
                 first.on_lanes(Lanes(0, lanes))
                 await asyncio.sleep(0.002)
-            assert len(dialer.lanes) < 300  # 32 new ones in each of 300 turns
+            assert len(connector.lanes) < 300  # 32 new ones in each of 300 turns
 
     run(main())
 
@@ -123,14 +123,14 @@ def test_offers_that_change_while_a_connection_registers() -> None:
     """It registers what was offered before: it is replaced as soon as it stands."""
 
     async def main() -> None:
-        dialer = FakeDialer()
-        dialer.answers = False
-        async with linked(dialer) as link:
-            await until(lambda: len(dialer.lanes) == 1)
+        connector = FakeDialer()
+        connector.answers = False
+        async with linked(connector) as link:
+            await until(lambda: len(connector.lanes) == 1)
             link.replace_all()
-            dialer.answers = True
-            await dialer.answer(*dialer.lanes[0])
-            await until(lambda: len([number for number, _, _ in dialer.lanes if number == 0]) == 2)
+            connector.answers = True
+            await connector.answer(*connector.lanes[0])
+            await until(lambda: len([number for number, _, _ in connector.lanes if number == 0]) == 2)
             await until(lambda: link.row().connections == 2)
 
     run(main())
@@ -138,18 +138,18 @@ def test_offers_that_change_while_a_connection_registers() -> None:
 
 def test_surplus_connection_is_drained_before_it_is_closed() -> None:
     async def main() -> None:
-        dialer = FakeDialer()
-        async with linked(dialer) as link:
+        connector = FakeDialer()
+        async with linked(connector) as link:
             await until(lambda: link.row().connections == 2)
-            number, lane, connection = dialer.lanes[0]
-            dialer.users.on[lane] += 1
+            number, lane, connection = connector.lanes[0]
+            connector.users.on[lane] += 1
             sent = len(connection.streams[0].sent)
-            dialer.lanes[1][1].on_lanes(Lanes(1, (1,)))
+            connector.lanes[1][1].on_lanes(Lanes(1, (1,)))
             await until(lambda: len(connection.streams[0].sent) > sent, what="Drain")
             await asyncio.sleep(lane.settling_s + 0.1)
             assert connection.closed_with is None
-            dialer.users.on[lane] -= 1
-            dialer.signal.fire()
+            connector.users.on[lane] -= 1
+            connector.signal.fire()
             await until(lambda: connection.closed_with is not None)
             assert number == 0
             assert link.row().connections == 1

@@ -9,7 +9,7 @@ from qmux.pool.planning import SINGLE_USERS, Planner, may_plan
 from qmux.pool.pool import Pool
 from qmux.quic.accepting import Accepting
 from qmux.relay.surroundings import ServiceRuntime
-from qmux.worker.roster import Roster
+from qmux.worker.server.roster import Roster
 
 HOT_S = 1.0
 """A service whose users came longer ago has no plan: it would be made again and again for nobody, and its next user may

@@ -18,10 +18,10 @@ from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.handoff import HandedUser, HandoffLink
 from qmux.relay.surroundings import Begun, Opener, ServiceRuntime
-from qmux.relay.users import UserConnection
+from qmux.relay.user_connection import UserConnection
 from qmux.tasks import TaskSet
-from qmux.worker.engine_users import AcceptedUsers, EngineUsers
-from qmux.worker.roster import Roster
+from qmux.worker.server.offload import AcceptedUsers, EngineUsers
+from qmux.worker.server.roster import Roster
 from qmux.worker.signal import ChangeSignal
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""A client's worker: its session, its links to servers, its services."""

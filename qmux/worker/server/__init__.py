@@ -1,0 +1,1 @@
+"""A server's worker: its endpoint, its clients, its users."""
