@@ -9,7 +9,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-
 FIRST_PORT = 10_000
 PROCESSES = 10
 """Test processes side by side (pytest-xdist) draw from ranges of their own: a port is free until its program has bound

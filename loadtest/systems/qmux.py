@@ -69,6 +69,8 @@ class Qmux(Started):
     has_workers: ClassVar[bool] = True
     name: ClassVar[str]
     engine: ClassVar[EngineName]
+    commands: ClassVar[Path | None] = None
+    """The directory of ``qmuxd``, ``qmuxc`` and ``qmux``; None: that of this Python's environment."""
 
     @classmethod
     def missing(cls) -> str:
@@ -141,13 +143,17 @@ class Qmux(Started):
         services = [service.format(kind=kind, address=address) for kind, address in addresses.items()]
         path = self._setup.directory / f"{command}.toml"
         path.write_text(config + "".join(services))
-        self._group.start(host, command, [_script(command), "-c", str(path)])
+        self._group.start(host, command, [self._script(command), "-c", str(path)])
 
     def _pki(self, *arguments: str) -> None:
-        command = [_script("qmux"), "pki", *arguments]
+        command = [self._script("qmux"), "pki", *arguments]
         run = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
         if run.returncode:
             raise StartFailed(f"qmux pki {' '.join(arguments)}: exit code {run.returncode}: {run.stderr.strip()}")
+
+    def _script(self, name: str) -> str:
+        path = (self.commands or Path(sys.executable).parent) / name
+        return str(path) if path.exists() else processes.program(name)
 
 
 class QmuxNative(Qmux):
@@ -166,12 +172,6 @@ class QmuxAioquic(Qmux):
 
 def _ready(status: dict[str, Any]) -> int:
     return sum(process["slot"] >= 0 and process["state"] == "ready" for process in status["workers"])
-
-
-def _script(name: str) -> str:
-    """The command of the environment that this Python belongs to."""
-    path = Path(sys.executable).with_name(name)
-    return str(path) if path.exists() else processes.program(name)
 
 
 def _has(arguments: list[str], part: list[str]) -> bool:
