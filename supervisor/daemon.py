@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -15,7 +14,7 @@ from qmux.config.directories import runtime_dir, state_dir
 from qmux.config.loaded import Loaded
 from qmux.config.schema import Config, ServerConfig
 from qmux.config.usable import worker_count
-from qmux.messages import Configure, Keys, Material, Role
+from qmux.messages import Configure, DaemonIdentity, Keys, Material, Role
 from supervisor.logfile import LogFile
 from supervisor.privileges import Owner, owner_of, try_interpreter
 from supervisor.process import Launch
@@ -104,16 +103,16 @@ class Daemon:
             bus_subscribe=subscribe,
         )
 
-    def facts(self) -> dict[str, Any]:
+    def identity(self) -> DaemonIdentity:
         """What does not change, for ``daemon.json`` and ``qmux status``."""
-        return {
-            "role": self.role,
-            "pid": os.getpid(),
-            "source": self.config.source,
-            "version": qmux.__version__,
-            "started_at": self.started_at,
-            "admin_socket": str(self.runtime.path / "admin.sock"),
-        }
+        return DaemonIdentity(
+            role=self.role,
+            pid=os.getpid(),
+            source=self.config.source,
+            version=qmux.__version__,
+            started_at=self.started_at,
+            admin_socket=str(self.runtime.path / "admin.sock"),
+        )
 
     def close(self) -> None:
         """Give up directory, lock and log file."""

@@ -7,13 +7,28 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+
+import msgspec
 
 from qmux.bus import BusProxy
 from qmux.config.loaded import Loaded
 from qmux.config.schema import ClientConfig
 from qmux.errors import QmuxError, StartError
-from qmux.messages import Configured, Done, Failed, Heartbeat, LogTo, Ready, Reply, Request, Table, Up
+from qmux.messages import (
+    Configured,
+    DaemonFacts,
+    Done,
+    Failed,
+    GenerationFacts,
+    Heartbeat,
+    LogTo,
+    Ready,
+    ReadyFacts,
+    Reply,
+    Request,
+    Table,
+    Up,
+)
 from qmux.tasks import TaskSet
 from supervisor import notify
 from supervisor.binds import Binds
@@ -62,7 +77,7 @@ class Supervisor:
             self._install_signals()
             self._open_binds()
             bus = BusProxy(str(self._daemon.runtime.path), self._daemon.owner.uid, self._daemon.owner.gid)
-            self._daemon.runtime.write_facts(self._daemon.facts())
+            self._daemon.runtime.write_identity(self._daemon.identity())
             for seat in self._fleet.seats:
                 self._fill(seat)
             self._tasks.start(Watchdog(self._fleet.processes, self._settings).run(), "watchdog")
@@ -163,11 +178,12 @@ class Supervisor:
             case Request():
                 self._tasks.start(self._answer(process, message), "request")
 
-    def _ready(self, process: Process, facts: dict[str, Any]) -> None:
+    def _ready(self, process: Process, facts: ReadyFacts) -> None:
         if process.state != "starting":
             return  # it is being stopped
         process.facts = facts
-        log.info(f"{process.name} ready", extra={**process.log_fields, "after_s": round(process.lived_s, 2), **facts})
+        extra = {**process.log_fields, "after_s": round(process.lived_s, 2), **msgspec.to_builtins(facts)}
+        log.info(f"{process.name} ready", extra=extra)
         self._fleet.ready(process)
         self._look_served()
         self._send_table()
@@ -255,19 +271,20 @@ class Supervisor:
             rows = process_rows(self._fleet.seats, self._daemon.started_at, self._stopper is not None)
             admin.send(Table(rows, self._facts()))
 
-    def _facts(self) -> dict[str, Any]:
-        engines = {str(worker.facts["engine"]) for worker in self._fleet.workers() if "engine" in worker.facts}
-        return {
-            **self._daemon.facts(),
-            "engine": ", ".join(sorted(engines)),
-            "state": "stopping" if self._stopper else "ready" if self._served else "starting",
-            "generation": GENERATION,
-            "workers": self._daemon.workers,
-            "server_id": self._daemon.server_id.hex(),
-            "config_version": self._daemon.version,
-            "binds": self._binds.addresses(),
-            "last_reload": as_fact(self._reloader.last),
-        }
+    def _facts(self) -> DaemonFacts:
+        engines = {worker.facts.engine for worker in self._fleet.workers() if worker.facts.engine}
+        return DaemonFacts(
+            **msgspec.structs.asdict(self._daemon.identity()),
+            engine=", ".join(sorted(engines)),
+            state="stopping" if self._stopper else "ready" if self._served else "starting",
+            generation=GENERATION,
+            workers=self._daemon.workers,
+            server_id=self._daemon.server_id.hex(),
+            config_version=self._daemon.version,
+            binds=self._binds.addresses(),
+            last_reload=as_fact(self._reloader.last),
+            generations=[GenerationFacts(GENERATION, self._daemon.started_at)],
+        )
 
     # --- the end ---
 

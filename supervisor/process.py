@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qmux import channel
-from qmux.messages import Down, Failed, Up
+from qmux.messages import Down, Failed, ReadyFacts, Up
 from supervisor.privileges import Owner
 from supervisor.settings import Kind
 
@@ -65,7 +65,7 @@ class Process:
         self._killed = False
         self.failure: Failed | None = None
         self.config_version = 0
-        self.facts: dict[str, object] = {}
+        self.facts = ReadyFacts()
         self.active = 0
         self.started_at = time.time()
         self.ended = asyncio.Event()

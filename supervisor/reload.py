@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from qmux.config.changes import Change, changes, merge_in_place
 from qmux.config.loaded import Loaded
 from qmux.errors import ConditionError, ConfigError, QmuxError, StartError
-from qmux.messages import Configured
+from qmux.messages import Configured, ReloadFacts
 from supervisor import notify
 from supervisor.binds import Binds, Difference
 from supervisor.daemon import Daemon
@@ -239,6 +238,6 @@ def _line(change: Change) -> str:
     return f"{change.key}: {change.old} -> {change.new}; in place"
 
 
-def as_fact(outcome: Outcome | None) -> dict[str, Any] | None:
+def as_fact(outcome: Outcome | None) -> ReloadFacts | None:
     """For the process table's facts."""
-    return None if outcome is None else {"ok": outcome.ok, "lines": outcome.lines, "exit_code": outcome.exit_code}
+    return None if outcome is None else ReloadFacts(outcome.ok, outcome.lines, outcome.exit_code)

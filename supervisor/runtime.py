@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 import time
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmux.errors import StartError
-from qmux.messages import Keys
+from qmux.messages import DaemonIdentity, Keys
 from supervisor.privileges import Owner
 
 SECRET_BYTES = 32
@@ -37,9 +36,9 @@ class RuntimeDir:
         private_dir(path, owner.uid, owner.gid)
         self.lock_fd = _lock(path / "lock", lock_wait_s)
 
-    def write_facts(self, facts: dict[str, Any]) -> None:
+    def write_identity(self, identity: DaemonIdentity) -> None:
         """``daemon.json``: how ``qmux status`` and its like find this daemon."""
-        _write(self.path / "daemon.json", json.dumps(facts, indent=1).encode() + b"\n", 0o644)
+        _write(self.path / "daemon.json", msgspec.json.format(msgspec.json.encode(identity), indent=1) + b"\n", 0o644)
 
     def close(self) -> None:
         """Remove what would look like a running daemon. The lock file stays: removing one opens a race for it."""

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from qmux.child import Child, run_child
 from qmux.errors import QmuxError, StartError
 from qmux.messages import (
@@ -28,6 +30,7 @@ from qmux.messages import (
     Failed,
     Peers,
     Ready,
+    ReadyFacts,
     RemoveBind,
     Reply,
     Request,
@@ -110,7 +113,7 @@ class FakeRole:
             self._loop.call_later(0.2, time.sleep, 60)
         if "never-ready" not in words:
             # Peers come after the binds; a real worker is ready when it has them, this one a moment later.
-            self._loop.call_later(0.05, self._child.send, Ready({"engine": "fake"}))
+            self._loop.call_later(0.05, self._child.send, Ready(ReadyFacts(engine="fake")))
         if self._child.name == "admin":
             self._listen(Path(message.runtime_dir) / "admin.sock")
 
@@ -187,7 +190,7 @@ class FakeRole:
             case Drain():
                 about |= {"deadline_s": message.deadline_s}
             case Table():
-                about |= {"names": [row.name for row in message.processes], "facts": message.facts}
+                about |= {"names": [row.name for row in message.processes], "facts": msgspec.to_builtins(message.facts)}
         self._log.write(json.dumps(about) + "\n")
 
 
@@ -196,8 +199,6 @@ class QmuxConfigError(StartError):
 
 
 def msgspec_json(packed: bytes) -> bytes:
-    import msgspec
-
     return msgspec.json.encode(msgspec.msgpack.decode(packed))
 
 
