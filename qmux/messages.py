@@ -10,33 +10,11 @@ from typing import Literal
 
 import msgspec
 
-Role = Literal["server", "client"]
+from qmux.pki.material import Keys, Material, Role
 
 
 class Message(msgspec.Struct, tag=str.lower, tag_field="type"):
     """Base: encoded as a map whose ``type`` is the class name in lower case."""
-
-
-class Material(msgspec.Struct, frozen=True):
-    """Certificate material as PEM; read by the supervisor, never by a worker. ``key`` must not be logged."""
-
-    chain: bytes
-    key: bytes
-    ca: bytes
-
-    def __repr__(self) -> str:
-        return "Material(MASKED)"
-
-
-class Keys(msgspec.Struct, frozen=True):
-    """Secrets that all workers of a server share (32 bytes each)."""
-
-    stateless_reset: bytes
-    retry: bytes
-    flow: bytes
-
-    def __repr__(self) -> str:
-        return "Keys(MASKED)"
 
 
 class Configure(Message):

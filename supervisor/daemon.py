@@ -14,7 +14,8 @@ from qmux.config.directories import runtime_dir, state_dir
 from qmux.config.loaded import Loaded
 from qmux.config.schema import Config, ServerConfig
 from qmux.config.usable import worker_count
-from qmux.messages import Configure, DaemonIdentity, Keys, Material, Role
+from qmux.messages import Configure, DaemonIdentity
+from qmux.pki.material import Keys, Material, Role
 from supervisor.logfile import LogFile
 from supervisor.privileges import Owner, owner_of, try_interpreter
 from supervisor.process import Launch

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmux.errors import StartError
-from qmux.messages import DaemonIdentity, Keys
+from qmux.messages import DaemonIdentity
+from qmux.pki.material import Keys
 from supervisor.privileges import Owner
 
 SECRET_BYTES = 32

@@ -16,14 +16,13 @@ from qmux.messages import (
     DaemonFacts,
     Failed,
     Heartbeat,
-    Keys,
     LogTo,
-    Material,
     Ready,
     ReadyFacts,
     Stop,
     Table,
 )
+from qmux.pki.material import Keys, Material
 
 
 class Ends:

@@ -19,7 +19,8 @@ from qmux.config.schema import (
     Target,
     TlsFiles,
 )
-from qmux.messages import Configure, DaemonFacts, GenerationFacts, Keys, Material, ProcessRow, Table
+from qmux.messages import Configure, DaemonFacts, GenerationFacts, ProcessRow, Table
+from qmux.pki.material import Keys, Material
 from qmux.pool.rows import Offer, Pass, Row, ServiceCounters, WorkerReport
 
 PROCESS = ProcessConfig(tls=TlsFiles(bundle="/x.pem"))

@@ -20,7 +20,7 @@ from qmux.config.load import load
 from qmux.config.material import load_material
 from qmux.config.schema import TlsFiles
 from qmux.errors import ConfigError
-from qmux.messages import Role
+from qmux.pki.material import Role
 from qmux.pki import authority
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)

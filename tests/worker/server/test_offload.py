@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from qmux.config.schema import ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
-from qmux.messages import Material
+from qmux.pki.material import Material
 from qmux.pool.planning import PLANNED_USERS
 from qmux.pool.pool import Pool
 from qmux.pool.rows import Row
