@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from qmux.config.schema import Bind, Config, ServerConfig
+from qmux.config.schema import Config, ListenAddress, ServerConfig
 from qmux.errors import StartError
 from qmux.messages import AddBind
 from supervisor.sockets import BindKind, Group, open_groups, warn_of_small_buffer
@@ -19,7 +19,7 @@ class Wanted:
     """An address as the configuration writes it. ``service``: whose users come there ("" for QUIC)."""
 
     kind: BindKind
-    bind: Bind
+    bind: ListenAddress
     service: str
     config_key: str
 
@@ -67,7 +67,7 @@ class Binds:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._opened: dict[tuple[BindKind, Bind], Opened] = {}
+        self._opened: dict[tuple[BindKind, ListenAddress], Opened] = {}
 
     def __iter__(self) -> Iterator[Opened]:
         return iter(self._opened.values())
@@ -148,7 +148,7 @@ def wanted_binds(config: Config) -> list[Wanted]:
     return quic + traffic
 
 
-def _quic_key(config: ServerConfig, bind: Bind) -> str:
+def _quic_key(config: ServerConfig, bind: ListenAddress) -> str:
     if bind in config.quic.bind:
         return "quic.bind"
     return next(f"services.{name}.quic_bind" for name, service in config.services.items() if bind in service.quic_bind)

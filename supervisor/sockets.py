@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass
 from typing import Literal
 
-from qmux.config.schema import Bind
+from qmux.config.schema import ListenAddress
 from qmux.errors import StartError
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Group:
         self.sockets.clear()
 
 
-def open_groups(kind: BindKind, bind: Bind, count: int, config_key: str, shared: bool = False) -> list[Group]:
+def open_groups(kind: BindKind, bind: ListenAddress, count: int, config_key: str, shared: bool = False) -> list[Group]:
     """``count`` sockets for each address of ``bind``: two addresses where it names none (IPv4 and IPv6), else one.
 
     ``shared``: this daemon itself has an overlapping address, which it is about to close. Raises StartError, naming
@@ -79,7 +79,7 @@ def printed(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _addresses(bind: Bind, config_key: str) -> list[tuple[socket.AddressFamily, str]]:
+def _addresses(bind: ListenAddress, config_key: str) -> list[tuple[socket.AddressFamily, str]]:
     if not bind.host:
         every = [(socket.AF_INET, "0.0.0.0")]
         return [*every, (socket.AF_INET6, "::")] if _has_ipv6() else every
@@ -168,7 +168,7 @@ def warn_of_small_buffer(group: Group) -> None:
         )
 
 
-def _why(error: OSError, kind: BindKind, bind: Bind) -> str:
+def _why(error: OSError, kind: BindKind, bind: ListenAddress) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             flags = "-lunp" if kind == "quic" else "-ltnp"

@@ -14,7 +14,7 @@ Balance = Literal["least-connections", "round-robin", "random-two-choices", "sou
 EngineName = Literal["auto", "aioquic", "native"]
 
 
-class Bind(msgspec.Struct, frozen=True, order=True):
+class ListenAddress(msgspec.Struct, frozen=True, order=True):
     """A listening address. ``host`` "" means every address, IPv4 and IPv6 (two socket groups)."""
 
     host: str
@@ -49,7 +49,7 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
 class QuicConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``[quic]``: the way in for clients."""
 
-    bind: tuple[Bind, ...] = ()
+    bind: tuple[ListenAddress, ...] = ()
     lanes: int | None = None  # None: auto, the worker count, at most 16
     idle_timeout_s: float = 30.0
     keep_alive_s: float = 10.0
@@ -64,8 +64,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``[services.NAME]`` on a server, with ``[defaults]`` already applied."""
 
     name: str
-    bind: tuple[Bind, ...] = ()
-    quic_bind: tuple[Bind, ...] = ()
+    bind: tuple[ListenAddress, ...] = ()
+    quic_bind: tuple[ListenAddress, ...] = ()
     protocol: Literal["tcp"] = "tcp"
     balance: Balance = "least-connections"
     early_data: bool = False
@@ -111,7 +111,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     drain_delay_s: float = 0.0
     log: LogConfig = LogConfig()
 
-    def quic_binds(self) -> tuple[Bind, ...]:
+    def quic_binds(self) -> tuple[ListenAddress, ...]:
         """Every QUIC listening address once, in a stable order (the same address twice is one bind)."""
         named = dict.fromkeys(self.quic.bind)
         for service in self.services.values():

@@ -9,7 +9,7 @@ from qmux.config.document import Document
 from qmux.config.problems import key_name
 from qmux.config.process import PROCESS_KEYS, check_later_tables, read_log, read_process
 from qmux.config.scanner import KeyPath
-from qmux.config.schema import Balance, Bind, QuicConfig, ServerConfig, ServiceConfig
+from qmux.config.schema import Balance, ListenAddress, QuicConfig, ServerConfig, ServiceConfig
 from qmux.config.section import Names, Section
 from qmux.config.services import service_names
 from qmux.config.taken import TakenAddresses
@@ -86,7 +86,9 @@ def _read_quic(document: Document, services: dict[str, ServiceConfig]) -> QuicCo
     section.check_names(QUIC_KEYS)
     binds = section.each("bind", parse_bind)
     _check_quic_overlaps(document, section, services)
-    default = () if any(service.quic_bind for service in services.values()) else (Bind("", DEFAULT_SERVER_PORT),)
+    default = (
+        () if any(service.quic_bind for service in services.values()) else (ListenAddress("", DEFAULT_SERVER_PORT),)
+    )
     lanes: int | None = section.number("lanes", None, 1, MAX_LANES, {"auto": None})
     quic = QuicConfig(
         bind=tuple(dict.fromkeys(bind for _, bind in binds)) if section.has("bind") else default,
@@ -116,7 +118,7 @@ def _read_services(document: Document) -> dict[str, ServiceConfig]:
     defaults.check_names(SERVICE_KEYS)
     _read_service(defaults, "defaults")  # what is wrong there is wrong even where every service sets its own
     services: dict[str, ServiceConfig] = {}
-    traffic: list[tuple[KeyPath, Bind]] = []
+    traffic: list[tuple[KeyPath, ListenAddress]] = []
     for name in service_names(document, 'bind = ":80"'):
         section = Section(document, ("services", name), defaults)
         section.check_names(SERVICE_KEYS)
@@ -128,7 +130,7 @@ def _read_services(document: Document) -> dict[str, ServiceConfig]:
     return services
 
 
-def _read_service(section: Section, name: str) -> tuple[ServiceConfig, tuple[tuple[KeyPath, Bind], ...]]:
+def _read_service(section: Section, name: str) -> tuple[ServiceConfig, tuple[tuple[KeyPath, ListenAddress], ...]]:
     binds = section.each("bind", parse_bind)
     balance: Balance = section.choice("balance", "least-connections", get_args(Balance))
     protocol: Literal["tcp"] = section.choice("protocol", "tcp", get_args(Literal["tcp"]), ("udp", "both"))
@@ -152,7 +154,7 @@ def _read_service(section: Section, name: str) -> tuple[ServiceConfig, tuple[tup
     return service, binds
 
 
-def _check_traffic_overlaps(document: Document, binds: list[tuple[KeyPath, Bind]]) -> None:
+def _check_traffic_overlaps(document: Document, binds: list[tuple[KeyPath, ListenAddress]]) -> None:
     """Two services, or two binds of one, cannot listen at the same address: which would get the user?"""
     taken = TakenAddresses()
     for path, bind in binds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from qmux.config.scanner import KeyPath
-from qmux.config.schema import Bind
+from qmux.config.schema import ListenAddress
 
 _EVERY = {4: "0.0.0.0", 6: "::"}
 
@@ -14,7 +14,7 @@ class Taken(NamedTuple):
     """A bind, and the path of the key that says it."""
 
     path: KeyPath
-    bind: Bind
+    bind: ListenAddress
 
 
 class TakenAddresses:
@@ -24,7 +24,7 @@ class TakenAddresses:
         self._by_address: dict[tuple[int, str], Taken] = {}
         self._by_family: dict[tuple[int, int], Taken] = {}  # the first of a port, for a bind of every address
 
-    def take(self, path: KeyPath, bind: Bind) -> Taken | None:
+    def take(self, path: KeyPath, bind: ListenAddress) -> Taken | None:
         """The earlier bind that ``bind`` overlaps; None where there is none, and then it counts from now on."""
         addresses = [(6 if ":" in host else 4, host) for host in ([bind.host] if bind.host else _EVERY.values())]
         for family, host in addresses:

@@ -8,9 +8,9 @@ import msgspec
 
 from qmux import bus
 from qmux.config.schema import (
-    Bind,
     ClientConfig,
     ClientServiceConfig,
+    ListenAddress,
     ProcessConfig,
     QuicConfig,
     ServerAddress,
@@ -27,7 +27,7 @@ PROCESS = ProcessConfig(tls=TlsFiles(bundle="/x.pem"))
 
 
 def server_config(*services: str) -> ServerConfig:
-    made = {name: ServiceConfig(name=name, bind=(Bind("", 80),)) for name in services or ("web",)}
+    made = {name: ServiceConfig(name=name, bind=(ListenAddress("", 80),)) for name in services or ("web",)}
     return ServerConfig(source="/etc/qmux/server.toml", process=PROCESS, quic=QuicConfig(), services=made)
 
 

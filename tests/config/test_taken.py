@@ -5,7 +5,7 @@ import time
 import pytest
 
 from qmux.config.addresses import parse_bind
-from qmux.config.schema import Bind
+from qmux.config.schema import ListenAddress
 from qmux.config.taken import Taken, TakenAddresses
 
 
@@ -29,5 +29,5 @@ def test_many_addresses_take_no_quadratic_time() -> None:
     started = time.process_time()
     for number in range(100_000):
         host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-        assert taken.take(("x",), Bind(host, 80)) is None
+        assert taken.take(("x",), ListenAddress(host, 80)) is None
     assert time.process_time() - started < 10.0

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from qmux.config.schema import Bind, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
+from qmux.config.schema import ListenAddress, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
 from tests import ports
 
 Seen = TypeVar("Seen")
@@ -44,7 +44,7 @@ class Daemon:
     def __init__(self, directory: Path, *, stop_after_s: float = 3.0, **settings: Any) -> None:
         self.directory = directory
         self.port, self.quic_port = free_port(), free_port()
-        self.web = ServiceConfig(name="web", bind=(Bind("127.0.0.1", self.port),))
+        self.web = ServiceConfig(name="web", bind=(ListenAddress("127.0.0.1", self.port),))
         self.process_config = ProcessConfig(
             tls=TlsFiles(bundle="/nowhere.pem"),
             workers=2,
@@ -61,7 +61,7 @@ class Daemon:
         values: dict[str, Any] = {
             "source": str(self.directory / "server.toml"),
             "process": self.process_config,
-            "quic": QuicConfig(bind=(Bind("127.0.0.1", self.quic_port),)),
+            "quic": QuicConfig(bind=(ListenAddress("127.0.0.1", self.quic_port),)),
             "services": {"web": self.web},
         }
         return ServerConfig(**(values | changed))

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmux.config.schema import Bind, ClientConfig, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
+from qmux.config.schema import (
+    ClientConfig,
+    ListenAddress,
+    ProcessConfig,
+    QuicConfig,
+    ServerConfig,
+    ServiceConfig,
+    TlsFiles,
+)
 from qmux.errors import StartError
 from supervisor.binds import Binds, wanted_binds
 from tests.supervisor.daemons import free_port
@@ -14,12 +22,12 @@ PROCESS = ProcessConfig(tls=TlsFiles())
 HOST = "127.0.0.1"
 
 
-def server(quic: tuple[Bind, ...] = (), **services: ServiceConfig) -> ServerConfig:
+def server(quic: tuple[ListenAddress, ...] = (), **services: ServiceConfig) -> ServerConfig:
     return ServerConfig(source="x", process=PROCESS, quic=QuicConfig(bind=quic), services=services)
 
 
-def service(name: str, *ports: int, quic: tuple[Bind, ...] = ()) -> ServiceConfig:
-    return ServiceConfig(name=name, bind=tuple(Bind(HOST, port) for port in ports), quic_bind=quic)
+def service(name: str, *ports: int, quic: tuple[ListenAddress, ...] = ()) -> ServiceConfig:
+    return ServiceConfig(name=name, bind=tuple(ListenAddress(HOST, port) for port in ports), quic_bind=quic)
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def binds() -> Iterator[Binds]:
 
 
 def test_what_a_configuration_wants() -> None:
-    shared, own = Bind(HOST, 8443), Bind(HOST, 8444)
+    shared, own = ListenAddress(HOST, 8443), ListenAddress(HOST, 8444)
     config = server((shared,), a=service("a", 80, quic=(shared,)), b=service("b", 443, quic=(own,)))
     assert [(want.kind, want.bind.port, want.service, want.config_key) for want in wanted_binds(config)] == [
         ("quic", 8443, "", "quic.bind"),
@@ -76,7 +84,7 @@ def test_what_cannot_be_opened_leaves_nothing_behind(binds: Binds) -> None:
 
 
 def test_each_worker_gets_its_share(binds: Binds) -> None:
-    binds.commit(binds.prepare(server((Bind("", 0),), a=service("a", free_port()))))
+    binds.commit(binds.prepare(server((ListenAddress("", 0),), a=service("a", free_port()))))
     quic, traffic = binds
     messages = list(quic.messages(1))
     assert [message.key.split("|")[0::2] for message, _ in messages] == [["quic", "1"], ["quic", "1"]]
@@ -88,8 +96,8 @@ def test_each_worker_gets_its_share(binds: Binds) -> None:
 
 def test_every_address_of_a_service_is_told(binds: Binds) -> None:
     first, second, quic, own = (free_port() for _ in range(4))
-    shared = service("a", first, second, quic=(Bind(HOST, own),))
-    binds.commit(binds.prepare(server((Bind(HOST, quic),), a=shared)))
+    shared = service("a", first, second, quic=(ListenAddress(HOST, own),))
+    binds.commit(binds.prepare(server((ListenAddress(HOST, quic),), a=shared)))
     assert binds.addresses() == {
         "quic": [f"{HOST}:{quic}", f"{HOST}:{own}"],
         "traffic:a": [f"{HOST}:{first}", f"{HOST}:{second}"],

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qmux.config.schema import Bind, LogConfig
+from qmux.config.schema import ListenAddress, LogConfig
 from supervisor.sockets import open_groups
 from tests.supervisor.daemons import ROOT, Daemon, eventually, running
 
@@ -206,7 +206,7 @@ def test_the_supervisors_death_leaves_nothing(tmp_path: Path) -> None:
         daemon.wait()
         eventually(lambda: not daemon.children(), "the children end", WITHIN_S)
         for kind, port in (("traffic", daemon.port), ("quic", daemon.quic_port)):
-            (group,) = open_groups(kind, Bind("127.0.0.1", port), 1, "key")  # type: ignore[arg-type]
+            (group,) = open_groups(kind, ListenAddress("127.0.0.1", port), 1, "key")  # type: ignore[arg-type]
             group.close()
 
 

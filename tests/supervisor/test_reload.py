@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qmux.config.schema import Bind, LogConfig, ServiceConfig
+from qmux.config.schema import ListenAddress, LogConfig, ServiceConfig
 from tests.supervisor.daemons import Daemon, eventually, free_port, running
 
 
@@ -18,11 +18,11 @@ def listens(port: int) -> bool:
 
 
 def other_service(port: int) -> ServiceConfig:
-    return ServiceConfig(name="other", bind=(Bind("127.0.0.1", port),))
+    return ServiceConfig(name="other", bind=(ListenAddress("127.0.0.1", port),))
 
 
 def moved(daemon: Daemon, port: int) -> dict[str, ServiceConfig]:
-    return {"web": msgspec.structs.replace(daemon.web, bind=(Bind("127.0.0.1", port),))}
+    return {"web": msgspec.structs.replace(daemon.web, bind=(ListenAddress("127.0.0.1", port),))}
 
 
 def test_sighup_applies_a_changed_service(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_an_address_passes_to_another_service(tmp_path: Path) -> None:
 def test_a_wider_address_replaces_a_narrow_one(tmp_path: Path) -> None:
     """The two overlap: only this daemon may have both for a moment."""
     with running(tmp_path) as daemon:
-        daemon.write(services={"web": msgspec.structs.replace(daemon.web, bind=(Bind("", daemon.port),))})
+        daemon.write(services={"web": msgspec.structs.replace(daemon.web, bind=(ListenAddress("", daemon.port),))})
         ok, lines, _ = daemon.request()
         assert ok, lines
         eventually(lambda: all(daemon.log(f"worker-{n}", "RemoveBind") for n in (0, 1)), "the narrow one is closed")
@@ -107,7 +107,7 @@ def test_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
     with running(tmp_path) as daemon, socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-        both = (Bind("127.0.0.1", free_port()), Bind("127.0.0.1", port))
+        both = (ListenAddress("127.0.0.1", free_port()), ListenAddress("127.0.0.1", port))
         daemon.write(services={"web": msgspec.structs.replace(daemon.web, bind=both)})
         ok, lines, code = daemon.request()
         assert (ok, code) == (False, 4)
