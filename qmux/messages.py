@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from qmux.config.schema import Protocol, Purpose
 from qmux.pki.material import Keys, Material, Role
 
 
@@ -44,7 +45,8 @@ class AddBind(Message):
     """A socket of this worker's index (traffic) or slot (quic); carries exactly one descriptor. Not yet read from."""
 
     key: str
-    kind: Literal["quic", "traffic"]
+    purpose: Purpose
+    protocol: Protocol
     address: str
     service: str = ""
 

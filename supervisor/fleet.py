@@ -70,9 +70,9 @@ class Fleet:
         log.info(f"{seat.name} started", extra=process.log_fields)
         self.configure(process)
         if seat.kind == "worker":
-            for opened in self._binds.of_kind("quic"):
+            for opened in self._binds.of("quic"):
                 self._give(process, opened, seat.slot)
-            for opened in self._binds.of_kind("traffic"):
+            for opened in self._binds.of("traffic"):
                 self._give(process, opened, seat.index)
             self._links.joined(process)
         return process
@@ -166,12 +166,12 @@ class Fleet:
             return
         log.warning(f"{sibling.name} serves the users of {seat.name} until that is back", extra=sibling.log_fields)
         self._adopted[seat.index] = sibling
-        for opened in self._binds.of_kind("traffic"):
+        for opened in self._binds.of("traffic"):
             self._give(sibling, opened, seat.index)
         sibling.send(Accept())
 
     def _take_back(self, adopter: Process, seat: Seat) -> None:
-        for opened in self._binds.of_kind("traffic"):
+        for opened in self._binds.of("traffic"):
             self._take(adopter, opened, seat.index, shutdown=False)
 
     def _give(self, process: Process, opened: Opened, number: int) -> None:

@@ -97,7 +97,7 @@ class Supervisor:
 
     def _open_binds(self) -> None:
         self._binds.commit(self._binds.prepare(self._daemon.config))
-        for opened in self._binds.of_kind("quic"):
+        for opened in self._binds.of("quic"):
             for group in opened.groups:
                 self._fleet.steering.add(group)
 

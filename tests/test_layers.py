@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 WITHIN_A_LAYER = {
     ("qmux.pki", "qmux.errors"),
     ("qmux.tasks", "qmux.log"),
+    ("qmux.messages", "qmux.config"),  # the words that a bind is described with
     ("qmux.channel", "qmux.messages"),
     ("qmux.bus", "qmux.pool"),  # what it carries
     ("qmux.worker", "qmux.child"),

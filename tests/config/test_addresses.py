@@ -21,7 +21,8 @@ HERE = Path("/etc/qmux")
 
 @pytest.mark.parametrize(
     ("text", "bind"),
-    [(":80", ListenAddress("", 80)), ("0.0.0.0:80", ListenAddress("0.0.0.0", 80)), ("[::1]:80", ListenAddress("::1", 80)),
+    [(":80", ListenAddress("", 80)), ("0.0.0.0:80", ListenAddress("0.0.0.0", 80)),
+     ("[::1]:80", ListenAddress("::1", 80)),
      ("[0:0::1]:80", ListenAddress("::1", 80)), ("[fe80::1%eth0]:80", ListenAddress("fe80::1%eth0", 80)),
      ("127.0.0.1:65535", ListenAddress("127.0.0.1", 65535))],
 )  # fmt: skip

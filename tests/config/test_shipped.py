@@ -40,7 +40,7 @@ def test_the_server_of_the_picture(shipped: Path) -> None:
         "a": (ListenAddress("", 80),),
         "b": (ListenAddress("", 443),),
     }
-    assert config.quic_binds() == (ListenAddress("", 8443), ListenAddress("", 8444))
+    assert config.quic_addresses() == (ListenAddress("", 8443), ListenAddress("", 8444))
     assert config.source == str(shipped / "server.toml")
     assert config.process.tls.bundle == str(shipped / "server.pem")
 

@@ -40,7 +40,7 @@ def binds() -> Iterator[Binds]:
 def test_what_a_configuration_wants() -> None:
     shared, own = ListenAddress(HOST, 8443), ListenAddress(HOST, 8444)
     config = server((shared,), a=service("a", 80, quic=(shared,)), b=service("b", 443, quic=(own,)))
-    assert [(want.kind, want.bind.port, want.service, want.config_key) for want in wanted_binds(config)] == [
+    assert [(want.bind.purpose, want.bind.port, want.service, want.config_key) for want in wanted_binds(config)] == [
         ("quic", 8443, "", "quic.bind"),
         ("quic", 8444, "", "services.b.quic_bind"),
         ("traffic", 80, "a", "services.a.bind"),
@@ -70,7 +70,7 @@ def test_an_address_that_changes_its_service_stays_open(binds: Binds) -> None:
     assert (difference.opened, difference.removed, len(difference.passed)) == ([], [], 1)
     binds.commit(difference)
     (opened,) = binds
-    assert opened.keys(1) == [f"traffic|b|{HOST}:{port}|1"]
+    assert opened.keys(1) == [f"traffic|tcp|b|{HOST}:{port}|1"]
 
 
 def test_what_cannot_be_opened_leaves_nothing_behind(binds: Binds) -> None:
@@ -87,10 +87,15 @@ def test_each_worker_gets_its_share(binds: Binds) -> None:
     binds.commit(binds.prepare(server((ListenAddress("", 0),), a=service("a", free_port()))))
     quic, traffic = binds
     messages = list(quic.messages(1))
-    assert [message.key.split("|")[0::2] for message, _ in messages] == [["quic", "1"], ["quic", "1"]]
+    assert [message.key.split("|")[0::3] for message, _ in messages] == [["quic", "1"], ["quic", "1"]]
     assert [message.address.rsplit(":", 1)[0] for message, _ in messages] == ["0.0.0.0", "[::]"]
     ((message, fd),) = traffic.messages(0)
-    assert (message.kind, message.service, message.address) == ("traffic", "a", traffic.groups[0].address)
+    assert (message.purpose, message.protocol, message.service, message.address) == (
+        "traffic",
+        "tcp",
+        "a",
+        traffic.groups[0].address,
+    )
     assert fd == traffic.groups[0].sockets[0].fileno()
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from qmux.config.schema import ListenAddress, LogConfig
+from qmux.config.schema import LogConfig
 from supervisor.sockets import open_groups
 from tests.supervisor.daemons import ROOT, Daemon, eventually, running
+from tests.supervisor.made import quic, traffic
 
 
 def test_starts_and_stops(tmp_path: Path) -> None:
@@ -42,8 +43,8 @@ def test_what_children_get(tmp_path: Path) -> None:
             assert kinds[:4] == ["Configure", "AddBind", "AddBind", "Peers"]
             assert kinds.index("Accept") > kinds.index("Peers")
             assert [message["key"] for message in daemon.log(f"worker-{number}", "AddBind")] == [
-                f"quic|127.0.0.1:{daemon.quic_port}|{number}",
-                f"traffic|web|127.0.0.1:{daemon.port}|{number}",
+                f"quic|udp|127.0.0.1:{daemon.quic_port}|{number}",
+                f"traffic|tcp|web|127.0.0.1:{daemon.port}|{number}",
             ]
         (configure,) = daemon.log("worker-1", "Configure")
         assert (configure["slot"], configure["epoch"], configure["has_key"]) == (1, 1, True)
@@ -77,7 +78,7 @@ def test_a_killed_worker_comes_back_in_its_place(tmp_path: Path) -> None:
         daemon.ask_quic(0)
         os.kill(daemon.children()["worker-0"], signal.SIGKILL)
         name, _, epoch, key = daemon.ask_quic(0)  # queued while nobody reads, answered by the successor
-        assert (name, epoch, key) == ("worker-0", 2, f"quic|127.0.0.1:{daemon.quic_port}|0")
+        assert (name, epoch, key) == ("worker-0", 2, f"quic|udp|127.0.0.1:{daemon.quic_port}|0")
         eventually(lambda: any(m["died"] == [0] for m in daemon.log("worker-1", "Peers")), "the sibling is told")
         eventually(lambda: daemon.log("worker-1", "Peers")[-1]["slots"] == [[0, 2, True], [1, 1, True]], "both active")
         assert [m["links"] for m in daemon.log("worker-1", "Peers") if m["links"]][-1] == [0]
@@ -191,7 +192,7 @@ def test_a_sibling_serves_the_users_of_a_worker_that_stays_away(tmp_path: Path) 
         daemon.tell("worker-0", "")
         eventually(lambda: len(daemon.lines("worker-0 ready")) == 2, "back")
         taken_back = eventually(lambda: daemon.log("worker-1", "RemoveBind"), "the sibling gives the sockets back")
-        assert [message["key"] for message in taken_back] == [f"traffic|web|127.0.0.1:{daemon.port}|0"]
+        assert [message["key"] for message in taken_back] == [f"traffic|tcp|web|127.0.0.1:{daemon.port}|0"]
         assert daemon.ask_quic(0)[0] == "worker-0"
         eventually(lambda: daemon.ask()[0] == "worker-0", "its users come to it again")
 
@@ -205,8 +206,8 @@ def test_the_supervisors_death_leaves_nothing(tmp_path: Path) -> None:
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait()
         eventually(lambda: not daemon.children(), "the children end", WITHIN_S)
-        for kind, port in (("traffic", daemon.port), ("quic", daemon.quic_port)):
-            (group,) = open_groups(kind, ListenAddress("127.0.0.1", port), 1, "key")  # type: ignore[arg-type]
+        for bind in (traffic("127.0.0.1", daemon.port), quic("127.0.0.1", daemon.quic_port)):
+            (group,) = open_groups(bind, 1, "key")
             group.close()
 
 

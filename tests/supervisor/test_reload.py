@@ -45,7 +45,7 @@ def test_binds_come_and_go(tmp_path: Path) -> None:
         ok, lines, code = daemon.request()
         assert (ok, code) == (True, 0), lines
         served = {daemon.ask(new)[3] for _ in range(40)}
-        assert served == {f"traffic|other|127.0.0.1:{new}|0", f"traffic|other|127.0.0.1:{new}|1"}
+        assert served == {f"traffic|tcp|other|127.0.0.1:{new}|0", f"traffic|tcp|other|127.0.0.1:{new}|1"}
         eventually(lambda: not listens(old), "the removed one is closed")
         # ... and may come back at once.
         daemon.write()
@@ -61,7 +61,7 @@ def test_an_address_passes_to_another_service(tmp_path: Path) -> None:
         # Each worker had its second Accept before the reload was answered: whom it gets now is the new service's.
         assert all(len(daemon.log(f"worker-{n}", "Accept")) == 2 for n in (0, 1))
         served = [daemon.ask()[3] for _ in range(30)]
-        assert {key.rpartition("|")[0] for key in served} == {f"traffic|other|127.0.0.1:{daemon.port}"}
+        assert {key.rpartition("|")[0] for key in served} == {f"traffic|tcp|other|127.0.0.1:{daemon.port}"}
 
 
 def test_a_wider_address_replaces_a_narrow_one(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_a_wider_address_replaces_a_narrow_one(tmp_path: Path) -> None:
         ok, lines, _ = daemon.request()
         assert ok, lines
         eventually(lambda: all(daemon.log(f"worker-{n}", "RemoveBind") for n in (0, 1)), "the narrow one is closed")
-        assert daemon.ask()[3].startswith(f"traffic|web|0.0.0.0:{daemon.port}|")
-        assert daemon.ask(host="::1")[3].startswith(f"traffic|web|[::]:{daemon.port}|")
+        assert daemon.ask()[3].startswith(f"traffic|tcp|web|0.0.0.0:{daemon.port}|")
+        assert daemon.ask(host="::1")[3].startswith(f"traffic|tcp|web|[::]:{daemon.port}|")
 
 
 def test_a_restarted_worker_gets_what_is_in_force(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_restarted_worker_gets_what_is_in_force(tmp_path: Path) -> None:
         eventually(lambda: len(daemon.lines("worker-0 ready")) == 2, "back")
         configure = daemon.log("worker-0", "Configure")[-1]
         assert (configure["version"], configure["epoch"]) == (2, 2)
-        assert daemon.log("worker-0", "AddBind")[-1]["key"] == f"traffic|web|127.0.0.1:{new}|0"
+        assert daemon.log("worker-0", "AddBind")[-1]["key"] == f"traffic|tcp|web|127.0.0.1:{new}|0"
 
 
 def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_worker_that_does_not_agree_restores_the_old(tmp_path: Path, how: str)
             assert versions[2]["version"] == 3
             assert versions[2]["config"] == versions[0]["config"]
         assert not listens(new)
-        assert daemon.ask()[3].startswith(f"traffic|web|127.0.0.1:{daemon.port}|")
+        assert daemon.ask()[3].startswith(f"traffic|tcp|web|127.0.0.1:{daemon.port}|")
         daemon.tell("worker-1", "")
         assert daemon.request()[0]
         assert daemon.ask(new)

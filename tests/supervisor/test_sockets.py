@@ -3,20 +3,27 @@ from __future__ import annotations
 import errno
 import re
 import socket
+from collections.abc import Callable
 
 import pytest
 
-from qmux.config.schema import ListenAddress
+from qmux.config.schema import Bind
 from qmux.errors import StartError
-from supervisor.sockets import BindKind, open_groups, receive_buffer_bytes, warn_of_small_buffer
+from supervisor.sockets import open_groups, receive_buffer_bytes, warn_of_small_buffer
+from tests.supervisor.made import datagrams, quic, traffic
 
-KINDS: list[tuple[BindKind, int]] = [("quic", socket.SOCK_DGRAM), ("traffic", socket.SOCK_STREAM)]
+Make = Callable[[str, int], Bind]
+KINDS: list[tuple[Make, int]] = [
+    (quic, socket.SOCK_DGRAM),
+    (datagrams, socket.SOCK_DGRAM),
+    (traffic, socket.SOCK_STREAM),
+]
 
 
-@pytest.mark.parametrize(("kind", "sock_type"), KINDS)
+@pytest.mark.parametrize(("bind", "sock_type"), KINDS)
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_group_shares_one_port(kind: BindKind, sock_type: int, host: str) -> None:
-    (group,) = open_groups(kind, ListenAddress(host, 0), 3, "key")
+def test_a_group_shares_one_port(bind: Make, sock_type: int, host: str) -> None:
+    (group,) = open_groups(bind(host, 0), 3, "key")
     ports = {sock.getsockname()[1] for sock in group.sockets}
     assert len(ports) == 1
     assert group.address == (f"[::1]:{ports.pop()}" if host == "::1" else f"127.0.0.1:{ports.pop()}")
@@ -25,26 +32,26 @@ def test_a_group_shares_one_port(kind: BindKind, sock_type: int, host: str) -> N
     group.close()
 
 
-@pytest.mark.parametrize(("kind", "_type"), KINDS)
-def test_no_host_means_both_families(kind: BindKind, _type: int) -> None:
-    groups = open_groups(kind, ListenAddress("", 0), 2, "key")
+@pytest.mark.parametrize(("bind", "_type"), KINDS)
+def test_no_host_means_both_families(bind: Make, _type: int) -> None:
+    groups = open_groups(bind("", 0), 2, "key")
     port = groups[0].sockets[0].getsockname()[1]
     assert [group.address for group in groups] == [f"0.0.0.0:{port}", f"[::]:{port}"]
     for group in groups:
         group.close()
 
 
-@pytest.mark.parametrize(("kind", "_type"), KINDS)
+@pytest.mark.parametrize(("bind", "_type"), KINDS)
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_second_daemon_is_refused(kind: BindKind, _type: int, count: int) -> None:
+def test_a_second_daemon_is_refused(bind: Make, _type: int, count: int) -> None:
     """Both are of one user and use SO_REUSEPORT: the kernel alone would let them share."""
-    (group,) = open_groups(kind, ListenAddress("127.0.0.1", 0), count, "key")
+    (group,) = open_groups(bind("127.0.0.1", 0), count, "key")
     port = group.sockets[0].getsockname()[1]
     for host in ("127.0.0.1", ""):
         with pytest.raises(StartError, match=rf"cannot listen on {host}:{port} \(services.web.bind\): address in use"):
-            open_groups(kind, ListenAddress(host, port), count, "services.web.bind")
+            open_groups(bind(host, port), count, "services.web.bind")
     group.close()
-    for again in open_groups(kind, ListenAddress("127.0.0.1", port), count, "key"):
+    for again in open_groups(bind("127.0.0.1", port), count, "key"):
         again.close()
 
 
@@ -53,18 +60,18 @@ def test_a_socket_that_shares_is_found_too() -> None:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
         with pytest.raises(StartError, match=r"ss -lunp"):
-            open_groups("quic", ListenAddress("127.0.0.1", other.getsockname()[1]), 2, "quic.bind")
+            open_groups(quic("127.0.0.1", other.getsockname()[1]), 2, "quic.bind")
 
 
 def test_time_wait_is_no_daemon() -> None:
-    (group,) = open_groups("traffic", ListenAddress("127.0.0.1", 0), 2, "key")
+    (group,) = open_groups(traffic("127.0.0.1", 0), 2, "key")
     address = group.sockets[0].getsockname()
     with socket.create_connection(address) as user:
         server = next(accepted for sock in group.sockets if (accepted := accept(sock)))
         server.close()  # the side that closes first keeps the port in TIME_WAIT
         assert user.recv(1) == b""
     group.close()
-    for again in open_groups("traffic", ListenAddress(*address), 2, "key"):
+    for again in open_groups(traffic(*address), 2, "key"):
         again.close()
 
 
@@ -76,15 +83,15 @@ def accept(sock: socket.socket) -> socket.socket | None:
 
 
 def test_shared_overlaps_with_our_own() -> None:
-    (old,) = open_groups("traffic", ListenAddress("0.0.0.0", 0), 2, "key")
+    (old,) = open_groups(traffic("0.0.0.0", 0), 2, "key")
     port = old.sockets[0].getsockname()[1]
-    (new,) = open_groups("traffic", ListenAddress("127.0.0.1", port), 2, "key", shared=True)
+    (new,) = open_groups(traffic("127.0.0.1", port), 2, "key", shared=True)
     new.close()
     old.close()
 
 
 def test_users_reach_every_socket_of_a_group() -> None:
-    (group,) = open_groups("traffic", ListenAddress("127.0.0.1", 0), 3, "key")
+    (group,) = open_groups(traffic("127.0.0.1", 0), 3, "key")
     users = [socket.create_connection(group.sockets[0].getsockname()) for _ in range(120)]
     counts = []
     for sock in group.sockets:
@@ -102,9 +109,9 @@ def test_users_reach_every_socket_of_a_group() -> None:
 
 def test_what_cannot_be_had_says_why() -> None:
     with pytest.raises(StartError, match=r"192\.0\.2\.1:5000 \(k\): no interface of this machine has this address"):
-        open_groups("traffic", ListenAddress("192.0.2.1", 5000), 1, "k")
+        open_groups(traffic("192.0.2.1", 5000), 1, "k")
     with pytest.raises(StartError, match=re.escape("(services.web.bind): ") + ".*write an address of this machine"):
-        open_groups("traffic", ListenAddress("no-such-host.invalid", 5000), 1, "services.web.bind")
+        open_groups(traffic("no-such-host.invalid", 5000), 1, "services.web.bind")
 
 
 def test_a_privileged_port_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,12 +120,12 @@ def test_a_privileged_port_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(socket.socket, "bind", refuse)  # we may be root here, who may
     with pytest.raises(StartError, match=r"127.0.0.1:80 .*CAP_NET_BIND_SERVICE"):
-        open_groups("traffic", ListenAddress("127.0.0.1", 80), 1, "services.web.bind")
+        open_groups(traffic("127.0.0.1", 80), 1, "services.web.bind")
 
 
 def test_quic_sockets_say_where_they_were_asked() -> None:
     for host, level, option in (("127.0.0.1", socket.IPPROTO_IP, 8), ("::1", socket.IPPROTO_IPV6, 49)):
-        (group,) = open_groups("quic", ListenAddress(host, 0), 1, "key")
+        (group,) = open_groups(quic(host, 0), 1, "key")
         assert group.sockets[0].getsockopt(level, option) == 1
         assert receive_buffer_bytes(group.sockets[0]) >= 212_992 // 2
         group.close()
@@ -133,16 +140,16 @@ def test_a_machine_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch)
         return real(family, *arguments)
 
     monkeypatch.setattr(socket, "socket", without_ipv6)  # the kernel here has it
-    (group,) = open_groups("traffic", ListenAddress("", 0), 1, "key")
+    (group,) = open_groups(traffic("", 0), 1, "key")
     assert group.address.startswith("0.0.0.0:")
     group.close()
     with pytest.raises(StartError, match="has no IPv6; write an IPv4 address"):
-        open_groups("traffic", ListenAddress("::1", 0), 1, "key")
+        open_groups(traffic("::1", 0), 1, "key")
 
 
 @pytest.mark.parametrize(("size_bytes", "lines"), [(65_536, 1), (2 << 20, 0)])
 def test_a_small_receive_buffer_is_worth_a_line(size_bytes: int, lines: int, caplog: pytest.LogCaptureFixture) -> None:
-    (group,) = open_groups("quic", ListenAddress("127.0.0.1", 0), 1, "key")
+    (group,) = open_groups(quic("127.0.0.1", 0), 1, "key")
     group.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
     if receive_buffer_bytes(group.sockets[0]) != size_bytes:
         pytest.skip("net.core.rmem_max is too small here")

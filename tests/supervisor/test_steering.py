@@ -6,15 +6,15 @@ from collections.abc import Callable, Coroutine
 import pytest
 
 from qmux import steering as model
-from qmux.config.schema import ListenAddress
 from supervisor.sockets import Group, open_groups
 from supervisor.steering import Steering
+from tests.supervisor.made import quic
 from tests.supervisor.test_programs import sender, where
 from tests.test_channel import until
 
 
 def in_loop(scenario: Callable[[Group], Coroutine[None, None, None]]) -> None:
-    (group,) = open_groups("quic", ListenAddress("127.0.0.1", 0), 3, "key")
+    (group,) = open_groups(quic("127.0.0.1", 0), 3, "key")
     try:
         asyncio.run(scenario(group))
     finally:
@@ -88,7 +88,7 @@ def test_draining_slots_keep_what_they_have() -> None:
 
 def test_a_single_socket_needs_no_program() -> None:
     async def scenario() -> None:
-        (group,) = open_groups("quic", ListenAddress("127.0.0.1", 0), 1, "key")
+        (group,) = open_groups(quic("127.0.0.1", 0), 1, "key")
         steering = Steering(range(1), 1)
         steering.add(group)
         steering.gone(0)

@@ -126,7 +126,7 @@ class ServerWorker:
 
     def _add_bind(self, message: AddBind, fds: list[int]) -> None:
         sock = socket.socket(fileno=fds[0])
-        if message.kind == "quic":
+        if message.purpose == "quic":
             self._quic_sockets.append(sock)
         else:
             self._listeners.add(message.key, message.service, sock)
