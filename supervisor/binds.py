@@ -68,10 +68,10 @@ class Difference:
 
 
 class Binds:
-    """All open addresses of the daemon. ``count`` workers share each."""
+    """All open addresses of the daemon. Each has a socket for each slot (QUIC) or worker index (traffic)."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, slots: int, indexes: int) -> None:
+        self._counts: dict[Purpose, int] = {"quic": slots, "traffic": indexes}
         self._opened: dict[Bind, Opened] = {}
 
     def __iter__(self) -> Iterator[Opened]:
@@ -122,6 +122,17 @@ class Binds:
                     extra={"for": opened.wanted.service or "clients (QUIC)", "sockets": len(group.sockets)},
                 )
 
+    def grow(self, slots: int, indexes: int) -> None:
+        """From now on so many share each address; what is open gets the sockets that it lacks.
+
+        Raises StartError where one cannot be had; addresses that have grown by then stay so, which does no harm.
+        """
+        wanted: dict[Purpose, int] = {"quic": slots, "traffic": indexes}
+        for opened in self:
+            for group in opened.groups:
+                group.grow(wanted[opened.wanted.bind.purpose], opened.wanted.config_key)
+        self._counts = wanted
+
     def discard(self, difference: Difference) -> None:
         """Close what ``prepare`` opened."""
         for opened in difference.opened:
@@ -134,7 +145,7 @@ class Binds:
         self._opened.clear()
 
     def _open(self, want: Wanted, shared: bool) -> Opened:
-        groups = open_groups(want.bind, self._count, want.config_key, shared)
+        groups = open_groups(want.bind, self._counts[want.bind.purpose], want.config_key, shared)
         if want.bind.purpose == "quic":
             warn_of_small_buffer(groups[0])
         return Opened(want, groups)

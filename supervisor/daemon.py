@@ -16,6 +16,7 @@ from qmux.config.schema import Config, ServerConfig
 from qmux.config.usable import worker_count
 from qmux.messages import Configure, DaemonIdentity
 from qmux.pki.material import Keys, Material, Role
+from supervisor.generation import Generation, Slots, first_generation
 from supervisor.logfile import LogFile
 from supervisor.privileges import Owner, owner_of, try_interpreter
 from supervisor.process import Launch
@@ -24,9 +25,6 @@ from supervisor.settings import Settings
 
 SERVER_ID_BYTES = 16
 """Drawn at each start: how a client tells two ways to one server from two servers."""
-
-GENERATION = 1
-"""Workers started together from one configuration; a second generation is a later feature."""
 
 _encoder = msgspec.msgpack.Encoder()
 _NO_MATERIAL = Material(b"", b"", b"")
@@ -37,7 +35,8 @@ _NO_KEYS = Keys(b"", b"", b"")
 class Daemon:
     """Facts and resources. ``loaded`` and ``version`` (of the configuration) change with a reload."""
 
-    loaded: Loaded
+    generation: Generation
+    slots: Slots
     settings: Settings
     log: LogFile
     owner: Owner
@@ -61,7 +60,17 @@ class Daemon:
         except BaseException:
             log.close()
             raise
-        return cls(loaded, settings, log, owner, runtime, keys, worker_count(config))
+        slots, workers = Slots(), worker_count(config)
+        return cls(first_generation(loaded, workers, slots), slots, settings, log, owner, runtime, keys, workers)
+
+    @property
+    def loaded(self) -> Loaded:
+        """The configuration in force, with its certificates."""
+        return self.generation.loaded
+
+    @loaded.setter
+    def loaded(self, loaded: Loaded) -> None:
+        self.generation.loaded = loaded
 
     @property
     def config(self) -> Config:
@@ -94,7 +103,7 @@ class Daemon:
             material=self.loaded.material if is_worker else _NO_MATERIAL,
             keys=self.keys if is_worker else _NO_KEYS,
             server_id=self.server_id,
-            generation=GENERATION,
+            generation=self.generation.number,
             index=index,
             slot=slot,
             epoch=epoch,

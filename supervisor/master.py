@@ -32,7 +32,7 @@ from qmux.messages import (
 from qmux.tasks import TaskSet
 from supervisor import notify
 from supervisor.binds import Binds
-from supervisor.daemon import GENERATION, Daemon
+from supervisor.daemon import Daemon
 from supervisor.fleet import Fleet
 from supervisor.process import Process, reap_strangers
 from supervisor.reload import Outcome, Reloader, as_fact
@@ -56,7 +56,7 @@ class Supervisor:
     def __init__(self, load: Callable[[], Loaded], daemon: Daemon) -> None:
         self._daemon = daemon
         self._settings = daemon.settings
-        self._binds = Binds(daemon.workers)
+        self._binds = Binds(daemon.slots.count, daemon.workers)
         self._fleet = Fleet(daemon, self._binds, self._received, self._ended)
         self._reloader = Reloader(load, daemon, self._fleet, self._binds)
         self._tasks = TaskSet()
@@ -151,12 +151,12 @@ class Supervisor:
             self._refill(seat, lived_s=0.0)
 
     def _refill(self, seat: Seat, lived_s: float) -> None:
-        delay_s = seat.backoff.delay_s(lived_s)
-        if not self._served and seat.kind == "worker" and seat.backoff.failures >= BOOT_FAILURES:
+        delay_s = seat.pause.delay_s(lived_s)
+        if not self._served and seat.kind == "worker" and seat.pause.failures >= BOOT_FAILURES:
             self._give_up(StartError(f"{seat.name} does not come up ({seat.last_end}); its own lines above say why"))
             return
         when = f"in {delay_s:.1f} s" if delay_s else "now"
-        log.info(f"{seat.name} starts again {when}", extra={"failures": seat.backoff.failures})
+        log.info(f"{seat.name} starts again {when}", extra={"failures": seat.pause.failures})
         self._restarts[seat.name] = asyncio.get_running_loop().call_later(delay_s, self._fill, seat)
         self._fleet.share_orphans()
         self._look_served()
@@ -227,7 +227,8 @@ class Supervisor:
         """The daemon serves once every worker does; the admin process may fail, users do not need it."""
         seats = self._fleet.seats
         if self._served or not all(
-            seat.is_ready or (seat.kind == "admin" and seat.backoff.failures >= self._settings.quick_failures)
+            self._fleet.is_ready(seat)
+            or (seat.kind == "admin" and seat.pause.failures >= self._settings.quick_failures)
             for seat in seats
         ):
             return
@@ -268,7 +269,7 @@ class Supervisor:
 
     def _send_table(self) -> None:
         if admin := self._fleet.admin:
-            rows = process_rows(self._fleet.seats, self._daemon.started_at, self._stopper is not None)
+            rows = process_rows(self._fleet.seated(), self._daemon.started_at, self._stopper is not None)
             admin.send(Table(rows, self._facts()))
 
     def _facts(self) -> DaemonFacts:
@@ -277,13 +278,13 @@ class Supervisor:
             **msgspec.structs.asdict(self._daemon.identity()),
             engine=", ".join(sorted(engines)),
             state="stopping" if self._stopper else "ready" if self._served else "starting",
-            generation=GENERATION,
+            generation=self._daemon.generation.number,
             workers=self._daemon.workers,
             server_id=self._daemon.server_id.hex(),
             config_version=self._daemon.version,
             binds=self._binds.addresses(),
             last_reload=as_fact(self._reloader.last),
-            generations=[GenerationFacts(GENERATION, self._daemon.started_at)],
+            generations=[GenerationFacts(self._daemon.generation.number, self._daemon.generation.started_at)],
         )
 
     # --- the end ---

@@ -40,6 +40,26 @@ class Group:
     address: str
     sockets: list[socket.socket]
 
+    def grow(self, count: int, config_key: str) -> None:
+        """Add sockets at the end until there are ``count``. None that is there moves, or loses what waits in it.
+
+        Where a program steers, nothing comes to the new ones until it is replaced. Without one (traffic) the kernel's
+        hash uses them at once: whoever grows the group has readers for them. The process must have the euid that
+        opened the group. Raises StartError, naming ``config_key``, and leaves the group as it was.
+        """
+        first = self.sockets[0]
+        host, port = first.getsockname()[:2]
+        added: list[socket.socket] = []
+        try:
+            for _ in range(count - len(self.sockets)):
+                added.append(_open(self.protocol, first.family, host, port, exclusive=False))
+        except OSError as error:
+            for sock in added:
+                sock.close()
+            why = _why(error, self.protocol, port)
+            raise StartError(f"cannot listen on {self.address} ({config_key}) for more workers: {why}") from None
+        self.sockets += added
+
     def close(self) -> None:
         """Close our descriptors. Workers may have others of the same sockets."""
         for sock in self.sockets:
@@ -66,7 +86,9 @@ def open_groups(bind: Bind, count: int, config_key: str, shared: bool = False) -
                 group.close()
             if bind.port == 0 and error.errno == errno.EADDRINUSE and groups and attempt < PORT_TRIES - 1:
                 continue
-            raise StartError(f"cannot listen on {bind} ({config_key}): {_why(error, bind)}") from None
+            raise StartError(
+                f"cannot listen on {bind} ({config_key}): {_why(error, bind.protocol, bind.port)}"
+            ) from None
     raise AssertionError("the last try returns or raises")
 
 
@@ -107,6 +129,10 @@ def _open_group(
         for number in range(count):
             opened.append(_open(protocol, family, host, port, exclusive=number == 0 and not shared))
             port = opened[0].getsockname()[1]
+        if protocol == "udp" and count == 1:
+            # Only the second socket of a port makes a group of it, to which a program can be attached; with it in
+            # place, sockets that are added later get no packet too early.
+            _open(protocol, family, host, port, exclusive=False).close()
     except OSError:
         for sock in opened:
             sock.close()
@@ -167,11 +193,11 @@ def warn_of_small_buffer(group: Group) -> None:
         )
 
 
-def _why(error: OSError, bind: Bind) -> str:
+def _why(error: OSError, protocol: Protocol, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            flags = "-lunp" if bind.protocol == "udp" else "-ltnp"
-            return f"address in use by another program; find it with: ss {flags} 'sport = :{bind.port}'"
+            flags = "-lunp" if protocol == "udp" else "-ltnp"
+            return f"address in use by another program; find it with: ss {flags} 'sport = :{port}'"
         case errno.EACCES | errno.EPERM:
             return (
                 "permission denied: a port below 1024 needs root or CAP_NET_BIND_SERVICE "

@@ -32,7 +32,7 @@ def service(name: str, *ports: int, quic: tuple[ListenAddress, ...] = ()) -> Ser
 
 @pytest.fixture
 def binds() -> Iterator[Binds]:
-    found = Binds(2)
+    found = Binds(2, 2)
     yield found
     found.close()
 
@@ -107,3 +107,16 @@ def test_every_address_of_a_service_is_told(binds: Binds) -> None:
         "quic": [f"{HOST}:{quic}", f"{HOST}:{own}"],
         "traffic:a": [f"{HOST}:{first}", f"{HOST}:{second}"],
     }
+
+
+def test_more_workers_get_sockets_of_every_address(binds: Binds) -> None:
+    port = free_port()
+    binds.commit(binds.prepare(server((ListenAddress(HOST, free_port()),), a=service("a", port))))
+    quic, traffic = binds
+    before = [list(group.sockets) for opened in binds for group in opened.groups]
+    binds.grow(4, 3)
+    assert [len(quic.groups[0].sockets), len(traffic.groups[0].sockets)] == [4, 3]
+    assert [group.sockets[:2] for opened in binds for group in opened.groups] == before
+    # ... and so does what is opened from now on.
+    binds.commit(binds.prepare(server((quic.wanted.bind.address,), a=service("a", port, free_port()))))
+    assert [len(opened.groups[0].sockets) for opened in binds] == [4, 3, 3]

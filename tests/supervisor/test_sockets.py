@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import re
 import socket
 from collections.abc import Callable
@@ -82,6 +84,14 @@ def accept(sock: socket.socket) -> socket.socket | None:
         return None
 
 
+def accept_all(sock: socket.socket) -> int:
+    count = 0
+    while accepted := accept(sock):
+        accepted.close()
+        count += 1
+    return count
+
+
 def test_shared_overlaps_with_our_own() -> None:
     (old,) = open_groups(traffic("0.0.0.0", 0), 2, "key")
     port = old.sockets[0].getsockname()[1]
@@ -93,13 +103,7 @@ def test_shared_overlaps_with_our_own() -> None:
 def test_users_reach_every_socket_of_a_group() -> None:
     (group,) = open_groups(traffic("127.0.0.1", 0), 3, "key")
     users = [socket.create_connection(group.sockets[0].getsockname()) for _ in range(120)]
-    counts = []
-    for sock in group.sockets:
-        count = 0
-        while accepted := accept(sock):
-            accepted.close()
-            count += 1
-        counts.append(count)
+    counts = [accept_all(sock) for sock in group.sockets]
     assert sum(counts) == 120
     assert all(counts)
     for user in users:
@@ -155,4 +159,65 @@ def test_a_small_receive_buffer_is_worth_a_line(size_bytes: int, lines: int, cap
         pytest.skip("net.core.rmem_max is too small here")
     warn_of_small_buffer(group)
     assert caplog.text.count("net.core.rmem_max") == lines
+    group.close()
+
+
+@pytest.mark.parametrize(("bind", "_type"), KINDS)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_grown_group_is_as_one_that_was_opened_so(bind: Make, _type: int, host: str) -> None:
+    (group,) = open_groups(bind(host, 0), 2, "key")
+    first = list(group.sockets)
+    group.grow(5, "key")
+    assert group.sockets[:2] == first
+    assert len({sock.getsockname() for sock in group.sockets}) == 1
+    (other,) = open_groups(bind(host, 0), 5, "key")
+    for sock, like in zip(group.sockets, other.sockets, strict=True):
+        for level, option in OPTIONS:
+            with contextlib.suppress(OSError):  # none of this kind of socket
+                assert sock.getsockopt(level, option) == like.getsockopt(level, option)
+        assert (sock.type, sock.getblocking(), sock.get_inheritable()) == (like.type, False, False)
+    group.grow(3, "key")  # enough already
+    assert len(group.sockets) == 5
+    group.close()
+    other.close()
+
+
+OPTIONS = [
+    (socket.SOL_SOCKET, socket.SO_REUSEPORT),
+    (socket.SOL_SOCKET, socket.SO_REUSEADDR),
+    (socket.SOL_SOCKET, socket.SO_RCVBUF),
+    (socket.SOL_SOCKET, socket.SO_ACCEPTCONN),
+    (socket.IPPROTO_IP, 8),  # IP_PKTINFO
+    (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO),
+    (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),
+]
+
+
+def test_users_that_wait_in_a_group_are_still_there_when_it_has_grown() -> None:
+    (group,) = open_groups(traffic("127.0.0.1", 0), 1, "key")
+    users = [socket.create_connection(group.sockets[0].getsockname()) for _ in range(20)]
+    group.grow(3, "key")
+    more = [socket.create_connection(group.sockets[0].getsockname()) for _ in range(120)]
+    counts = [accept_all(sock) for sock in group.sockets]
+    assert sum(counts) == len(users) + len(more)
+    assert counts[0] >= 20
+    assert all(counts)
+    for user in (*users, *more):
+        user.close()
+    group.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("bind", "_type"), KINDS)
+def test_another_user_cannot_grow_a_group(bind: Make, _type: int) -> None:
+    (group,) = open_groups(bind("127.0.0.1", 0), 1, "key")
+    first = list(group.sockets)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(StartError, match=r"\(key\) for more workers: address in use"):
+            group.grow(3, "key")
+    finally:
+        os.seteuid(0)
+    assert group.sockets == first
+    group.grow(3, "key")
     group.close()
