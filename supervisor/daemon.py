@@ -90,7 +90,9 @@ class Daemon:
     @property
     def launch(self) -> Launch:
         """How children are started."""
-        return Launch(self.settings.command, self.owner, self.runtime.lock_fd, lambda: self.log.fd)
+        return Launch(
+            self.settings.command, self.owner, self.runtime.lock_fd, lambda: self.log.fd, self.settings.silent_exit_s
+        )
 
     def configure(self, index: int = -1, slot: int = -1, epoch: int = 0) -> Configure:
         """The configuration for a worker; without a slot that of the admin process, which gets no secret."""

@@ -24,18 +24,19 @@ State = Literal["starting", "ready", "draining", "stopping", "stuck"]
 EOF_WAIT_S = 1.0
 """After a child's end its last messages are read; the end of its channel shows that there are no more."""
 
-SILENT_EXIT_S = 2.0
-"""A child that closed its channel, or broke it, has this long to end by itself."""
-
 
 @dataclass(frozen=True)
 class Launch:
-    """What every child is started with. ``log_fd`` gives where stdout and stderr go, which a reload may change."""
+    """What every child is started with. ``log_fd`` gives where stdout and stderr go, which a reload may change.
+
+    ``silent_exit_s``: a child that closed its channel, or broke it, has this long to end by itself.
+    """
 
     command: Callable[[Kind, int, str], list[str]]
     owner: Owner
     lock_fd: int
     log_fd: Callable[[], int]
+    silent_exit_s: float = 2.0
 
 
 class Process:
@@ -70,6 +71,7 @@ class Process:
         self.started_at = time.time()
         self.ended = asyncio.Event()
         self._started = self._heard = time.monotonic()
+        self._silent_exit_s = launch.silent_exit_s
         self._on_message = on_message
         self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
@@ -140,7 +142,7 @@ class Process:
         if self._pidfd < 0:
             self._loop.call_soon(self._finish)
         else:
-            self.kill_after(SILENT_EXIT_S)
+            self.kill_after(self._silent_exit_s)
 
     def _exited(self) -> None:
         self._loop.remove_reader(self._pidfd)

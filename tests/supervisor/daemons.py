@@ -56,6 +56,8 @@ class Daemon:
         (directory / "material").write_bytes(b"key")
         self.write()
         self.popen: subprocess.Popen[str] | None = None
+        self._output_from = 0
+        self._log_from: dict[str, int] = {}
 
     def config(self, **changed: Any) -> ServerConfig:
         values: dict[str, Any] = {
@@ -119,7 +121,22 @@ class Daemon:
 
     def output(self) -> str:
         path = self.directory / "output"
-        return path.read_text() if path.exists() else ""
+        return path.read_text()[self._output_from :] if path.exists() else ""
+
+    def forget(self) -> None:
+        """Show only what is said and sent from now on: for tests that share a daemon."""
+        self._output_from += len(self.output())
+        for child in ("worker-0", "worker-1", "admin"):
+            self._log_from[child] = self._log_from.get(child, 0) + len(self.log(child))
+
+    def restore(self) -> None:
+        """As it was started: the same configuration and certificates, and children that behave."""
+        for path in self.directory.glob("*.do"):
+            path.unlink()
+        (self.directory / "material").write_bytes(b"key")
+        self.write()
+        ok, lines, _ = self.request()
+        assert ok, lines
 
     def said(self, text: str) -> bool:
         return text in self.output()
@@ -130,7 +147,7 @@ class Daemon:
     def log(self, child: str, kind: str = "") -> list[dict[str, Any]]:
         path = self.directory / f"{child}.log"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        messages = [json.loads(line) for line in lines if line.endswith("\n")]
+        messages = [json.loads(line) for line in lines[self._log_from.get(child, 0) :] if line.endswith("\n")]
         return [message for message in messages if kind in ("", message["type"])]
 
     def children(self) -> dict[str, int]:

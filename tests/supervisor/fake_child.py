@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from qmux import child as child_module
 from qmux.child import Child, run_child
 from qmux.errors import QmuxError, StartError
 from qmux.messages import (
@@ -203,6 +204,7 @@ def msgspec_json(packed: bytes) -> bytes:
 
 
 def main() -> int:
+    child_module.HEARTBEAT_S = 0.2  # tests of the watchdog need not wait for seconds
     fd, name, directory = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     return run_child(fd, name, lambda child: FakeRole(child, directory))
 

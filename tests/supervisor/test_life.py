@@ -59,18 +59,17 @@ def test_what_children_get(tmp_path: Path) -> None:
         assert table[-1]["facts"]["engine"] == "fake"
 
 
-def test_children_have_sessions_of_their_own_and_ignore_terminal_signals(tmp_path: Path) -> None:
-    with running(tmp_path) as daemon:
-        children = daemon.children()
-        for pid in children.values():
-            assert os.getsid(pid) == pid
-            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-            assert soft == hard
-            assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
-            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                os.kill(pid, signum)
-        assert daemon.ask_quic(0)[1] == children["worker-0"]
-        assert daemon.children() == children
+def test_children_have_sessions_of_their_own_and_ignore_terminal_signals(daemon: Daemon) -> None:
+    children = daemon.children()
+    for pid in children.values():
+        assert os.getsid(pid) == pid
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        assert soft == hard
+        assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, signum)
+    assert daemon.ask_quic(0)[1] == children["worker-0"]
+    assert daemon.children() == children
 
 
 def test_a_killed_worker_comes_back_in_its_place(tmp_path: Path) -> None:
@@ -93,8 +92,8 @@ def test_users_do_not_notice_a_crash(tmp_path: Path) -> None:
 
 
 def test_a_stuck_worker_shows_its_stack_and_is_replaced(tmp_path: Path) -> None:
-    # The others send a heartbeat each second and share two cores with the one that spins: they get some seconds.
-    with running(tmp_path, watchdog_s=4.0, abort_s=10.0) as daemon:
+    # The others share two cores with the one that spins: they get some time.
+    with running(tmp_path, watchdog_s=2.0, abort_s=10.0) as daemon:
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.sendto(b"\x40\x00\x01" + bytes(20) + b"spin", ("127.0.0.1", daemon.quic_port))
         eventually(lambda: daemon.said("worker-1 is stuck"), "noticed")
@@ -106,16 +105,16 @@ def test_a_stuck_worker_shows_its_stack_and_is_replaced(tmp_path: Path) -> None:
 
 def test_a_stopped_worker_is_killed(tmp_path: Path) -> None:
     """SIGSTOP: no stack can be had, SIGKILL works."""
-    with running(tmp_path, watchdog_s=2.0, abort_s=0.2) as daemon:
+    with running(tmp_path, watchdog_s=1.5, abort_s=0.2) as daemon:
         os.kill(daemon.children()["worker-0"], signal.SIGSTOP)
         eventually(lambda: len(daemon.lines("worker-0 ready")) == 2, "replaced")
 
 
 def test_the_watchdogs_own_stall_kills_nobody(tmp_path: Path) -> None:
-    with running(tmp_path, watchdog_s=4.0) as daemon:
+    with running(tmp_path, watchdog_s=2.0) as daemon:
         before = daemon.children()
         daemon.signal(signal.SIGSTOP)
-        time.sleep(5.0)  # longer than the watchdog's patience; there is no state to wait for
+        time.sleep(2.5)  # longer than the watchdog's patience; there is no state to wait for
         daemon.signal(signal.SIGCONT)
         tables = len(daemon.log("admin", "Table"))
         eventually(lambda: len(daemon.log("admin", "Table")) > tables + 2, "it runs again")
@@ -123,11 +122,11 @@ def test_the_watchdogs_own_stall_kills_nobody(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_never_gets_ready_is_killed(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, start_timeout_s=5.0, abort_s=0.2)  # time for the interpreters of its siblings
+    daemon = Daemon(tmp_path, start_timeout_s=3.0, abort_s=0.2)  # time for the interpreters of its siblings
     try:
         daemon.tell("worker-0", "never-ready")
         daemon.start(ready=False)
-        eventually(lambda: daemon.said("not ready within 5 s"), "noticed")
+        eventually(lambda: daemon.said("not ready within 3 s"), "noticed")
         daemon.tell("worker-0", "")
         eventually(lambda: daemon.said("qmuxd ready"), "recovered")
     finally:
@@ -228,19 +227,18 @@ def test_a_restart_right_after_a_kill_waits_for_the_orphans(tmp_path: Path) -> N
         eventually(lambda: len(daemon.lines("qmuxd ready")) == 2, "ready again")
 
 
-def test_a_second_supervisor_is_refused(tmp_path: Path) -> None:
-    with running(tmp_path) as daemon:
-        second = subprocess.run(
-            [sys.executable, "-m", "tests.supervisor.fake_daemon", str(tmp_path)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert second.returncode == 4
-        assert f"another daemon runs here (pid {daemon.pid})" in second.stderr
-        assert "Traceback" not in second.stderr
-        assert daemon.ask()
+def test_a_second_supervisor_is_refused(daemon: Daemon) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "tests.supervisor.fake_daemon", str(daemon.directory)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert second.returncode == 4
+    assert f"another daemon runs here (pid {daemon.pid})" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert daemon.ask()
 
 
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
@@ -260,11 +258,11 @@ def test_a_port_in_use_names_the_key(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_child_that_ignores_stop_is_killed(tmp_path: Path) -> None:
-    with running(tmp_path) as daemon:
+    with running(tmp_path, stop_after_s=1.0) as daemon:
         daemon.tell("worker-0", "ignore-drain ignore-stop")
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-        assert daemon.said("1 worker not done after 3 s: stopping them")
+        assert daemon.said("1 worker not done after 1 s: stopping them")
         assert daemon.lines("worker-0 ended")[0].count("killed by the supervisor") == 1
 
 
@@ -283,7 +281,7 @@ def test_the_second_signal_stops_now(tmp_path: Path) -> None:
 
 def test_traffic_goes_on_during_the_drain_delay(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
-    daemon.write(drain_delay_s=5.0)
+    daemon.write(drain_delay_s=2.0)
     try:
         daemon.start()
         daemon.signal(signal.SIGTERM)
