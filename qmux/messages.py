@@ -170,7 +170,7 @@ class Table(Message):
 
 
 class LogTo(Message):
-    """The log file was opened anew: write to the one descriptor that comes with this from now on."""
+    """The log file was reopened: write to the one descriptor that comes with this from now on."""
 
 
 class Reply(Message):

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wanted:
-    """A bind as the configuration writes it. ``service``: whose users come there ("" for QUIC)."""
+    """A bind as the configuration writes it. ``service``: its user connections come there ("" for QUIC)."""
 
     bind: Bind
     service: str

@@ -35,7 +35,9 @@ class Fleet:
         self._on_message = on_message
         self._on_ended = on_ended
         self._links = Links(self.workers, self._is_active)
-        self._adopted: dict[int, Process] = {}  # index of a worker that does not come up → who serves its users
+        self._adopted: dict[
+            int, Process
+        ] = {}  # index of a worker that does not come up → the worker that serves its user connections
 
     @property
     def worker_seats(self) -> list[Seat]:
@@ -101,7 +103,7 @@ class Fleet:
             process.send(LogTo(), [fd])
 
     def ready(self, process: Process) -> None:
-        """It serves: users and clients may come to it."""
+        """It serves: user connections and clients may come to it."""
         process.state = "ready"
         process.was_ready = True
         if process.kind == "worker":
@@ -130,7 +132,7 @@ class Fleet:
             self._links.changed(died=[process.slot])
 
     def share_orphans(self) -> None:
-        """A worker that does not come up leaves users in its queues: a sibling serves them until it is back."""
+        """A worker that does not come up leaves user connections in its queues: a sibling accepts them until then."""
         for seat in self.worker_seats:
             adopter = self._adopted.get(seat.index)
             if self.is_ready(seat) and adopter is not None:
@@ -174,7 +176,9 @@ class Fleet:
         sibling = next((worker for worker in self.workers() if worker.state == "ready"), None)
         if sibling is None:
             return
-        log.warning(f"{sibling.name} serves the users of {seat.name} until that is back", extra=sibling.log_fields)
+        log.warning(
+            f"{sibling.name} accepts the user connections of {seat.name} until that is back", extra=sibling.log_fields
+        )
         self._adopted[seat.index] = sibling
         for opened in self._binds.of("traffic"):
             self._give(sibling, opened, seat.index)

@@ -21,7 +21,6 @@ from qmux.messages import (
     Failed,
     GenerationFacts,
     Heartbeat,
-    LogTo,
     Ready,
     ReadyFacts,
     Reply,
@@ -123,18 +122,17 @@ class Supervisor:
         self._tasks.start(self._reload_on_signal(), "reload")
 
     def handle_usr1(self) -> None:
-        """The log file was rotated: open it anew, here and in every child."""
+        """The log file was rotated: reopen it, here and in every child."""
         try:
             self._daemon.log.reopen()
         except StartError as error:
             log.error(f"the log goes on in the old file: {error}")
             return
-        for process in self._fleet.processes():
-            process.send(LogTo(), [self._daemon.log.fd])
-        log.info("log file opened anew", extra={"file": self._daemon.log.path or "stderr"})
+        self._fleet.log_to(self._daemon.log.fd)
+        log.info("log file reopened", extra={"file": self._daemon.log.path or "stderr"})
 
     def handle_chld(self) -> None:
-        """As PID 1: somebody else's child may have ended."""
+        """As PID 1: a process that is not our child may have ended."""
         reap_strangers(process.pid for process in self._fleet.processes())
 
     # --- children ---

@@ -128,7 +128,7 @@ class Process:
         self._timers.append(self._loop.call_later(delay_s, self.kill))
 
     def forgive_silence(self) -> None:
-        """Start the clock of ``silent_s`` anew: it was we who did not listen."""
+        """Restart the clock of ``silent_s``: it was we who did not listen."""
         self._heard = time.monotonic()
 
     def _received(self, message: Up, fds: list[int]) -> None:
@@ -184,7 +184,7 @@ def exit_words(status: int) -> str:
     except ValueError:
         name = f"signal {-status}"
     if -status == signal.SIGKILL:
-        return "killed by SIGKILL (if nobody sent it: out of memory? see `dmesg` or the container's memory limit)"
+        return "killed by SIGKILL (if you did not send it: out of memory? see `dmesg` or the container's memory limit)"
     return f"killed by {name}"
 
 

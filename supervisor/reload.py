@@ -89,7 +89,7 @@ class Answers:
 
 
 class Reloader:
-    """One reload at a time; one more may wait, and everybody who asks meanwhile gets its outcome."""
+    """One reload at a time; one more may wait, and every request that comes meanwhile gets its outcome."""
 
     def __init__(self, load: Callable[[], Loaded], daemon: Daemon, fleet: Fleet, binds: Binds) -> None:
         self._load = load
@@ -102,7 +102,7 @@ class Reloader:
         self.last: Outcome | None = None
 
     async def reload(self, *, dry_run: bool = False, full: bool = False) -> Outcome:
-        """Load the configuration anew and apply it; with ``dry_run`` only say what that would do."""
+        """Load the configuration again and apply it; with ``dry_run`` only say what that would do."""
         if full:
             return Outcome(
                 False,
@@ -196,7 +196,7 @@ class Reloader:
         if difference.removed or difference.passed:
             # A child reads its messages in order: when it has answered one more Configure, it has closed what was
             # removed, and what has passed to another service is that one's. Before, the next reload could not open the
-            # same address again, and whom the answer brings might still be served by the old service.
+            # same address again, and a user connection right after the answer might still go to the old service.
             await self._offer()
 
     async def _offer(self) -> list[str]:

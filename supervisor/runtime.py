@@ -49,7 +49,7 @@ class RuntimeDir:
 
 
 def private_dir(path: Path, uid: int, gid: int) -> None:
-    """Make ``path`` a directory of ``uid`` that nobody else may enter. Raises StartError where that cannot be."""
+    """Make ``path`` a directory of ``uid`` that no other user may enter. Raises StartError where that cannot be."""
     try:
         _make_parents(path.parent)
         with contextlib.suppress(FileExistsError):
@@ -75,7 +75,7 @@ def daemon_keys(state_dir: Path) -> Keys:
 
 
 def random_keys() -> Keys:
-    """Keys for a daemon that nobody has to recognise after a restart: a client."""
+    """Keys for a daemon that need not be recognised after a restart: a client."""
     return Keys(stateless_reset=os.urandom(32), retry=os.urandom(32), flow=os.urandom(32))
 
 

@@ -1,8 +1,8 @@
 """Opening listening sockets: ``SO_REUSEPORT`` groups that belong to this daemon alone.
 
 The first socket of a group is bound (TCP: listens) without ``SO_REUSEPORT`` and gets the option only then: the kernel
-thereby refuses an address that anybody else has, and refuses ours to everybody who probes alike, with no moment between
-a probe and the real thing. The others join afterwards. All must be opened under one euid.
+thereby refuses an address that another program has, and refuses ours to a program that probes alike, with no moment
+between a probe and the real thing. The others join afterwards. All must be opened under one euid.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Steering:
             self._leaving[slot] = asyncio.get_running_loop().call_later(self._grace_s, self.gone, slot)
 
     def gone(self, slot: int) -> None:
-        """Nobody serves ``slot``: its packets go to an active one from now on."""
+        """No process serves ``slot``: its packets go to an active one from now on."""
         self._stay(slot)
         self._change(self._active - {slot}, self._live - {slot})
 

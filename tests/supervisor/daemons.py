@@ -52,7 +52,9 @@ class Daemon:
             state_dir=str(directory / "state"),
             stop_after_s=stop_after_s,
         )
-        (directory / "settings.json").write_text(json.dumps({"lock_wait_s": 0.3, "stop_timeout_s": 0.5, **settings}))
+        (directory / "settings.json").write_text(
+            json.dumps({"lock_wait_s": 0.3, "stop_timeout_s": 0.5, "table_s": 0.2, **settings})
+        )
         (directory / "material").write_bytes(b"key")
         self.write()
         self.popen: subprocess.Popen[str] | None = None

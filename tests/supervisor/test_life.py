@@ -110,7 +110,7 @@ def test_a_stopped_worker_is_killed(tmp_path: Path) -> None:
         eventually(lambda: len(daemon.lines("worker-0 ready")) == 2, "replaced")
 
 
-def test_the_watchdogs_own_stall_kills_nobody(tmp_path: Path) -> None:
+def test_the_watchdogs_own_stall_kills_no_worker(tmp_path: Path) -> None:
     with running(tmp_path, watchdog_s=2.0) as daemon:
         before = daemon.children()
         daemon.signal(signal.SIGSTOP)
@@ -183,7 +183,7 @@ def test_a_sibling_serves_the_users_of_a_worker_that_stays_away(tmp_path: Path) 
     with running(tmp_path, crash_grace_s=0.2) as daemon:
         daemon.tell("worker-0", "crash")
         os.kill(daemon.children()["worker-0"], signal.SIGKILL)
-        eventually(lambda: daemon.said("worker-1 serves the users of worker-0"), "adopted")
+        eventually(lambda: daemon.said("worker-1 accepts the user connections of worker-0"), "adopted")
         served = [daemon.ask() for _ in range(30)]
         assert {name for name, *_ in served} == {"worker-1"}
         assert {key[-1] for *_, key in served} == {"0", "1"}
@@ -302,12 +302,12 @@ def test_a_draining_worker_gets_no_new_clients(tmp_path: Path) -> None:
         daemon.signal(signal.SIGTERM)
         none = [[0, 1, False], [1, 1, False]]  # is told when steering knows it
         eventually(lambda: daemon.log("worker-0", "Peers")[-1]["slots"] == none, "draining")
-        # Nobody is active: the lowest live slot answers Initials, issued IDs still find their worker.
+        # No worker is active: the lowest live slot answers Initials, issued IDs still find their worker.
         assert daemon.ask_quic(0x8001)[0] == "worker-0"
         assert daemon.ask_quic(1)[0] == "worker-1"
 
 
-def test_the_log_file_is_opened_anew_on_sigusr1(tmp_path: Path) -> None:
+def test_the_log_file_is_reopened_on_sigusr1(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
     log = tmp_path / "qmuxd.log"
     daemon.write(log=LogConfig(file=str(log)))
@@ -317,7 +317,7 @@ def test_the_log_file_is_opened_anew_on_sigusr1(tmp_path: Path) -> None:
         assert stat.S_IMODE(log.stat().st_mode) == 0o640
         log.rename(tmp_path / "qmuxd.log.1")
         daemon.signal(signal.SIGUSR1)
-        eventually(lambda: log.exists() and "log file opened anew" in log.read_text(), "reopened")
+        eventually(lambda: log.exists() and "log file reopened" in log.read_text(), "reopened")
         children = daemon.children()
         eventually(lambda: all(os.readlink(f"/proc/{pid}/fd/2") == str(log) for pid in children.values()), "children")
     finally:
