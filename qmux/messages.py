@@ -6,37 +6,16 @@ Up: Ready, Configured, Heartbeat, Failed, Done, Request. A child that gets no mo
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-Role = Literal["server", "client"]
+from qmux.config.schema import Protocol, Purpose
+from qmux.pki.material import Keys, Material, Role
 
 
 class Message(msgspec.Struct, tag=str.lower, tag_field="type"):
     """Base: encoded as a map whose ``type`` is the class name in lower case."""
-
-
-class Material(msgspec.Struct, frozen=True):
-    """Certificate material as PEM; read by the supervisor, never by a worker. ``key`` must not be logged."""
-
-    chain: bytes
-    key: bytes
-    ca: bytes
-
-    def __repr__(self) -> str:
-        return "Material(MASKED)"
-
-
-class Keys(msgspec.Struct, frozen=True):
-    """Secrets that all workers of a server share (32 bytes each)."""
-
-    stateless_reset: bytes
-    retry: bytes
-    flow: bytes
-
-    def __repr__(self) -> str:
-        return "Keys(MASKED)"
 
 
 class Configure(Message):
@@ -66,7 +45,8 @@ class AddBind(Message):
     """A socket of this worker's index (traffic) or slot (quic); carries exactly one descriptor. Not yet read from."""
 
     key: str
-    kind: Literal["quic", "traffic"]
+    purpose: Purpose
+    protocol: Protocol
     address: str
     service: str = ""
 
@@ -135,15 +115,62 @@ class ProcessRow(msgspec.Struct):
     cpu_s: float = 0.0
 
 
+class DaemonIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Which daemon this is; also the contents of ``daemon.json``. ``source``: its configuration, as the user named it.
+
+    ``started_at`` is wall clock, in seconds since the epoch.
+    """
+
+    role: Role
+    pid: int
+    source: str
+    version: str
+    started_at: float
+    admin_socket: str
+
+
+class ReloadFacts(msgspec.Struct, frozen=True):
+    """What the last reload came to, as ``qmux reload`` showed it."""
+
+    ok: bool
+    lines: list[str]
+    exit_code: int
+
+
+class GenerationFacts(msgspec.Struct, frozen=True):
+    """Workers that were started together from one configuration, at ``since`` (wall clock)."""
+
+    number: int
+    since: float
+
+
+class DaemonFacts(DaemonIdentity, frozen=True, kw_only=True):
+    """What the supervisor says of its daemon. ``binds``: what listens, by ``quic`` and ``traffic:SERVICE``.
+
+    ``engine`` is "" until a worker is ready; ``config_version`` counts the configurations sent; ``generations`` has the
+    newest last.
+    """
+
+    state: Literal["starting", "ready", "stopping"]
+    generation: int
+    workers: int
+    engine: str = ""
+    server_id: str = ""
+    config_version: int = 1
+    binds: dict[str, list[str]] = {}
+    last_reload: ReloadFacts | None = None
+    generations: list[GenerationFacts] = []
+
+
 class Table(Message):
     """The process table and the daemon's own facts, for the admin process; on change and once a second."""
 
     processes: list[ProcessRow]
-    facts: dict[str, Any]
+    facts: DaemonFacts
 
 
 class LogTo(Message):
-    """The log file was opened anew: write to the one descriptor that comes with this from now on."""
+    """The log file was reopened: write to the one descriptor that comes with this from now on."""
 
 
 class Reply(Message):
@@ -155,10 +182,17 @@ class Reply(Message):
     exit_code: int = 0
 
 
-class Ready(Message):
-    """The child serves: engine started, binds at hand. ``facts``: engine name and the like, for logs and status."""
+class ReadyFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a child found out at its start, for logs and status: a worker its engine, the admin process its socket."""
 
-    facts: dict[str, Any] = {}
+    engine: str = ""
+    admin_socket: str = ""
+
+
+class Ready(Message):
+    """The child serves: engine started, binds at hand."""
+
+    facts: ReadyFacts = ReadyFacts()
 
 
 class Configured(Message):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -15,7 +14,9 @@ from qmux.config.directories import runtime_dir, state_dir
 from qmux.config.loaded import Loaded
 from qmux.config.schema import Config, ServerConfig
 from qmux.config.usable import worker_count
-from qmux.messages import Configure, Keys, Material, Role
+from qmux.messages import Configure, DaemonIdentity
+from qmux.pki.material import Keys, Material, Role
+from supervisor.generation import Generation, Slots, first_generation
 from supervisor.logfile import LogFile
 from supervisor.privileges import Owner, owner_of, try_interpreter
 from supervisor.process import Launch
@@ -24,9 +25,6 @@ from supervisor.settings import Settings
 
 SERVER_ID_BYTES = 16
 """Drawn at each start: how a client tells two ways to one server from two servers."""
-
-GENERATION = 1
-"""Workers started together from one configuration; a second generation is a later feature."""
 
 _encoder = msgspec.msgpack.Encoder()
 _NO_MATERIAL = Material(b"", b"", b"")
@@ -37,7 +35,8 @@ _NO_KEYS = Keys(b"", b"", b"")
 class Daemon:
     """Facts and resources. ``loaded`` and ``version`` (of the configuration) change with a reload."""
 
-    loaded: Loaded
+    generation: Generation
+    slots: Slots
     settings: Settings
     log: LogFile
     owner: Owner
@@ -61,7 +60,17 @@ class Daemon:
         except BaseException:
             log.close()
             raise
-        return cls(loaded, settings, log, owner, runtime, keys, worker_count(config))
+        slots, workers = Slots(), worker_count(config)
+        return cls(first_generation(loaded, workers, slots), slots, settings, log, owner, runtime, keys, workers)
+
+    @property
+    def loaded(self) -> Loaded:
+        """The configuration in force, with its certificates."""
+        return self.generation.loaded
+
+    @loaded.setter
+    def loaded(self, loaded: Loaded) -> None:
+        self.generation.loaded = loaded
 
     @property
     def config(self) -> Config:
@@ -81,7 +90,9 @@ class Daemon:
     @property
     def launch(self) -> Launch:
         """How children are started."""
-        return Launch(self.settings.command, self.owner, self.runtime.lock_fd, lambda: self.log.fd)
+        return Launch(
+            self.settings.command, self.owner, self.runtime.lock_fd, lambda: self.log.fd, self.settings.silent_exit_s
+        )
 
     def configure(self, index: int = -1, slot: int = -1, epoch: int = 0) -> Configure:
         """The configuration for a worker; without a slot that of the admin process, which gets no secret."""
@@ -94,7 +105,7 @@ class Daemon:
             material=self.loaded.material if is_worker else _NO_MATERIAL,
             keys=self.keys if is_worker else _NO_KEYS,
             server_id=self.server_id,
-            generation=GENERATION,
+            generation=self.generation.number,
             index=index,
             slot=slot,
             epoch=epoch,
@@ -104,16 +115,16 @@ class Daemon:
             bus_subscribe=subscribe,
         )
 
-    def facts(self) -> dict[str, Any]:
+    def identity(self) -> DaemonIdentity:
         """What does not change, for ``daemon.json`` and ``qmux status``."""
-        return {
-            "role": self.role,
-            "pid": os.getpid(),
-            "source": self.config.source,
-            "version": qmux.__version__,
-            "started_at": self.started_at,
-            "admin_socket": str(self.runtime.path / "admin.sock"),
-        }
+        return DaemonIdentity(
+            role=self.role,
+            pid=os.getpid(),
+            source=self.config.source,
+            version=qmux.__version__,
+            started_at=self.started_at,
+            admin_socket=str(self.runtime.path / "admin.sock"),
+        )
 
     def close(self) -> None:
         """Give up directory, lock and log file."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from qmux.messages import Accept, Down, LogTo, RemoveBind, Up
+from qmux.messages import Accept, LogTo, RemoveBind, Up
 from supervisor.binds import Binds, Difference, Opened
 from supervisor.daemon import Daemon
 from supervisor.links import Links
 from supervisor.process import Process
-from supervisor.seats import Seat, seats_for
+from supervisor.seats import Seat
 from supervisor.steering import Steering
 
 log = logging.getLogger(__name__)
 
 
 class Fleet:
-    """Seats, their processes, and the sockets that each process holds."""
+    """Who sits where, and the sockets that each process holds."""
 
     def __init__(
         self,
@@ -26,14 +26,18 @@ class Fleet:
         on_message: Callable[[Seat, Process, Up], None],
         on_ended: Callable[[Seat, Process], None],
     ) -> None:
-        self.seats = seats_for(daemon.workers)
+        self._processes: dict[Seat, Process] = {}
+        self._admin_seat = Seat("admin", "admin")
+        self.seats = [*daemon.generation.seats, self._admin_seat]
         self.steering = Steering((seat.slot for seat in self.worker_seats), daemon.settings.crash_grace_s)
         self._daemon = daemon
         self._binds = binds
         self._on_message = on_message
         self._on_ended = on_ended
         self._links = Links(self.workers, self._is_active)
-        self._adopted: dict[int, Process] = {}  # index of a worker that does not come up → who serves its users
+        self._adopted: dict[
+            int, Process
+        ] = {}  # index of a worker that does not come up → the worker that serves its user connections
 
     @property
     def worker_seats(self) -> list[Seat]:
@@ -43,11 +47,20 @@ class Fleet:
     @property
     def admin(self) -> Process | None:
         """The admin process, where it lives."""
-        return next(seat.process for seat in self.seats if seat.kind == "admin")
+        return self._processes.get(self._admin_seat)
 
     def processes(self) -> list[Process]:
         """Every process that lives."""
-        return [seat.process for seat in self.seats if seat.process is not None]
+        return [process for _, process in self.seated() if process is not None]
+
+    def seated(self) -> list[tuple[Seat, Process | None]]:
+        """Every seat and its process, where it has one."""
+        return [(seat, self._processes.get(seat)) for seat in self.seats]
+
+    def is_ready(self, seat: Seat) -> bool:
+        """Whether a process serves there."""
+        process = self._processes.get(seat)
+        return process is not None and process.state == "ready"
 
     def workers(self) -> list[Process]:
         """Every worker that lives."""
@@ -55,24 +68,26 @@ class Fleet:
 
     def start(self, seat: Seat) -> Process:
         """Fill ``seat`` with a new process and send it all it needs. Raises OSError where none can be started."""
+        epoch = seat.starts + 1 if seat.kind == "admin" else self._daemon.slots.next_epoch(seat.slot)
         process = Process(
             kind=seat.kind,
             name=seat.name,
             index=seat.index,
             slot=seat.slot,
-            epoch=seat.epoch + 1,
+            epoch=epoch,
             launch=self._daemon.launch,
             on_message=lambda process, message: self._on_message(seat, process, message),
             on_ended=lambda process: self._on_ended(seat, process),
         )
-        seat.epoch += 1
-        seat.process = process
+        seat.epoch = epoch
+        seat.starts += 1
+        self._processes[seat] = process
         log.info(f"{seat.name} started", extra=process.log_fields)
         self.configure(process)
         if seat.kind == "worker":
-            for opened in self._binds.of_kind("quic"):
+            for opened in self._binds.of("quic"):
                 self._give(process, opened, seat.slot)
-            for opened in self._binds.of_kind("traffic"):
+            for opened in self._binds.of("traffic"):
                 self._give(process, opened, seat.index)
             self._links.joined(process)
         return process
@@ -82,18 +97,13 @@ class Fleet:
         process.config_version = self._daemon.version
         process.send(self._daemon.configure(process.index, process.slot, process.epoch))
 
-    def send_to_all(self, message: Down) -> None:
-        """Send to every child."""
-        for process in self.processes():
-            process.send(message)
-
     def log_to(self, fd: int) -> None:
         """Every child writes its log to ``fd`` from now on."""
         for process in self.processes():
             process.send(LogTo(), [fd])
 
     def ready(self, process: Process) -> None:
-        """It serves: users and clients may come to it."""
+        """It serves: user connections and clients may come to it."""
         process.state = "ready"
         process.was_ready = True
         if process.kind == "worker":
@@ -110,7 +120,7 @@ class Fleet:
 
     def ended(self, seat: Seat, process: Process) -> None:
         """It is gone: the others learn it, and its slot is kept for a successor for a moment."""
-        seat.process = None
+        del self._processes[seat]
         seat.last_end = process.exit_words
         for index in [index for index, adopter in self._adopted.items() if adopter is process]:
             del self._adopted[index]
@@ -122,14 +132,16 @@ class Fleet:
             self._links.changed(died=[process.slot])
 
     def share_orphans(self) -> None:
-        """A worker that does not come up leaves users in its queues: a sibling serves them until it is back."""
+        """A worker that does not come up leaves user connections in its queues: a sibling accepts them until then."""
         for seat in self.worker_seats:
             adopter = self._adopted.get(seat.index)
-            if seat.is_ready and adopter is not None:
+            if self.is_ready(seat) and adopter is not None:
                 del self._adopted[seat.index]
                 self._take_back(adopter, seat)
             elif (
-                not seat.is_ready and adopter is None and seat.backoff.failures >= self._daemon.settings.quick_failures
+                not self.is_ready(seat)
+                and adopter is None
+                and seat.pause.failures >= self._daemon.settings.quick_failures
             ):
                 self._adopt(seat)
 
@@ -151,7 +163,7 @@ class Fleet:
             opened.close()
 
     def _is_active(self, slot: int) -> bool:
-        return any(seat.slot == slot and seat.is_ready for seat in self.worker_seats)
+        return any(seat.slot == slot and self.is_ready(seat) for seat in self.worker_seats)
 
     def _shares(self) -> Iterator[tuple[Process, int]]:
         """Who reads the traffic of which index."""
@@ -161,17 +173,19 @@ class Fleet:
             yield adopter, index
 
     def _adopt(self, seat: Seat) -> None:
-        sibling = next((other.process for other in self.worker_seats if other.is_ready and other.process), None)
+        sibling = next((worker for worker in self.workers() if worker.state == "ready"), None)
         if sibling is None:
             return
-        log.warning(f"{sibling.name} serves the users of {seat.name} until that is back", extra=sibling.log_fields)
+        log.warning(
+            f"{sibling.name} accepts the user connections of {seat.name} until that is back", extra=sibling.log_fields
+        )
         self._adopted[seat.index] = sibling
-        for opened in self._binds.of_kind("traffic"):
+        for opened in self._binds.of("traffic"):
             self._give(sibling, opened, seat.index)
         sibling.send(Accept())
 
     def _take_back(self, adopter: Process, seat: Seat) -> None:
-        for opened in self._binds.of_kind("traffic"):
+        for opened in self._binds.of("traffic"):
             self._take(adopter, opened, seat.index, shutdown=False)
 
     def _give(self, process: Process, opened: Opened, number: int) -> None:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
-from qmux.messages import Peers, PeerSlot
-from supervisor.process import Process
+from qmux.channel import MAX_FDS
+from qmux.messages import Down, Peers, PeerSlot
+
+
+class Member(Protocol):
+    """A worker, as far as it matters here (``supervisor.process.Process``)."""
+
+    index: int
+    slot: int
+    epoch: int
+    pid: int
+
+    def send(self, message: Down, fds: Sequence[int] = ()) -> None:
+        """Send a message with copies of ``fds``."""
 
 
 class Links:
     """Tells every worker about every change among them."""
 
-    def __init__(self, workers: Callable[[], list[Process]], is_active: Callable[[int], bool]) -> None:
+    def __init__(self, workers: Callable[[], Sequence[Member]], is_active: Callable[[int], bool]) -> None:
         self._workers = workers
         self._is_active = is_active
 
-    def joined(self, newcomer: Process) -> None:
+    def joined(self, newcomer: Member) -> None:
         """``newcomer`` was started: it gets a pair with each worker that lives, and each of them its end of it."""
         ours: list[socket.socket] = []
         slots: list[int] = []
@@ -28,7 +41,9 @@ class Links:
                 other.send(self._peers(links=[newcomer.slot]), [far.fileno()])
             ours.append(near)
             slots.append(other.slot)
-        newcomer.send(self._peers(links=slots), [near.fileno() for near in ours])
+        for first in range(0, max(len(ours), 1), MAX_FDS):
+            batch = slice(first, first + MAX_FDS)
+            newcomer.send(self._peers(links=slots[batch]), [near.fileno() for near in ours[batch]])
         for near in ours:
             near.close()
 

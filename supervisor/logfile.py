@@ -1,4 +1,4 @@
-"""Where the daemon's log goes: stderr as we got it, or ``[log] file``, which SIGUSR1 opens anew after a rotation."""
+"""Where the daemon's log goes: stderr as we got it, or ``[log] file``, which SIGUSR1 reopens after a rotation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LogFile:
         return moved
 
     def reopen(self) -> None:
-        """Open the file anew under its name. Raises StartError, and goes on with the old one."""
+        """Reopen the file by its name. Raises StartError, and goes on with the old one."""
         self._replace(_open(self._config.file))
         self._log_there()
 

@@ -7,17 +7,31 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+
+import msgspec
 
 from qmux.bus import BusProxy
 from qmux.config.loaded import Loaded
 from qmux.config.schema import ClientConfig
 from qmux.errors import QmuxError, StartError
-from qmux.messages import Configured, Done, Failed, Heartbeat, LogTo, Ready, Reply, Request, Table, Up
+from qmux.messages import (
+    Configured,
+    DaemonFacts,
+    Done,
+    Failed,
+    GenerationFacts,
+    Heartbeat,
+    Ready,
+    ReadyFacts,
+    Reply,
+    Request,
+    Table,
+    Up,
+)
 from qmux.tasks import TaskSet
 from supervisor import notify
 from supervisor.binds import Binds
-from supervisor.daemon import GENERATION, Daemon
+from supervisor.daemon import Daemon
 from supervisor.fleet import Fleet
 from supervisor.process import Process, reap_strangers
 from supervisor.reload import Outcome, Reloader, as_fact
@@ -41,7 +55,7 @@ class Supervisor:
     def __init__(self, load: Callable[[], Loaded], daemon: Daemon) -> None:
         self._daemon = daemon
         self._settings = daemon.settings
-        self._binds = Binds(daemon.workers)
+        self._binds = Binds(daemon.slots.count, daemon.workers)
         self._fleet = Fleet(daemon, self._binds, self._received, self._ended)
         self._reloader = Reloader(load, daemon, self._fleet, self._binds)
         self._tasks = TaskSet()
@@ -62,7 +76,7 @@ class Supervisor:
             self._install_signals()
             self._open_binds()
             bus = BusProxy(str(self._daemon.runtime.path), self._daemon.owner.uid, self._daemon.owner.gid)
-            self._daemon.runtime.write_facts(self._daemon.facts())
+            self._daemon.runtime.write_identity(self._daemon.identity())
             for seat in self._fleet.seats:
                 self._fill(seat)
             self._tasks.start(Watchdog(self._fleet.processes, self._settings).run(), "watchdog")
@@ -82,7 +96,7 @@ class Supervisor:
 
     def _open_binds(self) -> None:
         self._binds.commit(self._binds.prepare(self._daemon.config))
-        for opened in self._binds.of_kind("quic"):
+        for opened in self._binds.of("quic"):
             for group in opened.groups:
                 self._fleet.steering.add(group)
 
@@ -108,18 +122,17 @@ class Supervisor:
         self._tasks.start(self._reload_on_signal(), "reload")
 
     def handle_usr1(self) -> None:
-        """The log file was rotated: open it anew, here and in every child."""
+        """The log file was rotated: reopen it, here and in every child."""
         try:
             self._daemon.log.reopen()
         except StartError as error:
             log.error(f"the log goes on in the old file: {error}")
             return
-        for process in self._fleet.processes():
-            process.send(LogTo(), [self._daemon.log.fd])
-        log.info("log file opened anew", extra={"file": self._daemon.log.path or "stderr"})
+        self._fleet.log_to(self._daemon.log.fd)
+        log.info("log file reopened", extra={"file": self._daemon.log.path or "stderr"})
 
     def handle_chld(self) -> None:
-        """As PID 1: somebody else's child may have ended."""
+        """As PID 1: a process that is not our child may have ended."""
         reap_strangers(process.pid for process in self._fleet.processes())
 
     # --- children ---
@@ -136,12 +149,12 @@ class Supervisor:
             self._refill(seat, lived_s=0.0)
 
     def _refill(self, seat: Seat, lived_s: float) -> None:
-        delay_s = seat.backoff.delay_s(lived_s)
-        if not self._served and seat.kind == "worker" and seat.backoff.failures >= BOOT_FAILURES:
+        delay_s = seat.pause.delay_s(lived_s)
+        if not self._served and seat.kind == "worker" and seat.pause.failures >= BOOT_FAILURES:
             self._give_up(StartError(f"{seat.name} does not come up ({seat.last_end}); its own lines above say why"))
             return
         when = f"in {delay_s:.1f} s" if delay_s else "now"
-        log.info(f"{seat.name} starts again {when}", extra={"failures": seat.backoff.failures})
+        log.info(f"{seat.name} starts again {when}", extra={"failures": seat.pause.failures})
         self._restarts[seat.name] = asyncio.get_running_loop().call_later(delay_s, self._fill, seat)
         self._fleet.share_orphans()
         self._look_served()
@@ -163,11 +176,12 @@ class Supervisor:
             case Request():
                 self._tasks.start(self._answer(process, message), "request")
 
-    def _ready(self, process: Process, facts: dict[str, Any]) -> None:
+    def _ready(self, process: Process, facts: ReadyFacts) -> None:
         if process.state != "starting":
             return  # it is being stopped
         process.facts = facts
-        log.info(f"{process.name} ready", extra={**process.log_fields, "after_s": round(process.lived_s, 2), **facts})
+        extra = {**process.log_fields, "after_s": round(process.lived_s, 2), **msgspec.to_builtins(facts)}
+        log.info(f"{process.name} ready", extra=extra)
         self._fleet.ready(process)
         self._look_served()
         self._send_table()
@@ -211,7 +225,8 @@ class Supervisor:
         """The daemon serves once every worker does; the admin process may fail, users do not need it."""
         seats = self._fleet.seats
         if self._served or not all(
-            seat.is_ready or (seat.kind == "admin" and seat.backoff.failures >= self._settings.quick_failures)
+            self._fleet.is_ready(seat)
+            or (seat.kind == "admin" and seat.pause.failures >= self._settings.quick_failures)
             for seat in seats
         ):
             return
@@ -252,22 +267,23 @@ class Supervisor:
 
     def _send_table(self) -> None:
         if admin := self._fleet.admin:
-            rows = process_rows(self._fleet.seats, self._daemon.started_at, self._stopper is not None)
+            rows = process_rows(self._fleet.seated(), self._daemon.started_at, self._stopper is not None)
             admin.send(Table(rows, self._facts()))
 
-    def _facts(self) -> dict[str, Any]:
-        engines = {str(worker.facts["engine"]) for worker in self._fleet.workers() if "engine" in worker.facts}
-        return {
-            **self._daemon.facts(),
-            "engine": ", ".join(sorted(engines)),
-            "state": "stopping" if self._stopper else "ready" if self._served else "starting",
-            "generation": GENERATION,
-            "workers": self._daemon.workers,
-            "server_id": self._daemon.server_id.hex(),
-            "config_version": self._daemon.version,
-            "binds": self._binds.addresses(),
-            "last_reload": as_fact(self._reloader.last),
-        }
+    def _facts(self) -> DaemonFacts:
+        engines = {worker.facts.engine for worker in self._fleet.workers() if worker.facts.engine}
+        return DaemonFacts(
+            **msgspec.structs.asdict(self._daemon.identity()),
+            engine=", ".join(sorted(engines)),
+            state="stopping" if self._stopper else "ready" if self._served else "starting",
+            generation=self._daemon.generation.number,
+            workers=self._daemon.workers,
+            server_id=self._daemon.server_id.hex(),
+            config_version=self._daemon.version,
+            binds=self._binds.addresses(),
+            last_reload=as_fact(self._reloader.last),
+            generations=[GenerationFacts(self._daemon.generation.number, self._daemon.generation.started_at)],
+        )
 
     # --- the end ---
 

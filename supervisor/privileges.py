@@ -1,4 +1,4 @@
-"""Whom the children run as: ``user`` and ``group``, and whether that user can run the interpreter at all."""
+"""The user that the children run as: ``user`` and ``group``, and whether that user can run the interpreter at all."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qmux import channel
-from qmux.messages import Down, Failed, Up
+from qmux.messages import Down, Failed, ReadyFacts, Up
 from supervisor.privileges import Owner
 from supervisor.settings import Kind
 
@@ -24,18 +24,19 @@ State = Literal["starting", "ready", "draining", "stopping", "stuck"]
 EOF_WAIT_S = 1.0
 """After a child's end its last messages are read; the end of its channel shows that there are no more."""
 
-SILENT_EXIT_S = 2.0
-"""A child that closed its channel, or broke it, has this long to end by itself."""
-
 
 @dataclass(frozen=True)
 class Launch:
-    """What every child is started with. ``log_fd`` gives where stdout and stderr go, which a reload may change."""
+    """What every child is started with. ``log_fd`` gives where stdout and stderr go, which a reload may change.
+
+    ``silent_exit_s``: a child that closed its channel, or broke it, has this long to end by itself.
+    """
 
     command: Callable[[Kind, int, str], list[str]]
     owner: Owner
     lock_fd: int
     log_fd: Callable[[], int]
+    silent_exit_s: float = 2.0
 
 
 class Process:
@@ -65,11 +66,12 @@ class Process:
         self._killed = False
         self.failure: Failed | None = None
         self.config_version = 0
-        self.facts: dict[str, object] = {}
+        self.facts = ReadyFacts()
         self.active = 0
         self.started_at = time.time()
         self.ended = asyncio.Event()
         self._started = self._heard = time.monotonic()
+        self._silent_exit_s = launch.silent_exit_s
         self._on_message = on_message
         self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
@@ -126,7 +128,7 @@ class Process:
         self._timers.append(self._loop.call_later(delay_s, self.kill))
 
     def forgive_silence(self) -> None:
-        """Start the clock of ``silent_s`` anew: it was we who did not listen."""
+        """Restart the clock of ``silent_s``: it was we who did not listen."""
         self._heard = time.monotonic()
 
     def _received(self, message: Up, fds: list[int]) -> None:
@@ -140,7 +142,7 @@ class Process:
         if self._pidfd < 0:
             self._loop.call_soon(self._finish)
         else:
-            self.kill_after(SILENT_EXIT_S)
+            self.kill_after(self._silent_exit_s)
 
     def _exited(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -182,7 +184,7 @@ def exit_words(status: int) -> str:
     except ValueError:
         name = f"signal {-status}"
     if -status == signal.SIGKILL:
-        return "killed by SIGKILL (if nobody sent it: out of memory? see `dmesg` or the container's memory limit)"
+        return "killed by SIGKILL (if you did not send it: out of memory? see `dmesg` or the container's memory limit)"
     return f"killed by {name}"
 
 

@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from qmux.config.changes import Change, changes, merge_in_place
 from qmux.config.loaded import Loaded
 from qmux.errors import ConditionError, ConfigError, QmuxError, StartError
-from qmux.messages import Configured
+from qmux.messages import Configured, ReloadFacts
 from supervisor import notify
 from supervisor.binds import Binds, Difference
 from supervisor.daemon import Daemon
@@ -90,7 +89,7 @@ class Answers:
 
 
 class Reloader:
-    """One reload at a time; one more may wait, and everybody who asks meanwhile gets its outcome."""
+    """One reload at a time; one more may wait, and every request that comes meanwhile gets its outcome."""
 
     def __init__(self, load: Callable[[], Loaded], daemon: Daemon, fleet: Fleet, binds: Binds) -> None:
         self._load = load
@@ -103,7 +102,7 @@ class Reloader:
         self.last: Outcome | None = None
 
     async def reload(self, *, dry_run: bool = False, full: bool = False) -> Outcome:
-        """Load the configuration anew and apply it; with ``dry_run`` only say what that would do."""
+        """Load the configuration again and apply it; with ``dry_run`` only say what that would do."""
         if full:
             return Outcome(
                 False,
@@ -197,7 +196,7 @@ class Reloader:
         if difference.removed or difference.passed:
             # A child reads its messages in order: when it has answered one more Configure, it has closed what was
             # removed, and what has passed to another service is that one's. Before, the next reload could not open the
-            # same address again, and whom the answer brings might still be served by the old service.
+            # same address again, and a user connection right after the answer might still go to the old service.
             await self._offer()
 
     async def _offer(self) -> list[str]:
@@ -239,6 +238,6 @@ def _line(change: Change) -> str:
     return f"{change.key}: {change.old} -> {change.new}; in place"
 
 
-def as_fact(outcome: Outcome | None) -> dict[str, Any] | None:
+def as_fact(outcome: Outcome | None) -> ReloadFacts | None:
     """For the process table's facts."""
-    return None if outcome is None else {"ok": outcome.ok, "lines": outcome.lines, "exit_code": outcome.exit_code}
+    return None if outcome is None else ReloadFacts(outcome.ok, outcome.lines, outcome.exit_code)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 import time
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmux.errors import StartError
-from qmux.messages import Keys
+from qmux.messages import DaemonIdentity
+from qmux.pki.material import Keys
 from supervisor.privileges import Owner
 
 SECRET_BYTES = 32
@@ -37,9 +37,9 @@ class RuntimeDir:
         private_dir(path, owner.uid, owner.gid)
         self.lock_fd = _lock(path / "lock", lock_wait_s)
 
-    def write_facts(self, facts: dict[str, Any]) -> None:
+    def write_identity(self, identity: DaemonIdentity) -> None:
         """``daemon.json``: how ``qmux status`` and its like find this daemon."""
-        _write(self.path / "daemon.json", json.dumps(facts, indent=1).encode() + b"\n", 0o644)
+        _write(self.path / "daemon.json", msgspec.json.format(msgspec.json.encode(identity), indent=1) + b"\n", 0o644)
 
     def close(self) -> None:
         """Remove what would look like a running daemon. The lock file stays: removing one opens a race for it."""
@@ -49,7 +49,7 @@ class RuntimeDir:
 
 
 def private_dir(path: Path, uid: int, gid: int) -> None:
-    """Make ``path`` a directory of ``uid`` that nobody else may enter. Raises StartError where that cannot be."""
+    """Make ``path`` a directory of ``uid`` that no other user may enter. Raises StartError where that cannot be."""
     try:
         _make_parents(path.parent)
         with contextlib.suppress(FileExistsError):
@@ -75,7 +75,7 @@ def daemon_keys(state_dir: Path) -> Keys:
 
 
 def random_keys() -> Keys:
-    """Keys for a daemon that nobody has to recognise after a restart: a client."""
+    """Keys for a daemon that need not be recognised after a restart: a client."""
     return Keys(stateless_reset=os.urandom(32), retry=os.urandom(32), flow=os.urandom(32))
 
 

@@ -38,6 +38,9 @@ class Settings:
     stop_timeout_s: float = 2.0
     """From Stop to SIGKILL."""
 
+    silent_exit_s: float = 2.0
+    """A child that closed its channel, or broke it, has this long to end by itself."""
+
     configure_timeout_s: float = 5.0
     """In which every child answers a new configuration; else the old one is restored."""
 

@@ -1,8 +1,8 @@
 """Opening listening sockets: ``SO_REUSEPORT`` groups that belong to this daemon alone.
 
 The first socket of a group is bound (TCP: listens) without ``SO_REUSEPORT`` and gets the option only then: the kernel
-thereby refuses an address that anybody else has, and refuses ours to everybody who probes alike, with no moment between
-a probe and the real thing. The others join afterwards. All must be opened under one euid.
+thereby refuses an address that another program has, and refuses ours to a program that probes alike, with no moment
+between a probe and the real thing. The others join afterwards. All must be opened under one euid.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ import logging
 import os
 import socket
 from dataclasses import dataclass
-from typing import Literal
 
-from qmux.config.schema import Bind
+from qmux.config.schema import Bind, ListenAddress, Protocol
 from qmux.errors import StartError
 
 log = logging.getLogger(__name__)
-
-BindKind = Literal["quic", "traffic"]
 
 BACKLOG = 4096
 """Users that wait for a worker to accept them (a crashed one is back in less than a second); somaxconn caps it."""
@@ -39,9 +36,29 @@ _IP_PKTINFO = 8  # linux/in.h
 class Group:
     """The sockets of one numeric address, in the kernel's order: that of their bind calls."""
 
-    kind: BindKind
+    protocol: Protocol
     address: str
     sockets: list[socket.socket]
+
+    def grow(self, count: int, config_key: str) -> None:
+        """Add sockets at the end until there are ``count``. None that is there moves, or loses what waits in it.
+
+        Where a program steers, nothing comes to the new ones until it is replaced. Without one (traffic) the kernel's
+        hash uses them at once: whoever grows the group has readers for them. The process must have the euid that
+        opened the group. Raises StartError, naming ``config_key``, and leaves the group as it was.
+        """
+        first = self.sockets[0]
+        host, port = first.getsockname()[:2]
+        added: list[socket.socket] = []
+        try:
+            for _ in range(count - len(self.sockets)):
+                added.append(_open(self.protocol, first.family, host, port, exclusive=False))
+        except OSError as error:
+            for sock in added:
+                sock.close()
+            why = _why(error, self.protocol, port)
+            raise StartError(f"cannot listen on {self.address} ({config_key}) for more workers: {why}") from None
+        self.sockets += added
 
     def close(self) -> None:
         """Close our descriptors. Workers may have others of the same sockets."""
@@ -50,7 +67,7 @@ class Group:
         self.sockets.clear()
 
 
-def open_groups(kind: BindKind, bind: Bind, count: int, config_key: str, shared: bool = False) -> list[Group]:
+def open_groups(bind: Bind, count: int, config_key: str, shared: bool = False) -> list[Group]:
     """``count`` sockets for each address of ``bind``: two addresses where it names none (IPv4 and IPv6), else one.
 
     ``shared``: this daemon itself has an overlapping address, which it is about to close. Raises StartError, naming
@@ -60,8 +77,8 @@ def open_groups(kind: BindKind, bind: Bind, count: int, config_key: str, shared:
         groups: list[Group] = []
         port = bind.port
         try:
-            for family, host in _addresses(bind, config_key):
-                groups.append(_open_group(kind, family, host, port, count, shared))
+            for family, host in _addresses(bind.address, config_key):
+                groups.append(_open_group(bind.protocol, family, host, port, count, shared))
                 port = groups[0].sockets[0].getsockname()[1]
             return groups
         except OSError as error:
@@ -69,7 +86,9 @@ def open_groups(kind: BindKind, bind: Bind, count: int, config_key: str, shared:
                 group.close()
             if bind.port == 0 and error.errno == errno.EADDRINUSE and groups and attempt < PORT_TRIES - 1:
                 continue
-            raise StartError(f"cannot listen on {bind} ({config_key}): {_why(error, kind, bind)}") from None
+            raise StartError(
+                f"cannot listen on {bind} ({config_key}): {_why(error, bind.protocol, bind.port)}"
+            ) from None
     raise AssertionError("the last try returns or raises")
 
 
@@ -79,18 +98,18 @@ def printed(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _addresses(bind: Bind, config_key: str) -> list[tuple[socket.AddressFamily, str]]:
-    if not bind.host:
+def _addresses(address: ListenAddress, config_key: str) -> list[tuple[socket.AddressFamily, str]]:
+    if not address.host:
         every = [(socket.AF_INET, "0.0.0.0")]
         return [*every, (socket.AF_INET6, "::")] if _has_ipv6() else every
     try:
-        found = socket.getaddrinfo(bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise StartError(
-            f"cannot listen on {bind} ({config_key}): {error.strerror}; write an address of this machine, "
+            f"cannot listen on {address} ({config_key}): {error.strerror}; write an address of this machine, "
             'or only ":PORT" for all of them'
         ) from None
-    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+    return list(dict.fromkeys((family, str(found_at[0])) for family, _, _, _, found_at in found))
 
 
 def _has_ipv6() -> bool:
@@ -102,21 +121,27 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _open_group(kind: BindKind, family: socket.AddressFamily, host: str, port: int, count: int, shared: bool) -> Group:
+def _open_group(
+    protocol: Protocol, family: socket.AddressFamily, host: str, port: int, count: int, shared: bool
+) -> Group:
     opened: list[socket.socket] = []
     try:
         for number in range(count):
-            opened.append(_open(kind, family, host, port, exclusive=number == 0 and not shared))
+            opened.append(_open(protocol, family, host, port, exclusive=number == 0 and not shared))
             port = opened[0].getsockname()[1]
+        if protocol == "udp" and count == 1:
+            # Only the second socket of a port makes a group of it, to which a program can be attached; with it in
+            # place, sockets that are added later get no packet too early.
+            _open(protocol, family, host, port, exclusive=False).close()
     except OSError:
         for sock in opened:
             sock.close()
         raise
-    return Group(kind, printed(opened[0]), opened)
+    return Group(protocol, printed(opened[0]), opened)
 
 
-def _open(kind: BindKind, family: socket.AddressFamily, host: str, port: int, exclusive: bool) -> socket.socket:
-    is_udp = kind == "quic"
+def _open(protocol: Protocol, family: socket.AddressFamily, host: str, port: int, exclusive: bool) -> socket.socket:
+    is_udp = protocol == "udp"
     sock = socket.socket(family, socket.SOCK_DGRAM if is_udp else socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -168,11 +193,11 @@ def warn_of_small_buffer(group: Group) -> None:
         )
 
 
-def _why(error: OSError, kind: BindKind, bind: Bind) -> str:
+def _why(error: OSError, protocol: Protocol, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            flags = "-lunp" if kind == "quic" else "-ltnp"
-            return f"address in use by another program; find it with: ss {flags} 'sport = :{bind.port}'"
+            flags = "-lunp" if protocol == "udp" else "-ltnp"
+            return f"address in use by another program; find it with: ss {flags} 'sport = :{port}'"
         case errno.EACCES | errno.EPERM:
             return (
                 "permission denied: a port below 1024 needs root or CAP_NET_BIND_SERVICE "

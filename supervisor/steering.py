@@ -39,6 +39,11 @@ class Steering:
         self._groups.append(group)
         self._attach([group])
 
+    def grow(self, slots: Iterable[int]) -> None:
+        """There are more slots, for which every group has sockets by now. Nothing goes there before ``ready``."""
+        self._slots = tuple(sorted({*self._slots, *slots}))
+        self._attach(self._groups)
+
     def ready(self, slot: int) -> None:
         """The worker of ``slot`` takes connections."""
         self._stay(slot)
@@ -55,7 +60,7 @@ class Steering:
             self._leaving[slot] = asyncio.get_running_loop().call_later(self._grace_s, self.gone, slot)
 
     def gone(self, slot: int) -> None:
-        """Nobody serves ``slot``: its packets go to an active one from now on."""
+        """No process serves ``slot``: its packets go to an active one from now on."""
         self._stay(slot)
         self._change(self._active - {slot}, self._live - {slot})
 
@@ -79,5 +84,4 @@ class Steering:
     def _attach(self, groups: Iterable[Group]) -> None:
         program = programs.build({slot: slot for slot in self._slots}, self.live, self.active)
         for group in groups:
-            if len(group.sockets) > 1:  # a single socket gets everything, and has no group to attach to
-                programs.attach(group.sockets[0], program)
+            programs.attach(group.sockets[0], program)

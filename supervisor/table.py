@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
+
+import psutil
 
 from qmux.messages import ProcessRow
+from supervisor.process import Process
 from supervisor.seats import Seat
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-
-def process_rows(seats: Iterable[Seat], started_at: float, is_stopping: bool = False) -> list[ProcessRow]:
+def process_rows(
+    seats: Iterable[tuple[Seat, Process | None]], started_at: float, is_stopping: bool = False
+) -> list[ProcessRow]:
     """A row for the supervisor and for each seat, filled or not; an empty one is filled again unless we stop."""
     own = ProcessRow(name="supervisor", pid=os.getpid(), state="ready", started_at=started_at)
-    rows = [own, *(_row(seat, "ended" if is_stopping else "restarting") for seat in seats)]
+    rows = [own, *(_row(seat, process, "ended" if is_stopping else "restarting") for seat, process in seats)]
     for row in rows:
         row.rss_bytes, row.cpu_s = usage(row.pid)
     return rows
 
 
 def usage(pid: int) -> tuple[int, float]:
-    """Resident bytes and CPU seconds of a process (proc(5)); zeros where it has just ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    """Resident bytes, and CPU seconds (user and system), of a process; zeros where there is none, or no more."""
+    if pid == 0:
         return 0, 0.0
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces
-    return int(fields[21]) * _PAGE_BYTES, (int(fields[11]) + int(fields[12])) / _TICKS
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return int(process.memory_info().rss), float(times.user + times.system)
+    except psutil.Error:  # it has just ended
+        return 0, 0.0
 
 
-def _row(seat: Seat, without_process: str) -> ProcessRow:
-    process = seat.process
+def _row(seat: Seat, process: Process | None, without_process: str) -> ProcessRow:
     return ProcessRow(
         name=seat.name,
         pid=process.pid if process else 0,

@@ -34,7 +34,7 @@ class Watchdog:
             last = now
 
     def look(self, stalled: bool = False) -> None:
-        """Check everybody. ``stalled``: we ourselves did not run for a while, so nobody's silence counts."""
+        """Check every process. ``stalled``: we ourselves did not run for a while, so silence does not count."""
         for process in self._processes():
             if stalled:
                 process.forgive_silence()

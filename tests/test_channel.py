@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 
 from qmux import channel
-from qmux.messages import Accept, Configure, Configured, Failed, Heartbeat, Keys, LogTo, Material, Ready, Stop, Table
+from qmux.messages import (
+    Accept,
+    Configure,
+    Configured,
+    DaemonFacts,
+    Failed,
+    Heartbeat,
+    LogTo,
+    Ready,
+    ReadyFacts,
+    Stop,
+    Table,
+)
+from qmux.pki.material import Keys, Material
 
 
 class Ends:
@@ -43,6 +56,23 @@ class Ends:
         self.raw.close()
         for fd in self.fds:
             os.close(fd)
+
+
+def table(number: int) -> Table:
+    """A message of some 500 bytes that can be told from others."""
+    facts = DaemonFacts(
+        role="server",
+        pid=1,
+        source="x" * 500,
+        version="1",
+        started_at=1.0,
+        admin_socket="",
+        state="ready",
+        generation=1,
+        workers=1,
+        config_version=number,
+    )
+    return Table([], facts)
 
 
 def with_ends(scenario: Callable[[Ends], Coroutine[None, None, None]]) -> None:
@@ -88,11 +118,11 @@ def test_messages_arrive_in_order_both_ways() -> None:
         child = ends.attach()
         ends.supervisor.send(Accept())
         ends.supervisor.send(Stop())
-        for message in (Ready({"engine": "x"}), Heartbeat(3), Configured(1, "no"), Failed("why", 4, True)):
+        for message in (Ready(ReadyFacts(engine="x")), Heartbeat(3), Configured(1, "no"), Failed("why", 4, True)):
             child.send(message)
         await until(lambda: len(ends.down) == 2 and len(ends.up) == 4)
         assert ends.down == [Accept(), Stop()]
-        assert ends.up == [Ready({"engine": "x"}), Heartbeat(3), Configured(1, "no"), Failed("why", 4, True)]
+        assert ends.up == [Ready(ReadyFacts(engine="x")), Heartbeat(3), Configured(1, "no"), Failed("why", 4, True)]
 
     with_ends(scenario)
 
@@ -151,10 +181,10 @@ def test_too_large_is_the_senders_error(monkeypatch: pytest.MonkeyPatch) -> None
 def test_sending_never_blocks_and_nothing_is_lost() -> None:
     async def scenario(ends: Ends) -> None:
         for number in range(3000):
-            ends.supervisor.send(Table([], {"number": number, "filling": "x" * 500}))
+            ends.supervisor.send(table(number))
         ends.attach()
         await until(lambda: len(ends.down) == 3000)
-        assert [message.facts["number"] for message in ends.down] == list(range(3000))
+        assert [message.facts.config_version for message in ends.down] == list(range(3000))
 
     with_ends(scenario)
 
@@ -162,7 +192,7 @@ def test_sending_never_blocks_and_nothing_is_lost() -> None:
 def test_a_child_that_never_reads_breaks_the_channel_not_us() -> None:
     async def scenario(ends: Ends) -> None:
         for _ in range(channel.MAX_QUEUED * 3):
-            ends.supervisor.send(Table([], {"filling": "x" * 500}))
+            ends.supervisor.send(table(1))
         assert ends.closed == ["supervisor"]
         assert ends.supervisor.is_closed
         ends.supervisor.send(Stop())  # of no consequence

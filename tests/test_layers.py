@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 WITHIN_A_LAYER = {
     ("qmux.pki", "qmux.errors"),
     ("qmux.tasks", "qmux.log"),
-    ("qmux.config", "qmux.messages"),  # what loading gives has the certificate material that is sent
+    ("qmux.messages", "qmux.config"),  # the words that a bind is described with
     ("qmux.channel", "qmux.messages"),
     ("qmux.bus", "qmux.pool"),  # what it carries
     ("qmux.worker", "qmux.child"),
@@ -35,7 +35,7 @@ WITHIN_A_LAYER = {
 """The importer first. Whatever else shares a layer knows nothing of each other."""
 
 SUPERVISOR_MAY = {
-    f"qmux.{name}" for name in ("errors", "log", "tasks", "steering", "config", "messages", "channel", "bus")
+    f"qmux.{name}" for name in ("errors", "log", "tasks", "steering", "pki", "config", "messages", "channel", "bus")
 }
 CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log"}
 

@@ -19,7 +19,7 @@ from qmux.admin.view import View
 from qmux.bus import Subscriber
 from qmux.child import Child
 from qmux.errors import StartError
-from qmux.messages import Configure, Configured, Down, Ready, Reply, Stop, Table
+from qmux.messages import Configure, Configured, Down, Ready, ReadyFacts, Reply, Stop, Table
 from qmux.pool.rows import BusMessage
 from qmux.tasks import TaskSet
 
@@ -99,7 +99,7 @@ class AdminRole:
             self._child.fail(StartError(reason))
             return
         await web.SockSite(self._runner, listener).start()
-        self._child.send(Ready({"admin_socket": str(path)}))
+        self._child.send(Ready(ReadyFacts(admin_socket=str(path))))
 
 
 def listen(path: Path) -> socket.socket:

@@ -11,7 +11,7 @@ import msgspec
 
 from qmux.admin.totals import Totals
 from qmux.config.schema import ClientConfig, ServerConfig
-from qmux.messages import Configure, ProcessRow, Table
+from qmux.messages import Configure, DaemonFacts, ProcessRow, Table
 from qmux.pool.candidates import Candidate
 from qmux.pool.pool import Pool
 from qmux.pool.rows import BusMessage, WorkerReport
@@ -27,7 +27,7 @@ class View:
         self._pool = Pool(slot=-1, epoch=0)
         self._totals = Totals()
         self._processes: list[ProcessRow] = []
-        self._facts: dict[str, Any] = {}
+        self._facts: DaemonFacts | None = None
         self._live: dict[int, int] = {}  # slot → epoch of its process
         self._config: ServerConfig | ClientConfig | None = None
         self._generation = 0
@@ -68,7 +68,7 @@ class View:
     def is_healthy(self) -> bool:
         """Whether a worker serves and the daemon is not stopping."""
         serves = any(row.slot >= 0 and row.state == "ready" for row in self._processes)
-        return serves and self._facts.get("state", "ready") == "ready"
+        return serves and self._facts is not None and self._facts.state == "ready"
 
     def status(self, now: float) -> dict[str, Any]:
         """The whole picture; ``now`` is monotonic."""
@@ -111,7 +111,8 @@ class View:
     def _daemon(self, role: str, source: str) -> dict[str, Any]:
         known = {"role": role, "source": source, "generation": self._generation, "engine": self._totals.engine()}
         known["workers"] = sum(row.slot >= 0 for row in self._processes)
-        return {**known, **{name: value for name, value in self._facts.items() if name != "generations"}}
+        facts = msgspec.to_builtins(self._facts) if self._facts is not None else {}
+        return {**known, **{name: value for name, value in facts.items() if name != "generations"}}
 
     def _workers(self) -> list[dict[str, Any]]:
         """The processes, each worker with the counters of its QUIC endpoint."""
@@ -155,7 +156,8 @@ class View:
 
     def _generations(self) -> list[dict[str, Any]]:
         """The supervisor's list; all workers belong to the newest one until a reload can start another."""
-        generations = [dict(generation) for generation in self._facts.get("generations", [])]
+        facts = self._facts
+        generations = [msgspec.to_builtins(generation) for generation in facts.generations] if facts else []
         for generation in generations[-1:]:
             generation["workers"] = sum(row.slot >= 0 for row in self._processes)
             generation["connections"] = sum(report_active(report) for report in self._totals.newest())

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from qmux.cli.text import duration, plural, rates, table
+from qmux.cli.text import cpu_time, duration, memory, plural, rates, table
 
 EXPIRES_SOON_DAYS = 14
 """Two weeks: a renewal is one command, but somebody must see the line first."""
@@ -38,6 +38,7 @@ def _server(status: dict[str, Any], now: float) -> list[str]:
         *table(("SERVICE", "BIND", "PROTO", "CLIENTS", "CONNS", "RATE IN/OUT", "REFUSED"), services),
         *_coloured(table(("CLIENT", "SERVICES", "FROM", "STATE", "CONNS", "RTT", "LOSS", "CERT"), clients)),
         *([] if clients else ["no client is connected; start one: qmuxc -c client.toml"]),
+        *_processes(status["workers"]),
         *_unwell(status["workers"]),
     ]
 
@@ -59,6 +60,7 @@ def _client(status: dict[str, Any], now: float) -> list[str]:
         _head("qmuxc", status["client"], status["workers"], now),
         *table(("SERVICE", "TARGET", "CONNS", "RATE IN/OUT", "REFUSED"), services),
         *_coloured(table(("SERVER", "ADDRESS", "STATE", "CONNS", "RTT", "SINCE"), servers)),
+        *_processes(status["workers"]),
         *_unwell(status["workers"]),
     ]
 
@@ -108,6 +110,17 @@ def _rtt(milliseconds: float | None) -> str:
     if not milliseconds:
         return "-"
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+def _processes(rows: list[dict[str, Any]]) -> list[str]:
+    """What each process takes: resident memory, and CPU time since it started."""
+    cells = [
+        (row["name"], str(row["pid"]), memory(row["rss_bytes"]), cpu_time(row["cpu_s"]))
+        if row["pid"]
+        else (row["name"], "-", "-", "-")
+        for row in rows
+    ]
+    return table(("PROCESS", "PID", "MEMORY", "CPU TIME"), cells) if cells else []
 
 
 def _unwell(workers: list[dict[str, Any]]) -> list[str]:

@@ -30,6 +30,16 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+def memory(size_bytes: int) -> str:
+    """``48 MiB``, ``1.2 GiB``."""
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 1 << 30 else f"{size_bytes / 2**20:.0f} MiB"
+
+
+def cpu_time(seconds: float) -> str:
+    """``0.4 s`` below a minute, then as ``duration``: ``2h 11m``."""
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of aligned columns, two spaces apart."""
     cells = [header, *rows]

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from pathlib import Path
 
-from qmux.config.schema import Bind, ServerAddress, Target
+from qmux.config.schema import ListenAddress, ServerAddress, Target
 
 DEFAULT_SERVER_PORT = 8443
 """Where a server listens for clients if nothing says otherwise (``[quic] bind``)."""
@@ -22,14 +22,14 @@ class AddressError(ValueError):
     """An address that cannot be used: what is wrong and what to write."""
 
 
-def parse_bind(value: str) -> Bind:
+def parse_bind(value: str) -> ListenAddress:
     """``":80"``, ``"192.0.2.1:80"``, ``"[::1]:80"``. Names are refused: which of their addresses would be meant?"""
     if _PORT.fullmatch(value):
         raise AddressError(f'a bind is an address and a port; did you mean ":{value}"?')
     host, port_text = _split(value, "a bind is an address and a port", ":80")
     port = _port(port_text)
     if host == "":
-        return Bind("", port)
+        return ListenAddress("", port)
     if host == "*":
         raise AddressError(f'every address is written as an empty one; did you mean ":{port}"?')
     address = _ip(host)
@@ -38,7 +38,7 @@ def parse_bind(value: str) -> Bind:
         raise AddressError(f"a bind takes an IP address, not a name{hint}")
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         raise AddressError(f'an IPv4 address in IPv6 form; did you mean "{address.ipv4_mapped}:{port}"?')
-    return Bind(str(address), port)
+    return ListenAddress(str(address), port)
 
 
 def parse_target(value: str, base: Path) -> Target:

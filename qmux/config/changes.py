@@ -81,7 +81,7 @@ def _with_quic_binds(merged: ServerConfig, old: ServerConfig) -> ServerConfig:
         before = old.services.get(name)
         services[name] = msgspec.structs.replace(service, quic_bind=before.quic_bind if before else ())
     named = {bind for service in services.values() for bind in service.quic_bind}
-    rest = tuple(bind for bind in old.quic_binds() if bind in old.quic.bind or bind not in named)
+    rest = tuple(bind for bind in old.quic_addresses() if bind in old.quic.bind or bind not in named)
     quic: QuicConfig = msgspec.structs.replace(merged.quic, bind=rest)
     return msgspec.structs.replace(merged, quic=quic, services=services)
 
@@ -94,7 +94,7 @@ def _why_restart(key: str, sockets_differ: bool) -> str:
 
 
 def _quic_sockets(config: Config) -> set[Any]:
-    return set(config.quic_binds()) if isinstance(config, ServerConfig) else set()
+    return set(config.quic_addresses()) if isinstance(config, ServerConfig) else set()
 
 
 def _role(config: Config) -> str:

@@ -14,7 +14,7 @@ from qmux.config.problems import Problems, key_name, shown
 from qmux.config.schema import ClientConfig, Config
 from qmux.config.server import read_server
 from qmux.errors import ConfigError
-from qmux.messages import Material
+from qmux.pki.material import Material
 
 
 def load(path: Path, role: Literal["server", "client"] | None = None) -> Loaded:

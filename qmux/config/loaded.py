@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from qmux.config.schema import Config
-from qmux.messages import Material
+from qmux.pki.material import Material
 
 
 class Loaded(msgspec.Struct, frozen=True):

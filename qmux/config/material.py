@@ -17,8 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from qmux.config.files import ReadError, is_world_readable, read_file
 from qmux.config.schema import TlsFiles
 from qmux.errors import CertificateError
-from qmux.messages import Material, Role
 from qmux.pki.bundle import Bundle, PemParts, parse, split_bundle
+from qmux.pki.material import Material, Role
 from qmux.pki.verify import client_names, server_names
 
 MAX_PEM_BYTES = 256 << 10

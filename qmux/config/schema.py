@@ -12,9 +12,11 @@ import msgspec
 
 Balance = Literal["least-connections", "round-robin", "random-two-choices", "source-hash"]
 EngineName = Literal["auto", "aioquic", "native"]
+Purpose = Literal["quic", "traffic"]
+Protocol = Literal["udp", "tcp"]
 
 
-class Bind(msgspec.Struct, frozen=True, order=True):
+class ListenAddress(msgspec.Struct, frozen=True, order=True):
     """A listening address. ``host`` "" means every address, IPv4 and IPv6 (two socket groups)."""
 
     host: str
@@ -22,6 +24,22 @@ class Bind(msgspec.Struct, frozen=True, order=True):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Bind(msgspec.Struct, frozen=True, order=True):
+    """What a server listens for: clients (QUIC) or a service's traffic, over which protocol, and where."""
+
+    purpose: Purpose
+    protocol: Protocol
+    address: ListenAddress
+
+    @property
+    def port(self) -> int:
+        """The port of its address."""
+        return self.address.port
+
+    def __str__(self) -> str:
+        return str(self.address)
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -49,7 +67,7 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
 class QuicConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``[quic]``: the way in for clients."""
 
-    bind: tuple[Bind, ...] = ()
+    bind: tuple[ListenAddress, ...] = ()
     lanes: int | None = None  # None: auto, the worker count, at most 16
     idle_timeout_s: float = 30.0
     keep_alive_s: float = 10.0
@@ -64,8 +82,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``[services.NAME]`` on a server, with ``[defaults]`` already applied."""
 
     name: str
-    bind: tuple[Bind, ...] = ()
-    quic_bind: tuple[Bind, ...] = ()
+    bind: tuple[ListenAddress, ...] = ()
+    quic_bind: tuple[ListenAddress, ...] = ()
     protocol: Literal["tcp"] = "tcp"
     balance: Balance = "least-connections"
     early_data: bool = False
@@ -77,6 +95,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     maxconn: int | None = None
     allow: tuple[str, ...] = ()  # CIDRs; empty: everybody
     deny: tuple[str, ...] = ()
+
+    def traffic_binds(self) -> tuple[Bind, ...]:
+        """Where its users come to."""
+        return tuple(Bind("traffic", self.protocol, address) for address in self.bind)
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,12 +133,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     drain_delay_s: float = 0.0
     log: LogConfig = LogConfig()
 
-    def quic_binds(self) -> tuple[Bind, ...]:
+    def quic_addresses(self) -> tuple[ListenAddress, ...]:
         """Every QUIC listening address once, in a stable order (the same address twice is one bind)."""
         named = dict.fromkeys(self.quic.bind)
         for service in self.services.values():
             named.update(dict.fromkeys(service.quic_bind))
         return tuple(named)
+
+    def quic_binds(self) -> tuple[Bind, ...]:
+        """Where clients come to."""
+        return tuple(Bind("quic", "udp", address) for address in self.quic_addresses())
 
 
 class ClientServiceConfig(msgspec.Struct, frozen=True, kw_only=True):

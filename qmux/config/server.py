@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 from qmux.config.addresses import DEFAULT_SERVER_PORT, parse_bind, parse_network
@@ -9,10 +10,10 @@ from qmux.config.document import Document
 from qmux.config.problems import key_name
 from qmux.config.process import PROCESS_KEYS, check_later_tables, read_log, read_process
 from qmux.config.scanner import KeyPath
-from qmux.config.schema import Balance, Bind, QuicConfig, ServerConfig, ServiceConfig
+from qmux.config.schema import Balance, Bind, ListenAddress, QuicConfig, ServerConfig, ServiceConfig
 from qmux.config.section import Names, Section
 from qmux.config.services import service_names
-from qmux.config.taken import TakenAddresses
+from qmux.config.taken import Taken, TakenAddresses
 from qmux.config.units import format_duration
 
 TABLES = Names(("server", "quic", "tls", "services", "defaults", "admin", "log", "authorization"))
@@ -67,12 +68,13 @@ def read_server(document: Document) -> ServerConfig:
         document.add_name(("server",), "the table is missing; write [server] with bundle = FILE")
     section = Section(document, ("server",))
     section.check_names(SERVER_KEYS)
-    services = _read_services(document)
+    taken = TakenAddresses()
+    services = _read_services(document, taken)
     check_later_tables(document)
     config = ServerConfig(
         source=str(document.source_path),
         process=read_process(document, section, None),
-        quic=_read_quic(document, services),
+        quic=_read_quic(document, services, taken),
         services=services,
         max_clients=section.number("max_clients", 4096, 1, MAX_COUNT),
         drain_delay_s=section.duration("drain_delay", 0.0, 0.0, 3600.0),
@@ -81,12 +83,14 @@ def read_server(document: Document) -> ServerConfig:
     return config
 
 
-def _read_quic(document: Document, services: dict[str, ServiceConfig]) -> QuicConfig:
+def _read_quic(document: Document, services: dict[str, ServiceConfig], taken: TakenAddresses) -> QuicConfig:
     section = Section(document, ("quic",))
     section.check_names(QUIC_KEYS)
     binds = section.each("bind", parse_bind)
-    _check_quic_overlaps(document, section, services)
-    default = () if any(service.quic_bind for service in services.values()) else (Bind("", DEFAULT_SERVER_PORT),)
+    _check_quic_overlaps(document, section, services, taken)
+    default = (
+        () if any(service.quic_bind for service in services.values()) else (ListenAddress("", DEFAULT_SERVER_PORT),)
+    )
     lanes: int | None = section.number("lanes", None, 1, MAX_LANES, {"auto": None})
     quic = QuicConfig(
         bind=tuple(dict.fromkeys(bind for _, bind in binds)) if section.has("bind") else default,
@@ -111,24 +115,23 @@ def _check_keep_alive(section: Section, quic: QuicConfig) -> None:
     section.add(key, f"keep_alive ({alive}) must be shorter than idle_timeout ({idle}), or idle clients are dropped")
 
 
-def _read_services(document: Document) -> dict[str, ServiceConfig]:
+def _read_services(document: Document, taken: TakenAddresses) -> dict[str, ServiceConfig]:
     defaults = Section(document, ("defaults",))
     defaults.check_names(SERVICE_KEYS)
     _read_service(defaults, "defaults")  # what is wrong there is wrong even where every service sets its own
     services: dict[str, ServiceConfig] = {}
-    traffic: list[tuple[KeyPath, Bind]] = []
     for name in service_names(document, 'bind = ":80"'):
         section = Section(document, ("services", name), defaults)
         section.check_names(SERVICE_KEYS)
-        services[name], binds = _read_service(section, name)
-        traffic += binds
+        services[name], paths = _read_service(section, name)
+        _check_traffic_overlaps(document, zip(paths, services[name].traffic_binds(), strict=True), taken)
         if not section.has("bind") and not section.has_tables():
             section.add_missing("bind", 'missing; where do users come? write it as in bind = ":80"')
-    _check_traffic_overlaps(document, traffic)
     return services
 
 
-def _read_service(section: Section, name: str) -> tuple[ServiceConfig, tuple[tuple[KeyPath, Bind], ...]]:
+def _read_service(section: Section, name: str) -> tuple[ServiceConfig, tuple[KeyPath, ...]]:
+    """The service, and where each address of its ``bind`` is written."""
     binds = section.each("bind", parse_bind)
     balance: Balance = section.choice("balance", "least-connections", get_args(Balance))
     protocol: Literal["tcp"] = section.choice("protocol", "tcp", get_args(Literal["tcp"]), ("udp", "both"))
@@ -149,30 +152,40 @@ def _read_service(section: Section, name: str) -> tuple[ServiceConfig, tuple[tup
         allow=tuple(network for _, network in section.each("allow", parse_network)),
         deny=tuple(network for _, network in section.each("deny", parse_network)),
     )
-    return service, binds
+    return service, tuple(path for path, _ in binds)
 
 
-def _check_traffic_overlaps(document: Document, binds: list[tuple[KeyPath, Bind]]) -> None:
-    """Two services, or two binds of one, cannot listen at the same address: which would get the user?"""
-    taken = TakenAddresses()
+def _check_traffic_overlaps(document: Document, binds: Iterable[tuple[KeyPath, Bind]], taken: TakenAddresses) -> None:
+    """Two services, or two binds of one, cannot listen at the same address: which would get the user connection?"""
     for path, bind in binds:
         if (clash := taken.take(path, bind)) is not None:
-            what = "the same address as" if bind == clash.bind else f'it overlaps "{clash.bind}" of'
-            where = f"{key_name(clash.path)} ({document.place(clash.path)})"
-            document.add(path, f"{what} {where}; give each its own port or address")
+            _add_clash(document, path, bind, clash)
 
 
-def _check_quic_overlaps(document: Document, section: Section, services: dict[str, ServiceConfig]) -> None:
+def _check_quic_overlaps(
+    document: Document, section: Section, services: dict[str, ServiceConfig], taken: TakenAddresses
+) -> None:
     """The same QUIC address twice is one bind; one that only overlaps another (":8443", "127.0.0.1:8443") is not."""
     found = list(section.each("bind", parse_bind))
     defaults = Section(document, ("defaults",))
     for name in services:
         found += Section(document, ("services", name), defaults).each("quic_bind", parse_bind)
-    taken, known = TakenAddresses(), set()
-    for path, bind in found:
-        if bind in known:
+    known = set()
+    for path, address in found:
+        if address in known:
             continue
-        known.add(bind)
-        if (clash := taken.take(path, bind)) is not None:
+        known.add(address)
+        bind = Bind("quic", "udp", address)
+        if (clash := taken.take(path, bind)) is None:
+            continue
+        if clash.bind.purpose == "quic":
             text = f'it overlaps "{clash.bind}"; write the same address in both places: it is one bind then'
             document.add(path, text)
+        else:
+            _add_clash(document, path, bind, clash)
+
+
+def _add_clash(document: Document, path: KeyPath, bind: Bind, clash: Taken) -> None:
+    what = "the same address as" if bind.address == clash.bind.address else f'it overlaps "{clash.bind}" of'
+    where = f"{key_name(clash.path)} ({document.place(clash.path)})"
+    document.add(path, f"{what} {where}; give each its own port or address")

@@ -17,8 +17,8 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from qmux.messages import Keys, Material
 from qmux.pki.identity import Identity
+from qmux.pki.material import Keys, Material
 from qmux.quic.tickets import Tickets
 
 ALPN = "qmux-tunnel/1"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from qmux.messages import Material
+from qmux.pki.material import Material
 
 MAX_TICKETS = 256
 """16 lanes at 16 servers; beyond it the oldest goes."""

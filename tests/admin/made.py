@@ -8,9 +8,9 @@ import msgspec
 
 from qmux import bus
 from qmux.config.schema import (
-    Bind,
     ClientConfig,
     ClientServiceConfig,
+    ListenAddress,
     ProcessConfig,
     QuicConfig,
     ServerAddress,
@@ -19,14 +19,15 @@ from qmux.config.schema import (
     Target,
     TlsFiles,
 )
-from qmux.messages import Configure, Keys, Material, ProcessRow, Table
+from qmux.messages import Configure, DaemonFacts, GenerationFacts, ProcessRow, Table
+from qmux.pki.material import Keys, Material
 from qmux.pool.rows import Offer, Pass, Row, ServiceCounters, WorkerReport
 
 PROCESS = ProcessConfig(tls=TlsFiles(bundle="/x.pem"))
 
 
 def server_config(*services: str) -> ServerConfig:
-    made = {name: ServiceConfig(name=name, bind=(Bind("", 80),)) for name in services or ("web",)}
+    made = {name: ServiceConfig(name=name, bind=(ListenAddress("", 80),)) for name in services or ("web",)}
     return ServerConfig(source="/etc/qmux/server.toml", process=PROCESS, quic=QuicConfig(), services=made)
 
 
@@ -94,5 +95,17 @@ def worker(slot: int, epoch: int = 1, **changes: Any) -> ProcessRow:
 
 def table(*workers: ProcessRow, **facts: Any) -> Table:
     own = ProcessRow(name="supervisor", pid=99, state="ready")
-    known = {"pid": 99, "version": "1.0.0", "started_at": 1000.0, "generations": [{"number": 1, "since": 1000.0}]}
-    return Table([own, *workers], {**known, **facts})
+    known = DaemonFacts(
+        role="server",
+        pid=99,
+        source="/etc/qmux/server.toml",
+        version="1.0.0",
+        started_at=1000.0,
+        admin_socket="/run/qmux/admin.sock",
+        state="ready",
+        generation=1,
+        workers=len(workers),
+        engine="aioquic",
+        generations=[GenerationFacts(1, 1000.0)],
+    )
+    return Table([own, *workers], msgspec.structs.replace(known, **facts))

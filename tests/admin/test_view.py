@@ -38,6 +38,12 @@ def test_a_server_shows_services_clients_and_workers() -> None:
         "pid": 99,
         "version": "1.0.0",
         "started_at": 1000.0,
+        "admin_socket": "/run/qmux/admin.sock",
+        "state": "ready",
+        "server_id": "",
+        "config_version": 1,
+        "binds": {},
+        "last_reload": None,
     }
     assert [worker["name"] for worker in status["workers"]] == ["supervisor", "worker-0", "worker-1"]
     assert [worker.get("endpoint") for worker in status["workers"]] == [None, {}, None]  # worker-1 has not reported
@@ -110,7 +116,7 @@ def test_a_reload_changes_the_services() -> None:
 def test_a_client_shows_its_servers_and_targets() -> None:
     view = View()
     view.configure(configure(client_config()))
-    view.table(table(worker(0)))
+    view.table(table(worker(0), role="client"))
     link = ServerRow("tunnel.example.com:8443", "192.0.2.1:8443", "registered", 2, 3.5, 4000)
     view.bus(WorkerReport(0, 1, 1, "aioquic", {}, {}, (link,)), 1.0)
     status = view.status(1.0)

@@ -46,7 +46,9 @@ def client(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def process(slot: int, **changes: Any) -> dict[str, Any]:
-    return {"name": f"worker-{slot}", "slot": slot, "state": "ready", "pid": 7, "restarts": 0, **changes}
+    name = f"worker-{slot}" if slot >= 0 else "supervisor"
+    used = {"rss_bytes": 48 << 20, "cpu_s": 12.34}
+    return {"name": name, "slot": slot, "state": "ready", "pid": 7, "restarts": 0, **used, **changes}
 
 
 def server(**changes: Any) -> dict[str, Any]:
@@ -86,22 +88,36 @@ def test_a_server_as_in_the_documentation() -> None:
         "pod-1   a         192.0.2.7:4711  ready    160    12 ms  -     88 d",
         "pod-9   a,b       192.0.2.7:4711  suspect  0      -      -     5 d  "
         "! expires soon: qmux pki issue client pod-9 --service a --service b",
+        "PROCESS     PID  MEMORY  CPU TIME",
+        "supervisor  7    48 MiB  12.3 s",
+        "worker-0    7    48 MiB  12.3 s",
+        "worker-1    7    48 MiB  12.3 s",
     ]
 
 
 def test_without_clients_it_says_what_to_do() -> None:
-    assert plain(server(clients=[]))[-1] == "no client is connected; start one: qmuxc -c client.toml"
+    lines = plain(server(clients=[]))
+    assert lines[4] == "no client is connected; start one: qmuxc -c client.toml"
+    assert lines[5].startswith("PROCESS")
 
 
 def test_an_expired_certificate_and_a_restarted_worker_stand_out() -> None:
     lines = plain(
         server(
             clients=[client("pod-1", not_after=NOW - 1)],
-            workers=[process(0, restarts=2), process(1, state="restarting", pid=0, restarts=1)],
+            workers=[
+                process(0, restarts=2, rss_bytes=3 << 29, cpu_s=7860.0),
+                process(1, state="restarting", pid=0, restarts=1, rss_bytes=0, cpu_s=0.0),
+            ],
         )
     )
     assert lines[4].endswith("0 d  ! expired: qmux pki issue client pod-1 --service a")
-    assert lines[5:] == ["! worker-0: ready, pid 7, 2 restarts", "! worker-1: restarting, pid -, 1 restart"]
+    assert lines[5:8] == [
+        "PROCESS   PID  MEMORY   CPU TIME",
+        "worker-0  7    1.5 GiB  2h 11m",
+        "worker-1  -    -        -",
+    ]
+    assert lines[8:] == ["! worker-0: ready, pid 7, 2 restarts", "! worker-1: restarting, pid -, 1 restart"]
 
 
 def test_a_stopping_daemon_says_so() -> None:
@@ -145,6 +161,8 @@ def test_a_client() -> None:
         "SERVER              ADDRESS         STATE                      CONNS  RTT     SINCE",
         "t.example.com:8443  192.0.2.1:8443  registered                 2      1.2 ms  1m 1s",
         "u.example.com:8443  -               the name does not resolve  0      -       -",
+        "PROCESS   PID  MEMORY  CPU TIME",
+        "worker-0  7    48 MiB  12.3 s",
     ]
 
 

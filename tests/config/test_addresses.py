@@ -14,18 +14,19 @@ from qmux.config.addresses import (
     parse_server,
     parse_target,
 )
-from qmux.config.schema import Bind, ServerAddress, Target
+from qmux.config.schema import ListenAddress, ServerAddress, Target
 
 HERE = Path("/etc/qmux")
 
 
 @pytest.mark.parametrize(
     ("text", "bind"),
-    [(":80", Bind("", 80)), ("0.0.0.0:80", Bind("0.0.0.0", 80)), ("[::1]:80", Bind("::1", 80)),
-     ("[0:0::1]:80", Bind("::1", 80)), ("[fe80::1%eth0]:80", Bind("fe80::1%eth0", 80)),
-     ("127.0.0.1:65535", Bind("127.0.0.1", 65535))],
+    [(":80", ListenAddress("", 80)), ("0.0.0.0:80", ListenAddress("0.0.0.0", 80)),
+     ("[::1]:80", ListenAddress("::1", 80)),
+     ("[0:0::1]:80", ListenAddress("::1", 80)), ("[fe80::1%eth0]:80", ListenAddress("fe80::1%eth0", 80)),
+     ("127.0.0.1:65535", ListenAddress("127.0.0.1", 65535))],
 )  # fmt: skip
-def test_binds(text: str, bind: Bind) -> None:
+def test_binds(text: str, bind: ListenAddress) -> None:
     assert parse_bind(text) == bind
 
 

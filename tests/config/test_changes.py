@@ -89,7 +89,7 @@ def test_quic_sockets_stay_as_they_are(pair: Pair, edit: Callable[[str], str]) -
     merged = merge_in_place(old, new)
     assert isinstance(merged, ServerConfig)
     assert isinstance(old, ServerConfig)
-    assert set(merged.quic_binds()) == set(old.quic_binds())
+    assert set(merged.quic_addresses()) == set(old.quic_addresses())
     assert list(merged.services) == list(new.services)
     assert not any(change.how == "restart" for change in changes(old, merged))
 

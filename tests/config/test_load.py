@@ -11,7 +11,15 @@ import pytest
 
 from qmux.config.load import load
 from qmux.config.loaded import Loaded
-from qmux.config.schema import Bind, ClientConfig, QuicConfig, ServerAddress, ServerConfig, ServiceConfig, Target
+from qmux.config.schema import (
+    ClientConfig,
+    ListenAddress,
+    QuicConfig,
+    ServerAddress,
+    ServerConfig,
+    ServiceConfig,
+    Target,
+)
 from qmux.errors import ConfigError
 
 SERVER = '[server]\nbundle = "server.pem"\n\n[services.web]\nbind = ":80"\n'
@@ -33,8 +41,8 @@ def client_of(loaded: Loaded) -> ClientConfig:
 
 def test_a_server_with_nothing_but_what_it_needs_has_the_defaults(load_text: Load) -> None:
     config = server_of(load_text(SERVER))
-    assert config.quic == QuicConfig(bind=(Bind("", 8443),))
-    assert config.services == {"web": ServiceConfig(name="web", bind=(Bind("", 80),))}
+    assert config.quic == QuicConfig(bind=(ListenAddress("", 8443),))
+    assert config.services == {"web": ServiceConfig(name="web", bind=(ListenAddress("", 80),))}
     assert (config.process.workers, config.max_clients, config.process.stop_after_s) == (None, 4096, 25.0)
 
 
@@ -57,11 +65,13 @@ def test_every_key_of_a_server(load_text: Load, place: Path) -> None:
     assert (config.process.user, config.process.group) == ("root", "root")
     assert (config.max_clients, config.drain_delay_s) == (5, 2.0)
     assert config.quic == QuicConfig(
-        bind=(Bind("127.0.0.1", 1), Bind("::1", 1)), lanes=2, idle_timeout_s=20.0, keep_alive_s=1.0, heartbeat_s=0.5,
+        bind=(ListenAddress("127.0.0.1", 1), ListenAddress("::1", 1)), lanes=2,
+        idle_timeout_s=20.0, keep_alive_s=1.0, heartbeat_s=0.5,
         handshake_timeout_s=1.0, max_streams=7, stream_window_bytes=65_536, retry_threshold=0,
     )  # fmt: skip
     assert config.services["a.b-c_1"] == ServiceConfig(
-        name="a.b-c_1", bind=(Bind("127.0.0.1", 80), Bind("127.0.0.1", 81)), quic_bind=(Bind("127.0.0.1", 2),),
+        name="a.b-c_1", bind=(ListenAddress("127.0.0.1", 80), ListenAddress("127.0.0.1", 81)),
+        quic_bind=(ListenAddress("127.0.0.1", 2),),
         balance="source-hash", early_data=True, queue_timeout_s=0.0, setup_timeout_s=1.0, retries=0,
         idle_timeout_s=3600.0, half_closed_timeout_s=1.0, maxconn=9, allow=("10.0.0.0/8",), deny=("10.1.0.0/16",),
     )  # fmt: skip
@@ -112,12 +122,12 @@ def test_a_mistake_in_defaults_is_told_even_where_no_service_uses_it(problems: P
 
 def test_the_same_quic_bind_twice_is_one(load_text: Load) -> None:
     text = SERVER + 'quic_bind=":8443"\n[services.api]\nbind=":81"\nquic_bind=[":8443",":8444"]\n[quic]\nbind=":8443"\n'
-    assert server_of(load_text(text)).quic_binds() == (Bind("", 8443), Bind("", 8444))
+    assert server_of(load_text(text)).quic_addresses() == (ListenAddress("", 8443), ListenAddress("", 8444))
 
 
 def test_no_quic_bind_of_its_own_where_a_service_names_one(load_text: Load) -> None:
     config = server_of(load_text(SERVER + 'quic_bind=":8444"\n'))
-    assert config.quic_binds() == (Bind("", 8444),)
+    assert config.quic_addresses() == (ListenAddress("", 8444),)
 
 
 def test_the_same_port_for_traffic_and_quic_is_no_clash(problems: ProblemsOf) -> None:

@@ -20,8 +20,8 @@ from qmux.config.load import load
 from qmux.config.material import load_material
 from qmux.config.schema import TlsFiles
 from qmux.errors import ConfigError
-from qmux.messages import Role
 from qmux.pki import authority
+from qmux.pki.material import Role
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 DAY = datetime.timedelta(days=1)

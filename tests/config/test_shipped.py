@@ -11,7 +11,7 @@ import pytest
 
 from qmux.config.client import CLIENT_KEYS, CLIENT_SERVICE_KEYS
 from qmux.config.load import load
-from qmux.config.schema import Bind, ClientConfig, ServerConfig, Target
+from qmux.config.schema import ClientConfig, ListenAddress, ServerConfig, Target
 from qmux.config.server import QUIC_KEYS, SERVER_KEYS, SERVICE_KEYS
 
 ROOT = Path(__file__).parents[2]
@@ -37,10 +37,10 @@ def test_the_server_of_the_picture(shipped: Path) -> None:
     assert isinstance(config, ServerConfig)
     assert loaded.warnings == ()
     assert {name: service.bind for name, service in config.services.items()} == {
-        "a": (Bind("", 80),),
-        "b": (Bind("", 443),),
+        "a": (ListenAddress("", 80),),
+        "b": (ListenAddress("", 443),),
     }
-    assert config.quic_binds() == (Bind("", 8443), Bind("", 8444))
+    assert config.quic_addresses() == (ListenAddress("", 8443), ListenAddress("", 8444))
     assert config.source == str(shipped / "server.toml")
     assert config.process.tls.bundle == str(shipped / "server.pem")
 

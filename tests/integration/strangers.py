@@ -8,8 +8,8 @@ import random
 import time
 from pathlib import Path
 
-from qmux.messages import Material
 from qmux.pki.bundle import split_bundle
+from qmux.pki.material import Material
 from qmux.protocol.codec import FrameDecoder, encode, encode_stream_type
 from qmux.protocol.frames import (
     Frame,

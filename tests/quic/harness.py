@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from qmux.messages import Keys
+from qmux.pki.material import Keys
 from qmux.quic.engine import (
     CloseReason,
     ConnectConfig,

@@ -13,8 +13,8 @@ from aioquic.quic.packet import QuicPacketType
 from cryptography import x509
 
 from qmux import steering
-from qmux.messages import Material
 from qmux.pki.identity import Identity
+from qmux.pki.material import Material
 from qmux.pki.verify import identity as judge
 from qmux.quic.engine import CloseKind, ConnectionLost
 from qmux.quic.tickets import Server as Place

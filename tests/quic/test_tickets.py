@@ -8,7 +8,7 @@ import time
 import pytest
 from aioquic.tls import CipherSuite, SessionTicket
 
-from qmux.messages import Material
+from qmux.pki.material import Material
 from qmux.quic.aioquic_engine.resumption import LIFETIME_S, MAX_BYTES, SESSION_BYTES, Sessions
 from qmux.quic.tickets import MAX_TICKETS, Server, Ticket, Tickets
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from qmux.errors import CertificateError
-from qmux.messages import Material
+from qmux.pki.material import Material
 from qmux.quic.engine import CloseKind, CloseReason
 from tests.quic.certificates import CLIENT_AUTH, DAY, SERVER_AUTH, Pki
 from tests.quic.harness import World

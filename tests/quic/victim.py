@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from qmux.messages import Keys
+from qmux.pki.material import Keys
 from qmux.quic.choose import load_engine
 from qmux.quic.engine import CloseReason, Connection, ConnectionLost, EndpointConfig, Stream, StreamError
 from qmux.tasks import TaskSet

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from qmux.config.schema import Bind, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
+from qmux.config.schema import ListenAddress, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
 from tests import ports
 
 Seen = TypeVar("Seen")
@@ -44,7 +44,7 @@ class Daemon:
     def __init__(self, directory: Path, *, stop_after_s: float = 3.0, **settings: Any) -> None:
         self.directory = directory
         self.port, self.quic_port = free_port(), free_port()
-        self.web = ServiceConfig(name="web", bind=(Bind("127.0.0.1", self.port),))
+        self.web = ServiceConfig(name="web", bind=(ListenAddress("127.0.0.1", self.port),))
         self.process_config = ProcessConfig(
             tls=TlsFiles(bundle="/nowhere.pem"),
             workers=2,
@@ -52,16 +52,20 @@ class Daemon:
             state_dir=str(directory / "state"),
             stop_after_s=stop_after_s,
         )
-        (directory / "settings.json").write_text(json.dumps({"lock_wait_s": 0.3, "stop_timeout_s": 0.5, **settings}))
+        (directory / "settings.json").write_text(
+            json.dumps({"lock_wait_s": 0.3, "stop_timeout_s": 0.5, "table_s": 0.2, **settings})
+        )
         (directory / "material").write_bytes(b"key")
         self.write()
         self.popen: subprocess.Popen[str] | None = None
+        self._output_from = 0
+        self._log_from: dict[str, int] = {}
 
     def config(self, **changed: Any) -> ServerConfig:
         values: dict[str, Any] = {
             "source": str(self.directory / "server.toml"),
             "process": self.process_config,
-            "quic": QuicConfig(bind=(Bind("127.0.0.1", self.quic_port),)),
+            "quic": QuicConfig(bind=(ListenAddress("127.0.0.1", self.quic_port),)),
             "services": {"web": self.web},
         }
         return ServerConfig(**(values | changed))
@@ -119,7 +123,22 @@ class Daemon:
 
     def output(self) -> str:
         path = self.directory / "output"
-        return path.read_text() if path.exists() else ""
+        return path.read_text()[self._output_from :] if path.exists() else ""
+
+    def forget(self) -> None:
+        """Show only what is said and sent from now on: for tests that share a daemon."""
+        self._output_from += len(self.output())
+        for child in ("worker-0", "worker-1", "admin"):
+            self._log_from[child] = self._log_from.get(child, 0) + len(self.log(child))
+
+    def restore(self) -> None:
+        """As it was started: the same configuration and certificates, and children that behave."""
+        for path in self.directory.glob("*.do"):
+            path.unlink()
+        (self.directory / "material").write_bytes(b"key")
+        self.write()
+        ok, lines, _ = self.request()
+        assert ok, lines
 
     def said(self, text: str) -> bool:
         return text in self.output()
@@ -130,7 +149,7 @@ class Daemon:
     def log(self, child: str, kind: str = "") -> list[dict[str, Any]]:
         path = self.directory / f"{child}.log"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        messages = [json.loads(line) for line in lines if line.endswith("\n")]
+        messages = [json.loads(line) for line in lines[self._log_from.get(child, 0) :] if line.endswith("\n")]
         return [message for message in messages if kind in ("", message["type"])]
 
     def children(self) -> dict[str, int]:

@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from qmux import child as child_module
 from qmux.child import Child, run_child
 from qmux.errors import QmuxError, StartError
 from qmux.messages import (
@@ -28,6 +31,7 @@ from qmux.messages import (
     Failed,
     Peers,
     Ready,
+    ReadyFacts,
     RemoveBind,
     Reply,
     Request,
@@ -110,7 +114,7 @@ class FakeRole:
             self._loop.call_later(0.2, time.sleep, 60)
         if "never-ready" not in words:
             # Peers come after the binds; a real worker is ready when it has them, this one a moment later.
-            self._loop.call_later(0.05, self._child.send, Ready({"engine": "fake"}))
+            self._loop.call_later(0.05, self._child.send, Ready(ReadyFacts(engine="fake")))
         if self._child.name == "admin":
             self._listen(Path(message.runtime_dir) / "admin.sock")
 
@@ -187,7 +191,7 @@ class FakeRole:
             case Drain():
                 about |= {"deadline_s": message.deadline_s}
             case Table():
-                about |= {"names": [row.name for row in message.processes], "facts": message.facts}
+                about |= {"names": [row.name for row in message.processes], "facts": msgspec.to_builtins(message.facts)}
         self._log.write(json.dumps(about) + "\n")
 
 
@@ -196,12 +200,11 @@ class QmuxConfigError(StartError):
 
 
 def msgspec_json(packed: bytes) -> bytes:
-    import msgspec
-
     return msgspec.json.encode(msgspec.msgpack.decode(packed))
 
 
 def main() -> int:
+    child_module.HEARTBEAT_S = 0.2  # tests of the watchdog need not wait for seconds
     fd, name, directory = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     return run_child(fd, name, lambda child: FakeRole(child, directory))
 

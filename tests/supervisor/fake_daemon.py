@@ -11,7 +11,7 @@ import msgspec
 from qmux.config.loaded import Loaded
 from qmux.config.schema import ClientConfig, ServerConfig
 from qmux.errors import ConfigError, QmuxError
-from qmux.messages import Material
+from qmux.pki.material import Material
 from supervisor.run import run
 from supervisor.settings import Settings
 

@@ -27,7 +27,7 @@ def launched(lock_fd: int, code: str, on_message: Callable[[Process, Up], None] 
     def command(_kind: str, fd: int, name: str) -> list[str]:
         return [sys.executable, "-P", "-c", code, str(fd), name]
 
-    return started(Launch(command, ME, lock_fd, lambda: 2), on_message)
+    return started(Launch(command, ME, lock_fd, lambda: 2, silent_exit_s=0.2), on_message)
 
 
 def started(launch: Launch, on_message: Callable[[Process, Up], None] = lambda *_: None) -> Process:

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 from qmux import steering
-from qmux.config.schema import Bind
 from supervisor import programs
 from supervisor.sockets import Group, open_groups
 from tests.supervisor.daemons import eventually
+from tests.supervisor.made import quic
 
 SLOTS = 4
 
 
 @pytest.fixture(params=["127.0.0.1", "::1", "0.0.0.0"])
 def group(request: Any) -> Iterator[Group]:
-    (found,) = open_groups("quic", Bind(request.param, 0), SLOTS, "quic.bind")
+    (found,) = open_groups(quic(request.param, 0), SLOTS, "quic.bind")
     yield found
     found.close()
 
@@ -97,7 +97,7 @@ def test_many_workers_fit() -> None:
     slots = range(128)
     program = programs.build({slot: slot for slot in slots}, slots, tuple(slots))
     assert len(program) < 1000
-    (group,) = open_groups("quic", Bind("127.0.0.1", 0), 2, "quic.bind")
+    (group,) = open_groups(quic("127.0.0.1", 0), 2, "quic.bind")
     programs.attach(group.sockets[0], program)
     group.close()
     with pytest.raises(ValueError, match="at most 4096 are possible"):
@@ -106,7 +106,7 @@ def test_many_workers_fit() -> None:
 
 def test_a_changing_active_set_misdelivers_nothing() -> None:
     """1,000 replacements under load: packets of live slots reach their socket, each of them."""
-    (group,) = open_groups("quic", Bind("127.0.0.1", 0), SLOTS, "quic.bind")
+    (group,) = open_groups(quic("127.0.0.1", 0), SLOTS, "quic.bind")
     counts, foreign = [0] * SLOTS, [0] * SLOTS
     done = threading.Event()
 

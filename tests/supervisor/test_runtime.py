@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qmux.errors import StartError
+from qmux.messages import DaemonIdentity
 from supervisor.privileges import Owner
 from supervisor.runtime import RuntimeDir, daemon_keys, private_dir
 
@@ -18,7 +19,9 @@ ME = Owner(os.geteuid(), os.getegid(), drops=False)
 def test_the_directory_is_private(tmp_path: Path) -> None:
     runtime = RuntimeDir(tmp_path / "a" / "b", ME, 0)
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
-    runtime.write_facts({"pid": 1})
+    runtime.write_identity(
+        DaemonIdentity(role="server", pid=1, source="x", version="1", started_at=1.0, admin_socket="/run/a")
+    )
     assert stat.S_IMODE((tmp_path / "a" / "b" / "daemon.json").stat().st_mode) == 0o644
     runtime.close()
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["lock"]

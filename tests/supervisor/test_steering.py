@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 
 import pytest
 
 from qmux import steering as model
-from qmux.config.schema import Bind
 from supervisor.sockets import Group, open_groups
 from supervisor.steering import Steering
+from tests.supervisor.made import quic
 from tests.supervisor.test_programs import sender, where
 from tests.test_channel import until
 
 
 def in_loop(scenario: Callable[[Group], Coroutine[None, None, None]]) -> None:
-    (group,) = open_groups("quic", Bind("127.0.0.1", 0), 3, "key")
+    (group,) = open_groups(quic("127.0.0.1", 0), 3, "key")
     try:
         asyncio.run(scenario(group))
     finally:
@@ -86,17 +90,86 @@ def test_draining_slots_keep_what_they_have() -> None:
     in_loop(scenario)
 
 
-def test_a_single_socket_needs_no_program() -> None:
+def test_a_single_socket_gets_everything() -> None:
     async def scenario() -> None:
-        (group,) = open_groups("quic", Bind("127.0.0.1", 0), 1, "key")
+        (group,) = open_groups(quic("127.0.0.1", 0), 1, "key")
         steering = Steering(range(1), 1)
         steering.add(group)
         steering.gone(0)
         assert steering.active == (0,)
-        assert reached(group, 5) == 0
+        assert [reached(group, prefix) for prefix in (0, 5, initial(0), initial(3))] == [0, 0, 0, 0]
         group.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("before", [1, 3])
+def test_a_grown_group_steers_to_new_slots_once_they_are_ready(before: int) -> None:
+    async def scenario() -> None:
+        (group,) = open_groups(quic("127.0.0.1", 0), before, "key")
+        steering = Steering(range(before), 1)
+        steering.add(group)
+        group.grow(before + 2, "key")
+        steering.grow(range(before + 2))
+        assert [reached(group, slot) for slot in range(before)] == list(range(before))
+        assert {reached(group, initial(lane)) for lane in range(20)} == set(range(before))
+        steering.ready(before + 1)
+        assert reached(group, before + 1) == before + 1
+        assert {reached(group, initial(lane)) for lane in range(20)} == {*range(before), before + 1}
+        for slot in range(before):
+            steering.draining(slot)
+        assert {reached(group, initial(lane)) for lane in range(20)} == {before + 1}
+        assert [reached(group, slot) for slot in range(before)] == list(range(before))
+        group.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_growing_under_load_loses_and_misleads_nothing(before: int) -> None:
+    """A thread sends while sockets are added and the program is replaced."""
+
+    async def scenario() -> None:
+        (group,) = open_groups(quic("127.0.0.1", 0), before, "key")
+        steering = Steering(range(before), 1)
+        steering.add(group)
+        sent = [0] * before
+        stop = threading.Event()
+
+        def send() -> None:
+            with contextlib.ExitStack() as stack:  # many sources: the kernel's hash would spread them
+                senders = [stack.enter_context(sender(group)) for _ in range(40)]
+                while not stop.is_set():
+                    for number, sock in enumerate(senders):
+                        slot = number % before
+                        sock.send(b"\x40" + slot.to_bytes(2, "big") + bytes(20))
+                        sent[slot] += 1
+                    time.sleep(0.001)  # slow enough for the reader below
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        received: Counter[tuple[int, int]] = Counter()  # socket, slot
+        try:
+            for count in range(before + 1, before + 100):
+                group.grow(count, "key")
+                steering.grow(range(count))
+                drain(group, received)
+        finally:
+            stop.set()
+            thread.join()
+        drain(group, received)
+        assert received == {(slot, slot): sent[slot] for slot in range(before)}
+        assert sum(sent) > 100
+        group.close()
+
+    asyncio.run(scenario())
+
+
+def drain(group: Group, received: Counter[tuple[int, int]]) -> None:
+    for number, sock in enumerate(group.sockets):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                received[number, int.from_bytes(sock.recv(100)[1:3], "big")] += 1
 
 
 @pytest.mark.parametrize("slot", [0, 2])

@@ -11,9 +11,9 @@ from aioquic.tls import CipherSuite
 from cryptography import x509
 
 from qmux import steering
-from qmux.messages import Material
 from qmux.pki.bundle import parse
 from qmux.pki.identity import Identity
+from qmux.pki.material import Material
 from qmux.pki.verify import CertificateRejected, identity, verify_server
 from qmux.quic.engine import ALPN
 

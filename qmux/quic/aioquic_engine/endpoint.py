@@ -26,7 +26,7 @@ from aioquic.quic.packet import (
 )
 
 from qmux import steering
-from qmux.messages import Material
+from qmux.pki.material import Material
 from qmux.quic.aioquic_engine import udp
 from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
 from qmux.quic.aioquic_engine.credentials import Credentials

@@ -10,9 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from qmux.errors import CertificateError
-from qmux.messages import Material
 from qmux.pki.bundle import parse
 from qmux.pki.identity import Identity
+from qmux.pki.material import Material
 from qmux.pki.verify import identity, verify_server
 from qmux.quic import engine
 

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 
 from qmux.errors import CertificateError
-from qmux.messages import Material
+from qmux.pki.material import Material
 from qmux.quic.engine import Acceptor, EndpointConfig, EndpointStats
 from qmux.quic.native_engine.connection import NativeConnection
 from qmux.quic.native_engine.credentials import Credentials

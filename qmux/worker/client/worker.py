@@ -13,7 +13,7 @@ import msgspec
 from qmux import __version__
 from qmux.child import Child
 from qmux.config.schema import ClientConfig, ServerAddress
-from qmux.messages import Accept, Configure, Done, Down, Drain, Peers, Ready, Stop
+from qmux.messages import Accept, Configure, Done, Down, Drain, Peers, Ready, ReadyFacts, Stop
 from qmux.pki.bundle import parse
 from qmux.pool.rows import ServerRow, WorkerReport
 from qmux.protocol.frames import AppCode, Offered, Register
@@ -93,7 +93,7 @@ class ClientWorker:
         if isinstance(message, Peers):
             if not self._is_ready:
                 self._is_ready = True
-                self._child.send(Ready({"engine": self._engine.name}))
+                self._child.send(Ready(ReadyFacts(engine=self._engine.name)))
         elif isinstance(message, Accept):
             self._follow_servers()
         elif isinstance(message, Drain):

@@ -21,6 +21,7 @@ from qmux.messages import (
     Drain,
     Peers,
     Ready,
+    ReadyFacts,
     RemoveBind,
     Stop,
     StopAccepting,
@@ -125,7 +126,7 @@ class ServerWorker:
 
     def _add_bind(self, message: AddBind, fds: list[int]) -> None:
         sock = socket.socket(fileno=fds[0])
-        if message.kind == "quic":
+        if message.purpose == "quic":
             self._quic_sockets.append(sock)
         else:
             self._listeners.add(message.key, message.service, sock)
@@ -152,7 +153,7 @@ class ServerWorker:
         self._roster.set_active_slots(active, died)
         if not self._is_ready:
             self._is_ready = True
-            self._child.send(Ready({"engine": self._engine.name}))
+            self._child.send(Ready(ReadyFacts(engine=self._engine.name)))
 
     def _drain(self, message: Drain) -> None:
         # At once: Peers may follow in the same read, and clients must not be moved away from users who wait here.
