@@ -102,6 +102,7 @@ class Daemon:
             runtime_dir=str(self.runtime.path),
             bus_publish=publish,
             bus_subscribe=subscribe,
+            timings=self.settings.timings,
         )
 
     def facts(self) -> dict[str, Any]:
