@@ -47,7 +47,7 @@ class FakeConnection(fakes.FakeConnection):
 
 
 class FakeUsers:
-    """Implements ``qmux.worker.client.lane.Users``."""
+    """Implements ``qmux.worker.client.lane.StreamServer``."""
 
     def __init__(self) -> None:
         self.on: Counter[LaneConnection] = Counter()

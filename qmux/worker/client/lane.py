@@ -30,8 +30,8 @@ LOOK_S = 0.5
 """How often a heartbeat's answer is looked for: the silence that counts is at least two seconds."""
 
 
-class Users(Protocol):
-    """Who serves the users that come on a connection."""
+class StreamServer(Protocol):
+    """Serves the streams that a server opens, one for each user connection."""
 
     max_streams: int
     stream_window_bytes: int
@@ -61,7 +61,7 @@ class LaneConnection:
     ``wants_replacement`` resolves when the server asked for one, or has been silent for too long.
     """
 
-    def __init__(self, register: Register, users: Users, address: str, timeout_s: float) -> None:
+    def __init__(self, register: Register, streams: StreamServer, address: str, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         self.registered: asyncio.Future[RegisterAck | Failure] = loop.create_future()
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
@@ -70,7 +70,7 @@ class LaneConnection:
         self.active_here: Callable[[], int] = lambda: self.active
         self.on_lanes: Callable[[Lanes], None] = lambda _: None
         self._register = register
-        self._users = users
+        self._streams = streams
         self._address = address
         self._timeout_s = timeout_s
         self._connection: Connection | None = None
@@ -99,7 +99,7 @@ class LaneConnection:
     @property
     def active(self) -> int:
         """Users on it."""
-        return self._users.active_on(self)
+        return self._streams.active_on(self)
 
     @property
     def is_usable(self) -> bool:
@@ -127,7 +127,7 @@ class LaneConnection:
 
     def stream_opened(self, stream: Stream) -> None:
         """See ``ConnectionHandler``."""
-        self._users.serve(self, stream)
+        self._streams.serve(self, stream)
 
     def datagram_received(self, data: bytes) -> None:
         """See ``ConnectionHandler``: this version asked for none."""
@@ -168,9 +168,9 @@ class LaneConnection:
     def _received(self, frame: Frame) -> None:
         if isinstance(frame, RegisterAck):
             self.ack = frame
-            streams = min(frame.limits.max_streams, self._users.max_streams)
-            self.connection.raise_limits(streams, self._users.stream_window_bytes)
-            self._users.registered(self)
+            streams = min(frame.limits.max_streams, self._streams.max_streams)
+            self.connection.raise_limits(streams, self._streams.stream_window_bytes)
+            self._streams.registered(self)
             if not self.registered.done():
                 self.registered.set_result(frame)
         elif isinstance(frame, RegisterReject):
@@ -193,7 +193,7 @@ class LaneConnection:
 
     def load_changed(self) -> None:
         """A user came or went somewhere in this process."""
-        self._session.load_changed(self._users.active, self.active_here())
+        self._session.load_changed(self._streams.active, self.active_here())
         self._arm()
 
     def drain(self, deadline_s: float) -> None:

@@ -25,9 +25,9 @@ from qmux.tasks import TaskSet
 from qmux.worker.client import resolving
 from qmux.worker.client.failures import UNREACHABLE, Failure, unresolved
 from qmux.worker.client.lane import LaneConnection
-from qmux.worker.client.offers import Offers
 from qmux.worker.client.reconnect import ReconnectPause
 from qmux.worker.client.server_link import ServerLink
+from qmux.worker.client.user_streams import UserStreams
 from qmux.worker.publishing import Publishing, worker_report
 from qmux.worker.signal import ChangeSignal
 
@@ -58,8 +58,8 @@ class ClientWorker:
         self.signal = ChangeSignal()
         self.reconnect_max_s = self._config.reconnect_max_s
         self.once = self._config.once
-        self._offers = Offers(self._config.services, STREAM_WINDOW_BYTES, self._engine)
-        self._offers.on_change = self._load_changed
+        self._streams = UserStreams(self._config.services, STREAM_WINDOW_BYTES, self._engine)
+        self._streams.on_change = self._load_changed
         self._tickets = Tickets()
         self._tasks = TaskSet()
         self._resolvers: dict[ServerAddress, asyncio.Task[None]] = {}
@@ -79,7 +79,7 @@ class ClientWorker:
         _check(message)
         previous, self._config, self._material = self._config, config, message.material
         self.reconnect_max_s = config.reconnect_max_s
-        self._offers.reconfigure(config.services)
+        self._streams.reconfigure(config.services)
         if self._resolvers:
             self._follow_servers()
         if _offered(previous) != _offered(config) or previous.instance != config.instance:
@@ -103,12 +103,12 @@ class ClientWorker:
 
     def active(self) -> int:
         """See ``Worker.active``."""
-        return self._offers.active
+        return self._streams.active
 
     async def close(self) -> None:
         """See ``Worker.close``."""
         await asyncio.gather(*(self._end_link(link) for link in self._all_links()))
-        await self._offers.close()
+        await self._streams.close()
         await self._tasks.close()
         self._publishing.close()
 
@@ -117,8 +117,8 @@ class ClientWorker:
         for lane in lanes:
             lane.drain(deadline_s)
         await asyncio.sleep(min(deadline_s, max((lane.settling_s for lane in lanes), default=0.0)))
-        self._offers.drain()
-        await self.signal.wait_until(lambda: not self._offers.active, deadline_s)
+        self._streams.drain()
+        await self.signal.wait_until(lambda: not self._streams.active, deadline_s)
         self._child.send(Done())
         self._child.exit(0)
 
@@ -184,7 +184,7 @@ class ClientWorker:
     def connect(self, link: ServerLink, lane: int | None, *, is_probe: bool = False) -> LaneConnection | Failure:
         """See ``Connector.connect``."""
         register = self._probing() if is_probe else self._register()
-        handler = LaneConnection(register, self._offers, link.text, self._config.connect_timeout_s)
+        handler = LaneConnection(register, self._streams, link.text, self._config.connect_timeout_s)
         config = ConnectConfig(
             material=self._material,
             server_name=self._config.server_name or link.server.host,
@@ -268,7 +268,7 @@ class ClientWorker:
 
     def _report(self) -> WorkerReport:
         return worker_report(
-            self._slot, self._epoch, self._engine.name, self._offers.counted(), {}, tuple(self._rows())
+            self._slot, self._epoch, self._engine.name, self._streams.counted(), {}, tuple(self._rows())
         )
 
     def _rows(self) -> list[ServerRow]:

@@ -47,8 +47,8 @@ MAX_STREAMS = 65_536
 """User connections on one connection at most, whatever the server asks for."""
 
 
-class Offers:
-    """Implements ``qmux.worker.client.lane.Users``. ``on_change`` is called soon after a user came or went."""
+class UserStreams:
+    """Implements ``qmux.worker.client.lane.StreamServer``. ``on_change`` is called soon after a user came or went."""
 
     def __init__(self, services: dict[str, ClientServiceConfig], stream_window_bytes: int, engine: Engine) -> None:
         self.max_streams = MAX_STREAMS
@@ -65,11 +65,11 @@ class Offers:
 
     @property
     def active(self) -> int:
-        """See ``Users.active``."""
+        """See ``StreamServer.active``."""
         return len(self._tasks) + self._dialling.users
 
     def active_on(self, lane: LaneConnection) -> int:
-        """See ``Users.active_on``."""
+        """See ``StreamServer.active_on``."""
         return self._on_lanes[lane] + self._dialling.users_on(lane.connection)
 
     def reconfigure(self, services: dict[str, ClientServiceConfig]) -> None:
@@ -88,12 +88,12 @@ class Offers:
         return self._counters.snapshot()
 
     def registered(self, lane: LaneConnection) -> None:
-        """See ``Users.registered``."""
+        """See ``StreamServer.registered``."""
         assert lane.ack is not None, "it is registered"
         self._dialling.serve(lane.connection, {each.name: _limits(each) for each in lane.ack.services})
 
     def serve(self, lane: LaneConnection, stream: Stream) -> None:
-        """See ``Users.serve``."""
+        """See ``StreamServer.serve``."""
         self._on_lanes[lane] += 1
         self._changed()
         task = self._tasks.start(self._serve(lane, stream), "user connection")
