@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 import msgspec
 
@@ -14,28 +13,9 @@ from qmux.errors import QmuxError
 from qmux.messages import Configure, Configured, Down
 from qmux.worker.client.worker import ClientWorker
 from qmux.worker.server.worker import ServerWorker
+from qmux.worker.worker import Worker
 
 log = logging.getLogger(__name__)
-
-
-class Worker(Protocol):
-    """The server's or the client's side."""
-
-    def configure(self, message: Configure) -> None:
-        """Apply another configuration whole, or raise QmuxError and change nothing."""
-        ...
-
-    def received(self, message: Down, fds: list[int]) -> None:
-        """Any other message."""
-        ...
-
-    def active(self) -> int:
-        """User connections under way."""
-        ...
-
-    async def close(self) -> None:
-        """End everything."""
-        ...
 
 
 class WorkerRole:

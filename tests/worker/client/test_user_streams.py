@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
@@ -64,8 +65,8 @@ class FakeEngine(NoDialling):
         self.tells_usual_ends = tell
 
 
-def streams_on(engine: FakeEngine) -> UserStreams:
-    return UserStreams(SERVICES, 1 << 20, engine)  # type: ignore[arg-type]
+def streams_on(engine: FakeEngine, on_change: Callable[[], None] = lambda: None) -> UserStreams:
+    return UserStreams(SERVICES, 1 << 20, engine, on_change)  # type: ignore[arg-type]
 
 
 def registered_lane(streams: UserStreams) -> tuple[LaneConnection, FakeConnection]:
@@ -98,9 +99,8 @@ def test_both_kinds_of_users_are_counted_together() -> None:
 def test_changes_are_passed_on_together() -> None:
     async def main() -> None:
         engine = FakeEngine()
-        streams = streams_on(engine)
         seen: list[int] = []
-        streams.on_change = lambda: seen.append(engine.asked)
+        streams = streams_on(engine, lambda: seen.append(engine.asked))
         engine.change()
         engine.change()
         await until(lambda: seen)
