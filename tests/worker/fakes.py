@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
+from msgspec.structs import replace
 from typing_extensions import override
 
+from qmux.config.schema import ClientConfig, ClientServiceConfig, ProcessConfig, Target, TlsFiles
 from qmux.protocol.frames import Lanes, Limits, Offered, Register, RegisterAck
-from qmux.quic.engine import CloseKind, CloseReason, ConnectionHandler, Stream
+from qmux.quic.engine import (
+    Acceptor,
+    CloseKind,
+    CloseReason,
+    ConnectConfig,
+    Connection,
+    ConnectionHandler,
+    Endpoint,
+    EndpointConfig,
+    Engine,
+    Stream,
+)
+from qmux.tasks import TaskSet
 from qmux.worker.client.lane import LaneConnection, Link, StreamServer
+from tests.aio import until
 from tests.relay import fakes
 
 ACK = RegisterAck(b"s" * 16, 0, (0, 1), 10_000, 4000, Limits(100, 30_000), ())
@@ -51,6 +67,50 @@ class FakeConnection(fakes.FakeConnection):
             self.closed_with = code, reason
             if self.handler is not None:
                 self.handler.closed(CloseReason(CloseKind.LOCAL, code, reason))
+
+
+CLIENT = ClientConfig(
+    source="qmuxc.toml",
+    process=ProcessConfig(tls=TlsFiles()),
+    servers=(),
+    services={"web": ClientServiceConfig(name="web", target=Target("127.0.0.1", 80))},
+)
+
+
+class FakeEngine(Engine):
+    """Its connections reach a server that registers them as soon as they ask, where ``answers`` says so."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.refuses: OSError | None = None
+        self.lanes: list[tuple[int, LaneConnection, FakeConnection]] = []
+        self.on_registered: Callable[[LaneConnection, FakeConnection], None] = lambda lane, connection: None
+        self.answers = True
+        self._tasks = TaskSet()
+
+    @override
+    def serve(self, config: EndpointConfig, acceptor: Acceptor) -> Endpoint:
+        raise NotImplementedError
+
+    @override
+    def connect(self, address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler) -> Connection:
+        if self.refuses is not None:
+            raise self.refuses
+        assert isinstance(handler, LaneConnection)
+        made = config.lane or 0, handler, FakeConnection().of(handler)
+        self.lanes.append(made)
+        if self.answers:
+            self._tasks.start(self.answer(*made), "answer")
+        return made[2]
+
+    async def answer(self, number: int, lane: LaneConnection, connection: FakeConnection) -> None:
+        lane.connected()
+        await until(lambda: connection.closed_with or (connection.streams and connection.streams[0].sent))
+        if connection.closed_with is None:
+            connection.streams[0].peer_sends(replace(ACK, lane=number))
+            await lane.registered
+            self.on_registered(lane, connection)
 
 
 class FakeStreamServer(StreamServer):

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
-from msgspec.structs import replace
 from typing_extensions import override
 
-from qmux.config.schema import ClientConfig, ClientServiceConfig, ProcessConfig, ServerAddress, Target, TlsFiles
+from qmux.config.schema import ServerAddress
 from qmux.messages import Material, Timings
 from qmux.protocol.frames import AppCode, Lanes
 from qmux.quic.engine import (
-    Acceptor,
     CloseKind,
     CloseReason,
-    ConnectConfig,
-    Connection,
-    ConnectionHandler,
-    Endpoint,
-    EndpointConfig,
-    Engine,
 )
-from qmux.tasks import TaskSet
 from qmux.worker.client.connector import Connector
 from qmux.worker.client.failures import Failure
 from qmux.worker.client.holders import Holders
@@ -32,40 +23,7 @@ from qmux.worker.client.remote import Remote
 from qmux.worker.client.server_link import LinkContext, LinkOwner, ServerLink
 from qmux.worker.signal import ChangeSignal
 from tests.aio import run, until
-from tests.worker.fakes import ACK, FakeConnection, FakeStreamServer
-
-
-class FakeEngine(Engine):
-    """Its connections reach a server that registers them as soon as they ask, where ``answers`` says so."""
-
-    name = "fake"
-
-    def __init__(self) -> None:
-        self.lanes: list[tuple[int, LaneConnection, FakeConnection]] = []
-        self.on_registered: Callable[[LaneConnection, FakeConnection], None] = lambda lane, connection: None
-        self.answers = True
-        self._tasks = TaskSet()
-
-    @override
-    def serve(self, config: EndpointConfig, acceptor: Acceptor) -> Endpoint:
-        raise NotImplementedError
-
-    @override
-    def connect(self, address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler) -> Connection:
-        assert isinstance(handler, LaneConnection)
-        made = config.lane or 0, handler, FakeConnection().of(handler)
-        self.lanes.append(made)
-        if self.answers:
-            self._tasks.start(self.answer(*made), "answer")
-        return made[2]
-
-    async def answer(self, number: int, lane: LaneConnection, connection: FakeConnection) -> None:
-        lane.connected()
-        await until(lambda: connection.closed_with or (connection.streams and connection.streams[0].sent))
-        if connection.closed_with is None:
-            connection.streams[0].peer_sends(replace(ACK, lane=number))
-            await lane.registered
-            self.on_registered(lane, connection)
+from tests.worker.fakes import CLIENT, FakeConnection, FakeEngine, FakeStreamServer
 
 
 class Owner(LinkOwner):
@@ -99,13 +57,7 @@ class World:
         self.signal = ChangeSignal()
         self.owner = Owner()
         self.holders: Holders[ServerLink] = Holders(self.signal)
-        config = ClientConfig(
-            source="qmuxc.toml",
-            process=ProcessConfig(tls=TlsFiles()),
-            servers=(),
-            services={"web": ClientServiceConfig(name="web", target=Target("127.0.0.1", 80))},
-        )
-        connector = Connector(self.engine, self.streams, config, Material(b"", b"", b""))
+        connector = Connector(self.engine, self.streams, CLIENT, Material(b"", b"", b""))
         timings = Timings(duplicate_look_s=0.05, stable_s=0.02)
         self._context = LinkContext(self.owner, connector, self.holders, timings, self.signal)
         self._links: list[ServerLink] = []
