@@ -31,7 +31,7 @@ class Dialling(Protocol):
         ...
 
     def clear_targets(self) -> None:
-        """Serve nobody any more who is not being connected yet."""
+        """Serve no user connection any more but those that are being connected."""
         ...
 
     def serve(self, connection: Connection, limits: Mapping[str, RelayLimits]) -> None:
@@ -39,12 +39,12 @@ class Dialling(Protocol):
         ...
 
     def users_on(self, connection: Connection) -> int:
-        """Users on one connection, those included who are not relayed yet."""
+        """User connections on one connection, with those that are not relayed yet."""
         ...
 
     @property
     def users(self) -> int:
-        """Users on all connections."""
+        """User connections on all connections."""
         ...
 
     def counts(self) -> dict[str, ServiceUsers]:
@@ -77,7 +77,7 @@ class DiallingEngine(Protocol):
 
 @runtime_checkable
 class DialledStream(Protocol):
-    """A stream that the engine gave up. ``dialled_s``: for so long it has tried."""
+    """A stream that the engine gave up. ``dialled_s``: how long it has tried, in seconds."""
 
     dialled_s: float
 
