@@ -18,6 +18,21 @@ class Message(msgspec.Struct, tag=str.lower, tag_field="type"):
     """Base: encoded as a map whose ``type`` is the class name in lower case."""
 
 
+class Timings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Times of a worker, in seconds, that tests shorten (``TIMINGS_VARIABLE``); a daemon in service has the defaults.
+
+    ``duplicate_look_s``: how often a client probes a second way to a server that it has; it may have become another
+    server's. ``stable_s``: a connection to a server that lived for this long was a success.
+    """
+
+    duplicate_look_s: float = 30.0
+    stable_s: float = 3.0
+
+
+TIMINGS_VARIABLE = "QMUX_TEST_TIMINGS"
+"""Environment variable of the supervisor: a JSON object with fields of ``Timings``."""
+
+
 class Configure(Message):
     """Everything that a child needs to know; sent first, and again for every reload. Answered by Configured.
 
@@ -39,6 +54,7 @@ class Configure(Message):
     runtime_dir: str
     bus_publish: str
     bus_subscribe: str
+    timings: Timings = Timings()
 
 
 class AddBind(Message):

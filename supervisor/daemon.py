@@ -113,6 +113,7 @@ class Daemon:
             runtime_dir=str(self.runtime.path),
             bus_publish=publish,
             bus_subscribe=subscribe,
+            timings=self.settings.timings,
         )
 
     def identity(self) -> DaemonIdentity:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qmux.errors import StartError
+from qmux.messages import Timings
 
 if TYPE_CHECKING:
     from qmux.config.loaded import Loaded
@@ -30,14 +31,16 @@ def run(load: Callable[[], Loaded], settings: Settings | None = None) -> int:
     # Only now: these import modules that other systems do not have.
     from supervisor.daemon import Daemon
     from supervisor.privileges import raise_file_limit
-    from supervisor.settings import Settings
+    from supervisor.settings import from_environment
 
     loaded = load()
     raise_file_limit()
-    daemon = Daemon.prepare(loaded, settings or Settings())
+    daemon = Daemon.prepare(loaded, settings or from_environment())
     try:
         for warning in loaded.warnings:
             log.warning(warning)
+        if (timings := daemon.settings.timings) != Timings():
+            log.warning("timings for tests are in force", extra={"timings": timings})
         return asyncio.run(_serve(load, daemon))
     finally:
         daemon.close()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
+
+from qmux.errors import StartError
+from qmux.messages import TIMINGS_VARIABLE, Timings
 
 Kind = Literal["worker", "admin"]
 
@@ -52,3 +58,18 @@ class Settings:
 
     quick_failures: int = 3
     """After so many failures in a row a sibling gets the worker's traffic sockets, until it is back."""
+
+    timings: Timings = field(default_factory=Timings)
+    """Those of the workers; see ``from_environment``."""
+
+
+def from_environment() -> Settings:
+    """The defaults, with the timings of workers that a test set. Raises StartError where they cannot be read."""
+    text = os.environ.get(TIMINGS_VARIABLE)
+    if text is None:
+        return Settings()
+    try:
+        timings = msgspec.json.decode(text, type=Timings)
+    except msgspec.DecodeError as error:
+        raise StartError(f"{TIMINGS_VARIABLE}: {error}") from None
+    return Settings(timings=timings)

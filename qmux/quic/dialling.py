@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
+from typing_extensions import override
+
 from qmux.quic.engine import Connection, Engine, RelayLimits, Stream
 from qmux.quic.offload import ServiceUsers, UserEnd
 
@@ -29,7 +31,7 @@ class Dialling(Protocol):
         ...
 
     def clear_targets(self) -> None:
-        """Serve nobody any more who is not being connected yet."""
+        """Serve no user connection any more but those that are being connected."""
         ...
 
     def serve(self, connection: Connection, limits: Mapping[str, RelayLimits]) -> None:
@@ -37,12 +39,12 @@ class Dialling(Protocol):
         ...
 
     def users_on(self, connection: Connection) -> int:
-        """Users on one connection, those included who are not relayed yet."""
+        """User connections on one connection, with those that are not relayed yet."""
         ...
 
     @property
     def users(self) -> int:
-        """Users on all connections."""
+        """User connections on all connections."""
         ...
 
     def counts(self) -> dict[str, ServiceUsers]:
@@ -75,7 +77,7 @@ class DiallingEngine(Protocol):
 
 @runtime_checkable
 class DialledStream(Protocol):
-    """A stream that the engine gave up. ``dialled_s``: for so long it has tried."""
+    """A stream that the engine gave up. ``dialled_s``: how long it has tried, in seconds."""
 
     dialled_s: float
 
@@ -85,36 +87,42 @@ def dialled_s(stream: Stream) -> float:
     return stream.dialled_s if isinstance(stream, DialledStream) else 0.0
 
 
-class NoDialling:
-    """Implements ``Dialling`` for an engine that serves nobody alone."""
+class NoDialling(Dialling):
+    """For an engine that serves no user connection alone."""
 
     users = 0
 
+    @override
     def set_target(self, service: str, address: Address, timeout_s: float, valid_s: float | None = None) -> None:
-        """See ``Dialling.set_target``."""
+        pass
 
+    @override
     def clear_targets(self) -> None:
-        """See ``Dialling.clear_targets``."""
+        pass
 
+    @override
     def serve(self, connection: Connection, limits: Mapping[str, RelayLimits]) -> None:
-        """See ``Dialling.serve``."""
+        pass
 
+    @override
     def users_on(self, connection: Connection) -> int:
-        """See ``Dialling.users_on``."""
         return 0
 
+    @override
     def counts(self) -> dict[str, ServiceUsers]:
-        """See ``Dialling.counts``."""
         return {}
 
+    @override
     def expect_change(self) -> None:
-        """See ``Dialling.expect_change``."""
+        pass
 
+    @override
     def tell_usual_ends(self, tell: bool) -> None:
-        """See ``Dialling.tell_usual_ends``."""
+        pass
 
+    @override
     def close(self) -> None:
-        """See ``Dialling.close``."""
+        pass
 
 
 def dialling_of(engine: Engine, head_timeout_s: float, on_change: OnChange, on_end: OnEnd) -> Dialling:

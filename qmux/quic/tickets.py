@@ -20,7 +20,7 @@ MAX_TICKETS = 256
 
 class Ticket(msgspec.Struct, frozen=True):
     """``session``: what the engine needs, with its keys. ``expires_at``: wall clock, in seconds: the end of the
-    server's certificate, at which nobody looks again when a session is resumed.
+    server's certificate, which is not looked at again when a session is resumed.
     """
 
     session: object

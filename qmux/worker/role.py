@@ -3,61 +3,42 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 import msgspec
+from typing_extensions import override
 
 from qmux import log as qmux_log
-from qmux.child import Child
+from qmux.child import Child, Role
 from qmux.config.schema import ClientConfig, ServerConfig
 from qmux.errors import QmuxError
 from qmux.messages import Configure, Configured, Down
 from qmux.worker.client.worker import ClientWorker
 from qmux.worker.server.worker import ServerWorker
+from qmux.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
 
-class Worker(Protocol):
-    """The server's or the client's side."""
-
-    def configure(self, message: Configure) -> None:
-        """Apply another configuration whole, or raise QmuxError and change nothing."""
-        ...
-
-    def received(self, message: Down, fds: list[int]) -> None:
-        """Any other message."""
-        ...
-
-    def active(self) -> int:
-        """User connections under way."""
-        ...
-
-    async def close(self) -> None:
-        """End everything."""
-        ...
-
-
-class WorkerRole:
-    """Implements ``qmux.child.Role``."""
+class WorkerRole(Role):
+    """Becomes the server's or the client's worker with the first Configure."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
         self._worker: Worker | None = None
 
+    @override
     def received(self, message: Down, fds: list[int]) -> None:
-        """See ``qmux.child.Role.received``."""
         if isinstance(message, Configure):
             self._configure(message)
         elif self._worker is not None:
             self._worker.received(message, fds)
 
+    @override
     def active(self) -> int:
-        """See ``qmux.child.Role.active``."""
         return 0 if self._worker is None else self._worker.active()
 
+    @override
     async def close(self) -> None:
-        """See ``qmux.child.Role.close``."""
         if self._worker is not None:
             await self._worker.close()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 
+import msgspec
 import pytest
 
+from qmux.messages import TIMINGS_VARIABLE, Timings
 from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, echo
 from tests.integration.users import ask
@@ -16,11 +17,7 @@ LOOK_S = 2.0
 PROBES = 8
 """More than the connections that a server lets one session have at one worker."""
 
-SITE = f"""
-from qmux.worker.client import reconnect, server_link
-reconnect.STABLE_S = {LOOK_S} / 2
-server_link.DUPLICATE_LOOK_S = {LOOK_S}
-"""
+TIMINGS = Timings(duplicate_look_s=LOOK_S, stable_s=LOOK_S / 2)
 
 
 @pytest.mark.engines("auto")
@@ -28,15 +25,13 @@ def test_probing_a_second_address_takes_no_users_and_no_place(deployment: Deploy
     """Users with long connections are on every lane, while the second address is looked at again and again.
 
     Were the second address registered for the session, each look would leave a lane without new users, and in the end
-    close the oldest with the users on it. ``sitecustomize`` shortens the time between looks in the client's processes.
+    close the oldest with the users on it.
     """
-    (deployment.directory / "site").mkdir()
-    deployment.write("site/sitecustomize.py", SITE)
     port = free_port()
     with Service(echo) as service:
         server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
         addresses = [f"127.0.0.1:{deployment.quic_port}", f"localhost:{deployment.quic_port}"]
-        deployment.extra_environment["PYTHONPATH"] = f"{deployment.directory / 'site'}:{':'.join(sys.path)}"
+        deployment.extra_environment[TIMINGS_VARIABLE] = msgspec.json.encode(TIMINGS).decode()
         client = deployment.client("pod-1", {"web": service.target}, servers=addresses)
         server.until_clients(1, connections=2)
         until(lambda: "the first is kept" in client.log, "the second address is told as such")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
+from typing_extensions import override
+
 from qmux.quic.aioquic_engine.endpoint import AioquicEndpoint
 from qmux.quic.aioquic_engine.outgoing import connect
-from qmux.quic.engine import Acceptor, ConnectConfig, Connection, ConnectionHandler, Endpoint, EndpointConfig
+from qmux.quic.engine import Acceptor, ConnectConfig, Connection, ConnectionHandler, Endpoint, EndpointConfig, Engine
 
 
-class AioquicEngine:
-    """Implements ``qmux.quic.engine.Engine``."""
+class AioquicEngine(Engine):
+    """Without state: a connection or endpoint has what it needs."""
 
     name = "aioquic"
 
+    @override
     def serve(self, config: EndpointConfig, acceptor: Acceptor) -> Endpoint:
-        """See ``qmux.quic.engine.Engine.serve``."""
         return AioquicEndpoint(config, acceptor, asyncio.get_running_loop())
 
+    @override
     def connect(self, address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler) -> Connection:
-        """See ``qmux.quic.engine.Engine.connect``."""
         return connect(address, config, handler, asyncio.get_running_loop())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aioquic.quic import events
+from typing_extensions import override
 
 from qmux import steering
 from qmux.pki.identity import Identity
@@ -21,6 +22,7 @@ from qmux.quic.aioquic_engine.stream import AioquicStream
 from qmux.quic.engine import (
     CloseKind,
     CloseReason,
+    Connection,
     ConnectionHandler,
     ConnectionLost,
     ConnectionStats,
@@ -64,8 +66,15 @@ _numbers = itertools.count(1)
 Address = tuple[Any, ...]
 
 
-class AioquicConnection:
-    """Implements ``qmux.quic.engine.Connection``."""
+class AioquicConnection(Connection):
+    """One connection of aioquic, driven by the event loop."""
+
+    # In place of the protocol's read-only properties.
+    number = 0
+    identity: Identity | None = None
+    is_closed = False
+    resumed = False
+    early_data_accepted = False
 
     def __init__(
         self,
@@ -78,14 +87,10 @@ class AioquicConnection:
     ) -> None:
         self.loop = loop
         self.quic = quic
-        self.identity: Identity | None = None
         self.certificate_error = ""
         self.relays: set[Pump] = set()
         self.number = next(_numbers)
         self.is_connected = False
-        self.is_closed = False
-        self.resumed = False
-        self.early_data_accepted = False
         self.on_id_issued: Callable[[bytes], None] = lambda _: None
         self.on_id_retired: Callable[[bytes], None] = lambda _: None
         self.on_connected: Callable[[], None] = lambda: None
@@ -284,8 +289,8 @@ class AioquicConnection:
 
     # --- streams ---
 
+    @override
     def open_stream(self) -> AioquicStream:
-        """See ``qmux.quic.engine.Connection.open_stream``."""
         if self.is_closed:
             raise ConnectionLost(self._close_reason)
         stream_id = self.quic.get_next_available_stream_id()
@@ -360,42 +365,43 @@ class AioquicConnection:
     # --- the rest of the seam ---
 
     @property
+    @override
     def may_write_early(self) -> bool:
-        """See ``qmux.quic.engine.Connection.may_write_early``."""
         return not self.is_closed and not self.is_connected and self.quic.has_early_keys
 
     @property
+    @override
     def peer_address(self) -> tuple[str, int]:
-        """Where the peer's packets come from now."""
         if not self.is_closed:
             self._address = self.quic.get_peer_address() or self._address
         return self._address[0], self._address[1]
 
     @property
+    @override
     def peer_slot(self) -> int | None:
-        """See ``qmux.quic.engine.Connection.peer_slot``."""
         return steering.issued_slot(self.quic.peer_connection_id)
 
     @property
+    @override
     def last_received_at(self) -> float:
-        """See ``qmux.quic.engine.Connection.last_received_at``."""
         return self.quic.last_received_at
 
     @property
+    @override
     def ack_eliciting_outstanding(self) -> bool:
-        """See ``qmux.quic.engine.Connection.ack_eliciting_outstanding``."""
         return self.quic.outstanding
 
     @property
+    @override
     def max_datagram_size(self) -> int:
-        """See ``qmux.quic.engine.Connection.max_datagram_size``."""
         overhead = DATAGRAM_OVERHEAD_BYTES + len(self.quic.peer_connection_id)
         by_packet = self.quic.datagram_bytes - overhead
         by_peer = self.quic.peer_max_datagram_frame_bytes - DATAGRAM_FRAME_OVERHEAD_BYTES
         return max(0, min(by_packet, by_peer))
 
+    @override
     def send_datagram(self, data: bytes) -> bool:
-        """See ``qmux.quic.engine.Connection.send_datagram``. An oversized one would block aioquic's queue for ever."""
+        """An oversized one would block aioquic's queue for ever."""
         if self.is_closed or len(data) > self.max_datagram_size:
             return False
         if self.quic.queued_datagrams >= MAX_QUEUED_DATAGRAMS:
@@ -404,27 +410,28 @@ class AioquicConnection:
         self.wake()
         return True
 
+    @override
     def ping(self) -> None:
-        """See ``qmux.quic.engine.Connection.ping``."""
         if not self.is_closed:
             self.quic.send_ping(0)
             self.wake()
 
+    @override
     def raise_limits(self, max_streams: int, stream_window_bytes: int) -> None:
-        """See ``qmux.quic.engine.Connection.raise_limits``."""
         if not self.is_closed:
             self.quic.raise_limits(max_streams, min(stream_window_bytes, UNLIMITED_BYTES))
             self.wake()
 
+    @override
     def close(self, code: int, reason: str) -> None:
-        """See ``qmux.quic.engine.Connection.close``. The state goes at once: later packets get a stateless reset."""
+        """The state goes at once: later packets get a stateless reset."""
         if not self.is_closed:
             self.quic.close(error_code=code, reason_phrase=reason)
             self._transmit()
             self._dispose(CloseReason(CloseKind.LOCAL, code, reason))
 
+    @override
     def stats(self) -> ConnectionStats:
-        """See ``qmux.quic.engine.Connection.stats``."""
         return ConnectionStats(
             rtt_s=self.quic.rtt_s,
             pto_s=self.quic.pto_s,

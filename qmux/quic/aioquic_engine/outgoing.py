@@ -26,7 +26,7 @@ SOCKET_BUFFER_BYTES = 4 << 20
 def connect(
     address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler, loop: asyncio.AbstractEventLoop
 ) -> AioquicConnection:
-    """See ``qmux.quic.engine.Engine.connect``."""
+    """Start one outgoing connection. Raises CertificateError, OSError."""
     sock = _open_socket(address)
     try:
         return _Outgoing(sock, address, config, handler, loop).connection

@@ -16,8 +16,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from qmux.protocol.frames import AppCode
-from qmux.quic.engine import ConnectionLost, RelayEnd, RelayLimits, StreamError
+from qmux.quic.engine import ConnectionLost, Relay, RelayEnd, RelayLimits, StreamError
 
 if TYPE_CHECKING:
     from qmux.quic.aioquic_engine.connection import AioquicConnection
@@ -52,13 +54,15 @@ def _has_error(sock: socket.socket) -> bool:
     return any(events & select.POLLERR for _, events in poller.poll(0))
 
 
-class Pump:
-    """Implements ``qmux.quic.engine.Relay``."""
+class Pump(Relay):
+    """Moves bytes on the event loop."""
+
+    # In place of the protocol's read-only properties.
+    bytes_to_socket = 0
+    bytes_to_stream = 0
 
     def __init__(self, connection: AioquicConnection, stream_id: int, sock: socket.socket, limits: RelayLimits) -> None:
         self.done: asyncio.Future[RelayEnd] = connection.loop.create_future()
-        self.bytes_to_socket = 0
-        self.bytes_to_stream = 0
         self._connection = connection
         self._loop = connection.loop
         self._stream_id = stream_id
@@ -87,8 +91,8 @@ class Pump:
             self.feed(b"", end)
             self.flush()
 
+    @override
     def abort(self) -> None:
-        """See ``qmux.quic.engine.Relay.abort``."""
         self._abort(AppCode.CANCELLED, RelayEnd.ABORTED)
 
     # --- stream → socket ---

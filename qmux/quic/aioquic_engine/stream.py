@@ -7,8 +7,10 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from qmux.quic.aioquic_engine.pump import Chunk, Pump, append_chunk
-from qmux.quic.engine import ConnectionLost, RelayLimits, StreamError
+from qmux.quic.engine import ConnectionLost, RelayLimits, Stream, StreamError
 
 if TYPE_CHECKING:
     from qmux.quic.aioquic_engine.connection import AioquicConnection
@@ -18,8 +20,8 @@ SEND_BUFFER_BYTES = 1 << 20
 (with the peer's receive window and the kernel's buffers it stays under 4 MiB end to end)."""
 
 
-class AioquicStream:
-    """Implements ``qmux.quic.engine.Stream``."""
+class AioquicStream(Stream):
+    """Holds what was received and not read."""
 
     def __init__(self, connection: AioquicConnection, stream_id: int) -> None:
         self._connection = connection
@@ -33,19 +35,19 @@ class AioquicStream:
         self._fin_sent = False
 
     @property
+    @override
     def stream_id(self) -> int:
-        """The QUIC stream ID (RFC 9000 §2.1)."""
         return self._stream_id
 
     @property
+    @override
     def connection(self) -> AioquicConnection:
-        """The connection it belongs to."""
         return self._connection
 
     # --- what the layer above calls ---
 
+    @override
     async def read(self, limit_bytes: int) -> bytes:
-        """See ``qmux.quic.engine.Stream.read``."""
         while not self._chunks and not self._end:
             if self._error is not None:
                 raise self._error
@@ -64,8 +66,8 @@ class AioquicStream:
         self._connection.consumed(self._stream_id, len(chunk))
         return bytes(chunk)
 
+    @override
     async def write(self, data: bytes) -> None:
-        """See ``qmux.quic.engine.Stream.write``."""
         if self._error is not None:
             raise self._error
         self._connection.write_stream(self._stream_id, data)
@@ -80,8 +82,8 @@ class AioquicStream:
             if self._error is not None:
                 raise self._error
 
+    @override
     def finish(self) -> None:
-        """See ``qmux.quic.engine.Stream.finish``."""
         if self._error is None and not self._fin_sent:
             self._fin_sent = True
             self._connection.write_stream(self._stream_id, b"", fin=True)
@@ -91,8 +93,8 @@ class AioquicStream:
         if self._fin_sent and self._end and not self._chunks:
             self._connection.forget_stream(self._stream_id)  # what is left, QUIC does alone
 
+    @override
     def abort(self, code: int) -> None:
-        """See ``qmux.quic.engine.Stream.abort``."""
         if self._error is not None:
             return  # both directions are closed already, and the first code stands
         self._connection.abort_stream(self._stream_id, code)
@@ -102,8 +104,8 @@ class AioquicStream:
     def set_priority(self, priority: int) -> None:
         """No effect: this engine always serves stream 0, the control stream, first, and the others in turn."""
 
+    @override
     def relay(self, sock: socket.socket, limits: RelayLimits) -> Pump:
-        """See ``qmux.quic.engine.Stream.relay``."""
         self._pump = Pump(self._connection, self._stream_id, sock, limits)
         self._connection.relays.add(self._pump)
         self._pump.start(list(self._chunks), self._end, self._error)

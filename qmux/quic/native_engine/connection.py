@@ -8,12 +8,14 @@ import socket
 from collections.abc import Callable
 
 import qmux_native
+from typing_extensions import override
 
 from qmux import steering
 from qmux.pki.identity import Identity
 from qmux.quic.engine import (
     CloseKind,
     CloseReason,
+    Connection,
     ConnectionHandler,
     ConnectionLost,
     ConnectionStats,
@@ -28,16 +30,19 @@ from qmux.quic.native_engine.stream import NativeStream
 _numbers = itertools.count(1)
 
 
-class NativeConnection:
-    """Implements ``qmux.quic.engine.Connection``. ``handle``: its number in the core."""
+class NativeConnection(Connection):
+    """``handle``: its number in the core."""
+
+    # In place of the protocol's read-only properties.
+    number = 0
+    identity: Identity | None = None
+    is_closed = False
+    resumed = False
+    early_data_accepted = False
 
     def __init__(self, driver: Driver, handle: int, address: tuple[str, int]) -> None:
         self.loop: asyncio.AbstractEventLoop = driver.loop
         self.number = next(_numbers)
-        self.identity: Identity | None = None
-        self.is_closed = False
-        self.resumed = False
-        self.early_data_accepted = False
         self.on_ticket: Callable[[qmux_native.Ticket, int], None] = lambda *_: None
         self.on_closed: Callable[[NativeConnection], None] = lambda _: None
         self._core = driver.core
@@ -171,8 +176,8 @@ class NativeConnection:
 
     # --- the seam ---
 
+    @override
     def open_stream(self) -> NativeStream:
-        """See ``qmux.quic.engine.Connection.open_stream``."""
         if self.is_closed:
             raise ConnectionLost(self._close_reason)
         stream_id = self._core.open_stream(self._handle)
@@ -182,73 +187,74 @@ class NativeConnection:
         return stream
 
     @property
+    @override
     def may_write_early(self) -> bool:
-        """See ``qmux.quic.engine.Connection.may_write_early``."""
         return not self.is_closed and self._core.may_write_early(self._handle)
 
     @property
+    @override
     def peer_address(self) -> tuple[str, int]:
-        """See ``qmux.quic.engine.Connection.peer_address``."""
         if not self.is_closed:
             self._address = self._core.peer_address(self._handle)
         return self._address
 
     @property
+    @override
     def peer_slot(self) -> int | None:
-        """See ``qmux.quic.engine.Connection.peer_slot``."""
         if not self.is_closed:
             prefix = self._core.peer_prefix(self._handle)
             self._slot = None if prefix is None else steering.issued_slot(prefix.to_bytes(2, "big"))
         return self._slot
 
     @property
+    @override
     def last_received_at(self) -> float:
-        """See ``qmux.quic.engine.Connection.last_received_at``."""
         if not self.is_closed:
             self._last_received_at = self._core.last_received_at(self._handle)
         return self._last_received_at
 
     @property
+    @override
     def ack_eliciting_outstanding(self) -> bool:
-        """See ``qmux.quic.engine.Connection.ack_eliciting_outstanding``."""
         return not self.is_closed and self._core.ack_eliciting_outstanding(self._handle)
 
     @property
+    @override
     def max_datagram_size(self) -> int:
-        """See ``qmux.quic.engine.Connection.max_datagram_size``."""
         return 0 if self.is_closed else self._core.max_datagram_size(self._handle)
 
+    @override
     def send_datagram(self, data: bytes) -> bool:
-        """See ``qmux.quic.engine.Connection.send_datagram``."""
         if self.is_closed or not self._core.send_datagram(self._handle, data):
             return False
         self._driver.wake()
         return True
 
+    @override
     def ping(self) -> None:
-        """See ``qmux.quic.engine.Connection.ping``."""
         if not self.is_closed:
             self._core.ping(self._handle)
             self._driver.wake()
 
+    @override
     def raise_limits(self, max_streams: int, stream_window_bytes: int) -> None:
-        """See ``qmux.quic.engine.Connection.raise_limits``. A stream's window is what the connection began with: until
+        """A stream's window is what the connection began with: until
         now the window of the whole connection was the smaller one.
         """
         if not self.is_closed:
             self._core.raise_limits(self._handle, max_streams)
             self._driver.wake()
 
+    @override
     def close(self, code: int, reason: str) -> None:
-        """See ``qmux.quic.engine.Connection.close``."""
         if not self.is_closed:
             self._remember()
             self._core.close(self._handle, code, reason.encode())
             self._driver.wake()
             self.dispose(CloseReason(CloseKind.LOCAL, code, reason))
 
+    @override
     def stats(self) -> ConnectionStats:
-        """See ``qmux.quic.engine.Connection.stats``."""
         if not self.is_closed:
             self._stats = ConnectionStats(*self._core.stats(self._handle))
         return self._stats

@@ -20,7 +20,7 @@ SOCKET_BUFFER_BYTES = 4 << 20
 def connect(
     address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler, driver: Driver
 ) -> NativeConnection:
-    """See ``qmux.quic.engine.Engine.connect``."""
+    """Start one outgoing connection. Raises CertificateError, OSError."""
     resuming = _Resuming(address, config)
     sock = _open_socket(address)
     peer = sock.getpeername()

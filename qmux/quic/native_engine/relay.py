@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from qmux.quic.engine import RelayEnd
+from typing_extensions import override
+
+from qmux.quic.engine import Relay, RelayEnd
 
 if TYPE_CHECKING:
     from qmux.quic.native_engine.driver import Driver
 
 
-class NativeRelay:
-    """Implements ``qmux.quic.engine.Relay``."""
+class NativeRelay(Relay):
+    """A relay of the core."""
 
     def __init__(self, driver: Driver, number: int) -> None:
         self.done: asyncio.Future[RelayEnd] = driver.loop.create_future()
@@ -29,17 +31,17 @@ class NativeRelay:
         return self._counted
 
     @property
+    @override
     def bytes_to_socket(self) -> int:
-        """See ``qmux.quic.engine.Relay.bytes_to_socket``."""
         return self.counted[0]
 
     @property
+    @override
     def bytes_to_stream(self) -> int:
-        """See ``qmux.quic.engine.Relay.bytes_to_stream``."""
         return self.counted[1]
 
+    @override
     def abort(self) -> None:
-        """See ``qmux.quic.engine.Relay.abort``."""
         if not self.done.done():
             self._driver.core.abort_relay(self._number)
             self._driver.wake()

@@ -6,15 +6,18 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from qmux.quic.engine import ConnectionLost, RelayLimits, StreamError
+from typing_extensions import override
+
+from qmux.quic.dialling import DialledStream
+from qmux.quic.engine import ConnectionLost, RelayLimits, Stream, StreamError
 from qmux.quic.native_engine.relay import NativeRelay
 
 if TYPE_CHECKING:
     from qmux.quic.native_engine.connection import NativeConnection
 
 
-class NativeStream:
-    """Implements ``qmux.quic.engine.Stream`` and ``qmux.quic.dialling.DialledStream``."""
+class NativeStream(Stream, DialledStream):
+    """A stream of the core, by its ID."""
 
     def __init__(self, connection: NativeConnection, stream_id: int, dialled_s: float = 0.0) -> None:
         self.dialled_s = dialled_s
@@ -27,19 +30,19 @@ class NativeStream:
         self._finished = False
 
     @property
+    @override
     def stream_id(self) -> int:
-        """The QUIC stream ID (RFC 9000 §2.1)."""
         return self._stream_id
 
     @property
+    @override
     def connection(self) -> NativeConnection:
-        """The connection it belongs to."""
         return self._connection
 
     # --- what the layer above calls ---
 
+    @override
     async def read(self, limit_bytes: int) -> bytes:
-        """See ``qmux.quic.engine.Stream.read``."""
         while self._error is None:
             if self._read_ended:
                 return b""
@@ -55,8 +58,8 @@ class NativeStream:
                 self._reader = None
         raise self._error
 
+    @override
     async def write(self, data: bytes) -> None:
-        """See ``qmux.quic.engine.Stream.write``."""
         if self._error is not None:
             raise self._error
         if self._connection.write_stream(self._stream_id, data, finish=False):
@@ -69,27 +72,27 @@ class NativeStream:
             if self._error is not None:
                 raise self._error
 
+    @override
     def finish(self) -> None:
-        """See ``qmux.quic.engine.Stream.finish``."""
         if self._error is None and not self._finished:
             self._finished = True
             self._connection.write_stream(self._stream_id, b"", finish=True)
             self._forget_if_over()
 
+    @override
     def abort(self, code: int) -> None:
-        """See ``qmux.quic.engine.Stream.abort``."""
         if self._error is not None:
             return  # both directions are closed already, and the first code stands
         self._connection.abort_stream(self._stream_id, code)
         self.fail(StreamError(code))
 
+    @override
     def set_priority(self, priority: int) -> None:
-        """See ``qmux.quic.engine.Stream.set_priority``."""
         if self._error is None:
             self._connection.set_priority(self._stream_id, priority)
 
+    @override
     def relay(self, sock: socket.socket, limits: RelayLimits) -> NativeRelay:
-        """See ``qmux.quic.engine.Stream.relay``."""
         return self._connection.start_relay(self._stream_id, sock, limits)
 
     def _forget_if_over(self) -> None:

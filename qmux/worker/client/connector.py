@@ -1,48 +1,97 @@
-"""What a server link needs of its client process."""
+"""The connections to servers of one client process: all belong to one session and offer the same services."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import os
 
-from qmux.worker.client.failures import Failure
-from qmux.worker.client.lane import LaneConnection
-from qmux.worker.signal import ChangeSignal
+import msgspec
 
-if TYPE_CHECKING:
-    from qmux.worker.client.server_link import ServerLink
+from qmux import __version__
+from qmux.config.schema import ClientConfig
+from qmux.pki.material import Material
+from qmux.protocol.frames import Offered, Register
+from qmux.protocol.values import MAX_NAME
+from qmux.quic.engine import ConnectConfig, Engine
+from qmux.quic.tickets import Tickets
+from qmux.worker.client.failures import UNREACHABLE, Failure
+from qmux.worker.client.lane import LaneConnection, Link, StreamServer
+from qmux.worker.client.remote import Remote
+
+IDLE_TIMEOUT_S = 600.0
+"""The client's transport parameter: the smaller of both ends' rules, and the server's is the one that is configured."""
+
+KEEP_ALIVE_S = 10.0
+FIRST_MAX_STREAMS = 64
+STREAM_WINDOW_BYTES = 1 << 20
+"""The client's constants (docs/architecture.md, "Protocol"): transport parameters go before RegisterAck raises them."""
+
+SESSION_BYTES = 16
 
 
-class Connector(Protocol):
-    """What a link needs of its client process."""
+class Connector:
+    """Starts connections, as the configuration in force says."""
 
-    reconnect_max_s: float
-    once: bool
-    signal: ChangeSignal
+    def __init__(self, engine: Engine, streams: StreamServer, config: ClientConfig, material: Material) -> None:
+        self._engine = engine
+        self._streams = streams
+        self._config = config
+        self._material = material
+        self._session = os.urandom(SESSION_BYTES)
+        self._tickets = Tickets()
 
-    def connect(self, link: ServerLink, lane: int | None, *, is_probe: bool = False) -> LaneConnection | Failure:
-        """Start one connection. A probe only asks which server is there: it is no connection of our session."""
-        ...
+    def configure(self, config: ClientConfig, material: Material) -> bool:
+        """New connections follow these. Returns whether they register something else than those that exist."""
+        previous, self._config, self._material = self._config, config, material
+        return _offered(previous) != _offered(config) or previous.instance != config.instance
 
-    def holder(self, server_id: bytes) -> ServerLink | None:
-        """Who serves this server now."""
-        ...
+    @property
+    def reconnect_max_s(self) -> float:
+        """The longest pause before a connection is tried again."""
+        return self._config.reconnect_max_s
 
-    def claim(self, server_id: bytes, link: ServerLink) -> ServerLink:
-        """Who serves this server: ``link``, or another that reached it first through another address."""
-        ...
+    def connect(
+        self, link: Link, remote: Remote, lane: int | None, *, is_probe: bool = False
+    ) -> LaneConnection | Failure:
+        """Start one connection to ``remote``, for ``link``; ``lane`` None: to any worker. A probe only asks which
+        server is there: it is no connection of our session.
+        """
+        timeout_s = self._config.connect_timeout_s
+        config = ConnectConfig(
+            material=self._material,
+            server_name=self._config.server_name or remote.server.host,
+            lane=lane,
+            idle_timeout_s=IDLE_TIMEOUT_S,
+            keep_alive_s=KEEP_ALIVE_S,
+            handshake_timeout_s=timeout_s,
+            max_streams=FIRST_MAX_STREAMS,
+            stream_window_bytes=STREAM_WINDOW_BYTES,
+            tickets=None if is_probe else self._tickets,  # a probe must not use up what the session's lanes need
+        )
+        try:
+            return LaneConnection(
+                lambda handler: self._engine.connect(remote.address, config, handler),
+                self._probing() if is_probe else self._register(),
+                self._streams,
+                link,
+                timeout_s,
+            )
+        except OSError as error:
+            return Failure("unreachable", f"the network has no way to it: {error.strerror or error}", UNREACHABLE)
 
-    def release(self, link: ServerLink) -> None:
-        """``link`` has no connection any more."""
-        ...
+    def _register(self) -> Register:
+        instance = self._config.instance or os.uname().nodename
+        return Register(
+            session=self._session,
+            client_id=instance[:MAX_NAME],
+            services=_offered(self._config),
+            version=__version__,
+        )
 
-    async def released(self, timeout_s: float) -> None:
-        """Wait until some link gave its server up, or for ``timeout_s``."""
-        ...
+    def _probing(self) -> Register:
+        """Another session, so that it takes no place of ours at the server, and the last to be given a user."""
+        services = tuple(msgspec.structs.replace(each, backup=True) for each in _offered(self._config))
+        return msgspec.structs.replace(self._register(), session=os.urandom(SESSION_BYTES), services=services)
 
-    def failed(self, link: ServerLink, failure: Failure) -> None:
-        """A first contact failed (``qmuxc --once`` ends then)."""
-        ...
 
-    def lost(self, link: ServerLink) -> None:
-        """Every connection to this server is gone."""
-        ...
+def _offered(config: ClientConfig) -> tuple[Offered, ...]:
+    return tuple(Offered(each.name, each.weight, each.backup) for each in config.services.values())

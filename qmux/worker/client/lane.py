@@ -1,4 +1,4 @@
-"""One connection of a client to one worker of a server: registration, heartbeats, and the users that come on it."""
+"""One connection of a client to one worker of a server: registration, heartbeats, streams that the server opens."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from msgspec.structs import replace
+from typing_extensions import override
 
 from qmux.errors import PeerError
 from qmux.protocol.codec import encode_stream_type
 from qmux.protocol.frames import AppCode, Drain, Frame, Lanes, Register, RegisterAck, RegisterReject, StreamType
 from qmux.protocol.sessions import ClientSession
-from qmux.quic.engine import CloseReason, Connection, ConnectionLost, Stream, StreamError
+from qmux.quic.engine import CloseReason, Connection, ConnectionHandler, ConnectionLost, Stream, StreamError
 from qmux.tasks import TaskSet
 from qmux.worker.client.failures import UNREACHABLE, Failure, closed, rejected
 
@@ -30,19 +31,19 @@ LOOK_S = 0.5
 """How often a heartbeat's answer is looked for: the silence that counts is at least two seconds."""
 
 
-class Users(Protocol):
-    """Who serves the users that come on a connection."""
+class StreamServer(Protocol):
+    """Serves the streams that a server opens, one for each user connection."""
 
     max_streams: int
     stream_window_bytes: int
 
     @property
     def active(self) -> int:
-        """Users on all connections."""
+        """User connections on all connections to servers."""
         ...
 
     def active_on(self, lane: LaneConnection) -> int:
-        """Users on one connection."""
+        """User connections on one of them."""
         ...
 
     def registered(self, lane: LaneConnection) -> None:
@@ -54,26 +55,48 @@ class Users(Protocol):
         ...
 
 
-class LaneConnection:
-    """Implements ``qmux.quic.engine.ConnectionHandler``.
+class Link(Protocol):
+    """The link to a server that a lane is one connection of."""
+
+    @property
+    def text(self) -> str:
+        """The server's numeric address."""
+        ...
+
+    @property
+    def active(self) -> int:
+        """User connections on all of its connections."""
+        ...
+
+    def lanes_told(self, lane: LaneConnection, lanes: Lanes) -> None:
+        """The server named the lanes again, on ``lane``."""
+        ...
+
+
+class LaneConnection(ConnectionHandler):
+    """Starts with ``connect``, which raises OSError where there is no way to the server.
 
     ``registered`` resolves to the RegisterAck, or to the Failure. ``ended`` resolves when the connection is gone.
     ``wants_replacement`` resolves when the server asked for one, or has been silent for too long.
     """
 
-    def __init__(self, register: Register, users: Users, address: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        connect: Callable[[ConnectionHandler], Connection],
+        register: Register,
+        streams: StreamServer,
+        link: Link,
+        timeout_s: float,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.registered: asyncio.Future[RegisterAck | Failure] = loop.create_future()
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
         self.wants_replacement: asyncio.Future[str] = loop.create_future()
         self.ack: RegisterAck | None = None
-        self.active_here: Callable[[], int] = lambda: self.active
-        self.on_lanes: Callable[[Lanes], None] = lambda _: None
         self._register = register
-        self._users = users
-        self._address = address
+        self._streams = streams
+        self._link = link
         self._timeout_s = timeout_s
-        self._connection: Connection | None = None
         self._started = False
         self._control: Stream | None = None
         self._session = ClientSession()
@@ -81,25 +104,16 @@ class LaneConnection:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._register_timer: asyncio.TimerHandle | None = None
-
-    def attach(self, connection: Connection) -> None:
-        """The connection that this is the handler of. Where it resumes a session, the registration goes out with its
-        first packets: it may come twice, and at a server it counts from the confirmed handshake on.
-        """
-        self._connection = connection
-        if connection.may_write_early:
+        self.connection = connect(self)
+        # Where a session is resumed, the registration goes out with the first packets: it may come twice, and at a
+        # server it counts from the confirmed handshake on.
+        if self.connection.may_write_early:
             self._start()
 
     @property
-    def connection(self) -> Connection:
-        """The QUIC connection."""
-        assert self._connection is not None, "attached when it was made"
-        return self._connection
-
-    @property
     def active(self) -> int:
-        """Users on it."""
-        return self._users.active_on(self)
+        """User connections on it."""
+        return self._streams.active_on(self)
 
     @property
     def is_usable(self) -> bool:
@@ -119,27 +133,27 @@ class LaneConnection:
 
     # --- what the engine tells ---
 
+    @override
     def connected(self) -> None:
-        """See ``ConnectionHandler``."""
         self._register_timer = asyncio.get_running_loop().call_later(self._timeout_s, self._not_registered)
         if not self._started:
             self._start()
 
+    @override
     def stream_opened(self, stream: Stream) -> None:
-        """See ``ConnectionHandler``."""
-        self._users.serve(self, stream)
+        self._streams.serve(self, stream)
 
+    @override
     def datagram_received(self, data: bytes) -> None:
-        """See ``ConnectionHandler``: this version asked for none."""
-        log.debug("a datagram that nobody asked for", extra={"address": self._address})
+        log.debug("unexpected datagram", extra={"address": self._link.text})  # this version asks for none
 
+    @override
     def closed(self, reason: CloseReason) -> None:
-        """See ``ConnectionHandler``."""
         for timer in (self._timer, self._register_timer):
             if timer is not None:
                 timer.cancel()
         if not self.registered.done():
-            self.registered.set_result(closed(reason, self._address, self._timeout_s))
+            self.registered.set_result(closed(reason, self._link.text, self._timeout_s))
         if not self.ended.done():
             self.ended.set_result(reason)
 
@@ -168,9 +182,9 @@ class LaneConnection:
     def _received(self, frame: Frame) -> None:
         if isinstance(frame, RegisterAck):
             self.ack = frame
-            streams = min(frame.limits.max_streams, self._users.max_streams)
-            self.connection.raise_limits(streams, self._users.stream_window_bytes)
-            self._users.registered(self)
+            streams = min(frame.limits.max_streams, self._streams.max_streams)
+            self.connection.raise_limits(streams, self._streams.stream_window_bytes)
+            self._streams.registered(self)
             if not self.registered.done():
                 self.registered.set_result(frame)
         elif isinstance(frame, RegisterReject):
@@ -178,9 +192,9 @@ class LaneConnection:
                 self.registered.set_result(rejected(frame))
             self.connection.close(AppCode.NONE, "rejected")
         elif isinstance(frame, Lanes):
-            if self.ack is not None:  # nobody may be listening yet: the ack is what is looked at then
+            if self.ack is not None:  # the link may not keep us yet: it looks at the ack then
                 self.ack = replace(self.ack, lanes=frame.lanes)
-            self.on_lanes(frame)
+            self._link.lanes_told(self, frame)
         elif isinstance(frame, Drain) and frame.replace:
             self.ask_replacement("the server asks for a new connection")
 
@@ -192,8 +206,8 @@ class LaneConnection:
             self.close(AppCode.NOT_REGISTERED, "no answer to Register")
 
     def load_changed(self) -> None:
-        """A user came or went somewhere in this process."""
-        self._session.load_changed(self._users.active, self.active_here())
+        """User connections came or went somewhere in this process."""
+        self._session.load_changed(self._streams.active, self._link.active)
         self._arm()
 
     def drain(self, deadline_s: float) -> None:
@@ -212,8 +226,7 @@ class LaneConnection:
 
     def close(self, code: AppCode, reason: str) -> None:
         """End the connection."""
-        if self._connection is not None:
-            self._connection.close(code, reason)
+        self.connection.close(code, reason)
 
     async def close_tasks(self) -> None:
         """End what runs for this connection."""
@@ -255,7 +268,7 @@ class LaneConnection:
         if len(self._tasks) > MAX_UNSENT:
             self.close(AppCode.PROTOCOL_ERROR, "the control stream is not read")
             return
-        self._tasks.start(self._write(self._control, data), f"control frame to {self._address}")
+        self._tasks.start(self._write(self._control, data), f"control frame to {self._link.text}")
 
     async def _write(self, stream: Stream, data: bytes) -> None:
         try:

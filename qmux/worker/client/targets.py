@@ -10,7 +10,7 @@ from qmux.quic.dialling import Address, Dialling
 from qmux.relay.dial import literal_address
 
 NAME_VALID_S = 1.0
-"""A name is resolved again after this: it follows what its record says nearly as closely as if each user asked."""
+"""A name is resolved again after this: it follows the record nearly as closely as if each user connection asked."""
 
 
 class Targets:
@@ -23,7 +23,7 @@ class Targets:
         self.follow(services)
 
     def follow(self, services: Mapping[str, ClientServiceConfig]) -> None:
-        """These are the services now; users who are being connected already stay with their target."""
+        """These are the services now; user connections under way stay with their target."""
         self._services = services
         self._dialling.clear_targets()
         for service in () if self._draining else services.values():
@@ -31,12 +31,12 @@ class Targets:
                 self._dialling.set_target(service.name, address, service.connect_timeout_s)
 
     def drain(self) -> None:
-        """No user is served any more."""
+        """No user connection is served any more."""
         self._draining = True
         self._dialling.clear_targets()
 
     def reached(self, service: ClientServiceConfig, sock: socket.socket) -> None:
-        """``sock`` was connected to the target of ``service``: the next users may go the same way."""
+        """``sock`` was connected to the target of ``service``: the next user connections may go the same way."""
         is_name = _fixed_address(service) is None
         if not is_name or self._draining or self._services.get(service.name) != service:
             return

@@ -8,7 +8,7 @@ from qmux.protocol.codec import encode
 from qmux.protocol.frames import AppCode, Lanes
 from qmux.worker.client.failures import Failure
 from tests.aio import run, until
-from tests.worker.fakes import ACK, FakeConnection, lane_on, unconnected_lane
+from tests.worker.fakes import ACK, FakeConnection, FakeLink, lane_on, unconnected_lane
 
 
 def test_lanes_that_follow_the_ack_at_once_are_not_lost() -> None:
@@ -16,11 +16,13 @@ def test_lanes_that_follow_the_ack_at_once_are_not_lost() -> None:
 
     async def main() -> None:
         connection = FakeConnection()
-        lane = lane_on(connection)
+        link = FakeLink()
+        lane = lane_on(connection, link=link)
         await until(lambda: connection.streams and connection.streams[0].sent)
         connection.streams[0].peer_sends(encode(ACK) + encode(Lanes(0, (0, 2))))
         assert await lane.registered == ACK
         await until(lambda: lane.ack is not None and lane.ack.lanes == (0, 2))
+        assert link.told == [Lanes(0, (0, 2))]
         connection.close(0, "done")
         await lane.close_tasks()
 

@@ -4,117 +4,125 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
-from msgspec.structs import replace
+from typing_extensions import override
 
 from qmux.config.schema import ServerAddress
+from qmux.messages import Timings
+from qmux.pki.material import Material
 from qmux.protocol.frames import AppCode, Lanes
-from qmux.quic.engine import CloseKind, CloseReason
+from qmux.quic.engine import (
+    CloseKind,
+    CloseReason,
+)
+from qmux.worker.client.connector import Connector
 from qmux.worker.client.failures import Failure
+from qmux.worker.client.holders import Holders
 from qmux.worker.client.lane import LaneConnection
-from qmux.worker.client.server_link import ServerLink
+from qmux.worker.client.remote import Remote
+from qmux.worker.client.server_link import LinkContext, LinkOwner, ServerLink
 from qmux.worker.signal import ChangeSignal
 from tests.aio import run, until
-from tests.worker.fakes import ACK, FakeConnection, FakeUsers, lane_on
+from tests.worker.fakes import CLIENT, FakeConnection, FakeEngine, FakeStreamServer
 
 
-class FakeDialer:
-    """Implements ``qmux.worker.client.connector.Connector``; every connection is registered when ``answer`` says so."""
+class Owner(LinkOwner):
+    """Counts what links tell."""
+
+    tries_again = True
 
     def __init__(self) -> None:
-        self.reconnect_max_s = 15.0
-        self.once = False
-        self.signal = ChangeSignal()
-        self.users = FakeUsers()
-        self.lanes: list[tuple[int, LaneConnection, FakeConnection]] = []
-        self.on_registered: Callable[[LaneConnection, FakeConnection], None] = lambda lane, connection: None
-        self.answers = True
-        self._answering: set[asyncio.Task[None]] = set()
+        self.failures: list[Failure] = []
+        self.times_reached = 0
 
-    def connect(self, link: ServerLink, lane: int | None, *, is_probe: bool = False) -> LaneConnection | Failure:
-        connection = FakeConnection()
-        made = lane_on(connection, users=self.users)
-        number = 0 if lane is None else lane
-        self.lanes.append((number, made, connection))
-        if self.answers:
-            task = asyncio.ensure_future(self.answer(number, made, connection))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
-        return made
+    @override
+    def reached(self) -> None:
+        self.times_reached += 1
 
-    async def answer(self, number: int, lane: LaneConnection, connection: FakeConnection) -> None:
-        await until(lambda: connection.closed_with or (connection.streams and connection.streams[0].sent))
-        if connection.closed_with is None:
-            connection.streams[0].peer_sends(replace(ACK, lane=number))
-            await lane.registered
-            self.on_registered(lane, connection)
-
-    def holder(self, server_id: bytes) -> ServerLink | None:
-        return None
-
-    def claim(self, server_id: bytes, link: ServerLink) -> ServerLink:
-        return link
-
-    def release(self, link: ServerLink) -> None:
-        pass
-
-    async def released(self, timeout_s: float) -> None:
-        raise NotImplementedError
-
+    @override
     def failed(self, link: ServerLink, failure: Failure) -> None:
-        pass
+        self.failures.append(failure)
 
+    @override
     def lost(self, link: ServerLink) -> None:
         pass
 
 
+class World:
+    """A client process whose connections ``engine`` makes. A duplicate server is looked at often."""
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine()
+        self.streams = FakeStreamServer()
+        self.signal = ChangeSignal()
+        self.owner = Owner()
+        self.holders: Holders[ServerLink] = Holders(self.signal)
+        connector = Connector(self.engine, self.streams, CLIENT, Material(b"", b"", b""))
+        timings = Timings(duplicate_look_s=0.05, stable_s=0.02)
+        self._context = LinkContext(self.owner, connector, self.holders, timings, self.signal)
+        self._links: list[ServerLink] = []
+
+    @property
+    def lanes(self) -> list[tuple[int, LaneConnection, FakeConnection]]:
+        return self.engine.lanes
+
+    def link(self, host: str = "192.0.2.1") -> ServerLink:
+        self._links.append(ServerLink(Remote(ServerAddress(host, 8443), (host, 8443)), self._context))
+        return self._links[-1]
+
+    async def close(self) -> None:
+        for link in self._links:
+            await link.close(AppCode.GOING_AWAY, "the test is over")
+        for _, lane, connection in self.lanes:
+            connection.close(0, "the test is over")
+            await lane.close_tasks()
+
+
 @contextlib.asynccontextmanager
-async def linked(connector: FakeDialer) -> AsyncIterator[ServerLink]:
-    link = ServerLink(ServerAddress("192.0.2.1", 8443), ("192.0.2.1", 8443), connector)
-    yield link
-    await link.close(AppCode.GOING_AWAY, "the test is over")
-    for _, lane, connection in connector.lanes:
-        connection.close(0, "the test is over")
-        await lane.close_tasks()
+async def a_world() -> AsyncIterator[World]:
+    world = World()
+    try:
+        yield world
+    finally:
+        await world.close()
 
 
 def test_every_lane_is_connected() -> None:
     async def main() -> None:
-        connector = FakeDialer()
-        async with linked(connector) as link:
+        async with a_world() as world:
+            link = world.link()
             await until(lambda: link.row().connections == 2)
-            assert sorted(number for number, _, _ in connector.lanes) == [0, 1]
+            assert sorted(number for number, _, _ in world.lanes) == [0, 1]
 
     run(main())
 
 
 def test_a_server_that_registers_and_drops_at_once_is_not_stormed() -> None:
     async def main() -> None:
-        connector = FakeDialer()
-
         def drop(lane: LaneConnection, _: FakeConnection) -> None:
             lane.closed(CloseReason(CloseKind.APPLICATION, 4, "gone"))
 
-        connector.on_registered = drop
-        async with linked(connector):
-            await asyncio.sleep(2.0)
-            assert 2 <= len(connector.lanes) < 40  # two lanes, and without a pause it would be hundreds
+        async with a_world() as world:
+            world.engine.on_registered = drop
+            world.link()
+            await asyncio.sleep(0.5)
+            assert 2 <= len(world.lanes) < 20  # two lanes, and without a pause it would be hundreds
 
     run(main())
 
 
 def test_lanes_that_change_all_the_time_are_not_followed_at_any_price() -> None:
     async def main() -> None:
-        connector = FakeDialer()
-        async with linked(connector) as link:
+        async with a_world() as world:
+            link = world.link()
             await until(lambda: link.row().connections == 2)
-            first = connector.lanes[0][1]
+            stream = world.lanes[0][2].streams[0]
             for turn in range(300):
                 lanes = (0, *range(1 + turn % 2, 64, 2))
-                first.on_lanes(Lanes(0, lanes))
+                stream.peer_sends(Lanes(0, lanes))
                 await asyncio.sleep(0.002)
-            assert len(connector.lanes) < 300  # 32 new ones in each of 300 turns
+            assert len(world.lanes) < 300  # 32 new ones in each of 300 turns
 
     run(main())
 
@@ -123,14 +131,14 @@ def test_offers_that_change_while_a_connection_registers() -> None:
     """It registers what was offered before: it is replaced as soon as it stands."""
 
     async def main() -> None:
-        connector = FakeDialer()
-        connector.answers = False
-        async with linked(connector) as link:
-            await until(lambda: len(connector.lanes) == 1)
+        async with a_world() as world:
+            world.engine.answers = False
+            link = world.link()
+            await until(lambda: len(world.lanes) == 1)
             link.replace_all()
-            connector.answers = True
-            await connector.answer(*connector.lanes[0])
-            await until(lambda: len([number for number, _, _ in connector.lanes if number == 0]) == 2)
+            world.engine.answers = True
+            await world.engine.answer(*world.lanes[0])
+            await until(lambda: len([number for number, _, _ in world.lanes if number == 0]) == 2)
             await until(lambda: link.row().connections == 2)
 
     run(main())
@@ -138,20 +146,52 @@ def test_offers_that_change_while_a_connection_registers() -> None:
 
 def test_surplus_connection_is_drained_before_it_is_closed() -> None:
     async def main() -> None:
-        connector = FakeDialer()
-        async with linked(connector) as link:
+        async with a_world() as world:
+            link = world.link()
             await until(lambda: link.row().connections == 2)
-            number, lane, connection = connector.lanes[0]
-            connector.users.on[lane] += 1
+            number, lane, connection = world.lanes[0]
+            world.streams.on[lane] += 1
             sent = len(connection.streams[0].sent)
-            connector.lanes[1][1].on_lanes(Lanes(1, (1,)))
+            world.lanes[1][2].streams[0].peer_sends(Lanes(1, (1,)))
             await until(lambda: len(connection.streams[0].sent) > sent, what="Drain")
             await asyncio.sleep(lane.settling_s + 0.1)
             assert connection.closed_with is None
-            connector.users.on[lane] -= 1
-            connector.signal.fire()
+            world.streams.on[lane] -= 1
+            world.signal.fire()
             await until(lambda: connection.closed_with is not None)
             assert number == 0
             assert link.row().connections == 1
+
+    run(main())
+
+
+def test_a_second_address_of_a_server_is_probed_and_takes_over() -> None:
+    async def main() -> None:
+        async with a_world() as world:
+            first = world.link("192.0.2.1")
+            await until(lambda: first.row().connections == 2)
+            second = world.link("192.0.2.2")
+            await until(lambda: second.row().state == "same server as 192.0.2.1:8443")
+            probes = len(world.lanes)
+            await until(lambda: len(world.lanes) >= probes + 3, what="it is looked at again and again")
+            assert not second.is_registered
+            await first.close(AppCode.GOING_AWAY, "its name has lost this address")
+            world.holders.release(first)
+            await until(lambda: second.row().connections == 2)
+
+    run(main())
+
+
+def test_a_failed_first_contact_is_told_and_tried_again() -> None:
+    async def main() -> None:
+        async with a_world() as world:
+            world.engine.answers = False
+            link = world.link()
+            await until(lambda: world.lanes)
+            world.engine.answers = True
+            world.lanes[0][1].closed(CloseReason(CloseKind.REFUSED, 0, "nothing listens"))
+            await until(lambda: link.row().connections == 2)
+            assert world.owner.times_reached == 1
+            assert [failure.kind for failure in world.owner.failures] == ["refused"]
 
     run(main())

@@ -20,7 +20,7 @@ from qmux.pool.planning import PLANNED_USERS
 from qmux.pool.pool import Pool
 from qmux.pool.rows import Row
 from qmux.protocol.frames import ConnReady, ConnRefused
-from qmux.quic.accepting import Accepting, Asked, Changes, ListenAddress, NewUser, UserHandler
+from qmux.quic.accepting import Accepting, Asked, Bind, Changes, NewUser, UserHandler
 from qmux.quic.engine import Acceptor, ConnectConfig, Connection, Endpoint, EndpointConfig, Relay, RelayEnd, RelayLimits
 from qmux.quic.offload import ServiceUsers, UserEnd
 from qmux.relay.handoff import HandoffLink

@@ -1,4 +1,4 @@
-"""The users that come to a client: read the request, dial the service, answer, relay."""
+"""The user connections that servers open at a client: read the request, dial the target, answer, relay."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+
+from typing_extensions import override
 
 from qmux.config.schema import ClientServiceConfig
 from qmux.errors import PeerError
@@ -29,13 +31,13 @@ from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial
 from qmux.relay.frames import read_frame, read_stream_type
 from qmux.tasks import TaskSet
-from qmux.worker.client.lane import LaneConnection
+from qmux.worker.client.lane import LaneConnection, StreamServer
 from qmux.worker.client.targets import Targets
 
 log = logging.getLogger(__name__)
 
 CHANGE_S = 0.02
-"""Users who come and go within this time are one change of load: heartbeats tell of it every 100 ms at most."""
+"""Changes within this time are one change of load: heartbeats tell of it every 100 ms at most."""
 
 HEAD_S = 10.0
 """A stream whose request is not there by then is given up: the server writes it at once."""
@@ -47,14 +49,20 @@ MAX_STREAMS = 65_536
 """User connections on one connection at most, whatever the server asks for."""
 
 
-class Offers:
-    """Implements ``qmux.worker.client.lane.Users``. ``on_change`` is called soon after a user came or went."""
+class UserStreams(StreamServer):
+    """``on_change`` is called soon after a user connection came or went."""
 
-    def __init__(self, services: dict[str, ClientServiceConfig], stream_window_bytes: int, engine: Engine) -> None:
+    def __init__(
+        self,
+        services: dict[str, ClientServiceConfig],
+        stream_window_bytes: int,
+        engine: Engine,
+        on_change: Callable[[], None],
+    ) -> None:
         self.max_streams = MAX_STREAMS
         self.stream_window_bytes = stream_window_bytes
         self.services = services
-        self.on_change: Callable[[], None] = lambda: None
+        self._on_change = on_change
         self._dialling = dialling_of(engine, HEAD_S, self._changed, self._user_ended)
         self._targets = Targets(self._dialling, services)
         self._counters = Counters(self._dialling.counts)
@@ -64,21 +72,21 @@ class Offers:
         self._change_timer: asyncio.TimerHandle | None = None
 
     @property
+    @override
     def active(self) -> int:
-        """See ``Users.active``."""
         return len(self._tasks) + self._dialling.users
 
+    @override
     def active_on(self, lane: LaneConnection) -> int:
-        """See ``Users.active_on``."""
         return self._on_lanes[lane] + self._dialling.users_on(lane.connection)
 
     def reconfigure(self, services: dict[str, ClientServiceConfig]) -> None:
-        """Users who come from now on are served by these."""
+        """User connections that come from now on are served by these."""
         self.services = services
         self._targets.follow(services)
 
     def drain(self) -> None:
-        """Refuse users who come from now on."""
+        """Refuse user connections that come from now on."""
         self._draining = True
         self._targets.drain()
 
@@ -87,13 +95,13 @@ class Offers:
         self._dialling.tell_usual_ends(log.isEnabledFor(logging.DEBUG))  # a reload may have changed the level
         return self._counters.snapshot()
 
+    @override
     def registered(self, lane: LaneConnection) -> None:
-        """See ``Users.registered``."""
         assert lane.ack is not None, "it is registered"
         self._dialling.serve(lane.connection, {each.name: _limits(each) for each in lane.ack.services})
 
+    @override
     def serve(self, lane: LaneConnection, stream: Stream) -> None:
-        """See ``Users.serve``."""
         self._on_lanes[lane] += 1
         self._changed()
         task = self._tasks.start(self._serve(lane, stream), "user connection")
@@ -119,7 +127,7 @@ class Offers:
     def _tell_change(self) -> None:
         self._change_timer = None
         self._dialling.expect_change()
-        self.on_change()
+        self._on_change()
 
     async def _serve(self, lane: LaneConnection, stream: Stream) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
@@ -14,7 +15,7 @@ from qmux.protocol.frames import NewConn, RefuseCode, ServiceSettings, StreamTyp
 from qmux.quic.dialling import NoDialling, OnChange, OnEnd, ServiceUsers, UserEnd
 from qmux.quic.engine import Connection, RelayEnd, RelayLimits
 from qmux.worker.client.lane import LaneConnection
-from qmux.worker.client.offers import HEAD_S, Offers
+from qmux.worker.client.user_streams import HEAD_S, UserStreams
 from tests.aio import run, until
 from tests.worker.fakes import ACK, FakeConnection, FakeStream, lane_on
 
@@ -64,31 +65,31 @@ class FakeEngine(NoDialling):
         self.tells_usual_ends = tell
 
 
-def offers_on(engine: FakeEngine) -> Offers:
-    return Offers(SERVICES, 1 << 20, engine)  # type: ignore[arg-type]
+def streams_on(engine: FakeEngine, on_change: Callable[[], None] = lambda: None) -> UserStreams:
+    return UserStreams(SERVICES, 1 << 20, engine, on_change)  # type: ignore[arg-type]
 
 
-def registered_lane(offers: Offers) -> tuple[LaneConnection, FakeConnection]:
+def registered_lane(streams: UserStreams) -> tuple[LaneConnection, FakeConnection]:
     connection = FakeConnection()
     lane = lane_on(connection)
     lane.ack = replace(ACK, services=(ServiceSettings("web", 60_000, 2000), ServiceSettings("ssh")))
-    offers.registered(lane)
+    streams.registered(lane)
     return lane, connection
 
 
 def test_both_kinds_of_users_are_counted_together() -> None:
     async def main() -> None:
         engine = FakeEngine()
-        offers = offers_on(engine)
-        lane, connection = registered_lane(offers)
-        other, _ = registered_lane(offers)
+        streams = streams_on(engine)
+        lane, connection = registered_lane(streams)
+        other, _ = registered_lane(streams)
         assert engine.served[connection] == {"web": RelayLimits(60.0, 2.0), "ssh": RelayLimits(None, 300.0)}
         engine.on[connection] = 2
-        offers.serve(lane, FakeStream(connection))
-        assert (offers.active, offers.active_on(lane), offers.active_on(other)) == (3, 3, 0)
-        assert offers.counted() == {"web": ServiceCounters(active=2, total=9, bytes_in=10, bytes_out=20)}
-        await offers.close()
-        assert (offers.active, offers.active_on(lane)) == (2, 2)
+        streams.serve(lane, FakeStream(connection))
+        assert (streams.active, streams.active_on(lane), streams.active_on(other)) == (3, 3, 0)
+        assert streams.counted() == {"web": ServiceCounters(active=2, total=9, bytes_in=10, bytes_out=20)}
+        await streams.close()
+        assert (streams.active, streams.active_on(lane)) == (2, 2)
         for each in (lane, other):
             await each.close_tasks()
 
@@ -98,16 +99,15 @@ def test_both_kinds_of_users_are_counted_together() -> None:
 def test_changes_are_passed_on_together() -> None:
     async def main() -> None:
         engine = FakeEngine()
-        offers = offers_on(engine)
         seen: list[int] = []
-        offers.on_change = lambda: seen.append(engine.asked)
+        streams = streams_on(engine, lambda: seen.append(engine.asked))
         engine.change()
         engine.change()
         await until(lambda: seen)
         engine.change()
         await until(lambda: len(seen) == 2)
         assert seen == [1, 2], "the next change is asked for before the numbers are read"
-        await offers.close()
+        await streams.close()
 
     run(main())
 
@@ -115,16 +115,16 @@ def test_changes_are_passed_on_together() -> None:
 def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         engine = FakeEngine()
-        offers = offers_on(engine)
-        with caplog.at_level(logging.DEBUG, "qmux.worker.client.offers"):
-            offers.counted()
+        streams = streams_on(engine)
+        with caplog.at_level(logging.DEBUG, "qmux.worker.client.user_streams"):
+            streams.counted()
             assert engine.tells_usual_ends
             engine.end(UserEnd("web", 255, "192.0.2.1:5", RelayEnd.FINISHED))
             engine.end(UserEnd("web", 255, "192.0.2.1:5", RelayEnd.IDLE_TIMEOUT))
-        with caplog.at_level(logging.INFO, "qmux.worker.client.offers"):
-            offers.counted()
+        with caplog.at_level(logging.INFO, "qmux.worker.client.user_streams"):
+            streams.counted()
             assert not engine.tells_usual_ends
-        await offers.close()
+        await streams.close()
 
     run(main())
     lines = [(record.levelname, record.message, record.__dict__["reason"]) for record in caplog.records]
@@ -139,20 +139,20 @@ def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureFixture
 def test_draining_refuses_whom_the_engine_leaves() -> None:
     async def main() -> None:
         engine = FakeEngine()
-        offers = offers_on(engine)
-        lane, connection = registered_lane(offers)
+        streams = streams_on(engine)
+        lane, connection = registered_lane(streams)
         assert engine.targets == {"web": ("127.0.0.1", 80)}
-        offers.drain()
+        streams.drain()
         assert engine.targets == {}
         stream = FakeStream(connection)
-        offers.serve(lane, stream)
+        streams.serve(lane, stream)
         stream.peer_sends(encode_stream_type(StreamType.TCP) + encode(NewConn(1, "web", "192.0.2.1:5", "192.0.2.2:80")))
         await until(lambda: stream.sent)
         assert RefuseCode.DRAINING.encode() in stream.sent
         stream.peer_ends()
-        await until(lambda: not offers.active)
-        assert offers.counted()["web"].refused == {"draining": 1}
-        await offers.close()
+        await until(lambda: not streams.active)
+        assert streams.counted()["web"].refused == {"draining": 1}
+        await streams.close()
         await lane.close_tasks()
 
     run(main())
