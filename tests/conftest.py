@@ -21,7 +21,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "serial: measures memory or pace, so it runs after the others and alone")
     config.addinivalue_line(
-        "markers", "extended: the rest of the matrix and the longer faults; `make test-all` and CI run it, `make test` not"
+        "markers",
+        "extended: the rest of the matrix and the longer faults; `make test-all` and CI run it, `make test` not",
     )
 
 

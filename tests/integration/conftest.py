@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.daemons import Deployment
+from tests.daemons import Deployment
 
 ENGINES = ("aioquic", "native")
 LOG_TAIL_CHARS = 8_000

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.test_pool import names
 from tests.integration.test_waiting import refused, users

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port, until
 from tests.integration.services import Service, echo
 from tests.integration.users import ask
 

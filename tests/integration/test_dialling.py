@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo, named
 from tests.integration.users import ask, connect, read_line, says
 

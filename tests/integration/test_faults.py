@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo, named
 from tests.integration.users import says
 

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
+from tests.daemons import Deployment, free_port, until
 from tests.integration import strangers
 from tests.integration.churn import ECHO, Crowd, fickle
-from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, blob, digest, echo, pattern
 from tests.integration.test_network import tunnelled
 from tests.integration.users import EchoFlow, ask, connect, read_to_end

@@ -9,7 +9,7 @@ import pytest
 
 from qmux.pki import authority
 from qmux.protocol.frames import RegisterReject
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port, until
 from tests.integration.strangers import heartbeat_flood, register, silent_client
 
 

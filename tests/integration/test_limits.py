@@ -7,7 +7,7 @@ import select
 import socket
 import time
 
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.users import read_line
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pytest
 
 from qmux.pki import authority
-from tests.integration.daemons import Daemon, Deployment, until
+from tests.daemons import Daemon, Deployment, until
 from tests.integration.services import Service, digest, echo, pattern
 from tests.integration.test_tunnel import exchange
 

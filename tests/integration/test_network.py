@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import uvloop
 
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port, until
 from tests.integration.services import Service, blob, digest, echo, pattern
 from tests.integration.test_tunnel import exchange
 from tests.integration.users import EchoFlow

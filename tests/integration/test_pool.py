@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.users import read_line
 

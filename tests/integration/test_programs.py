@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import find_program
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port, until
 from tests.integration.services import pattern
 
 

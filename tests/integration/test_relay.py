@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo, named
 from tests.integration.users import RST, ask, connect, read_exactly, read_line, read_to_end, reset
 from tests.ports import swallowing

@@ -6,7 +6,7 @@ import re
 
 import psutil
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.test_network import Network
 from tests.integration.users import says

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, echo
 from tests.integration.test_network import Network
 from tests.integration.users import reset

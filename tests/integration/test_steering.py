@@ -13,7 +13,7 @@ import pytest
 from qmux.quic.aioquic_engine.connection import AioquicConnection
 from qmux.quic.choose import load_engine
 from tests import aio
-from tests.integration.daemons import START_S, Daemon, Deployment, free_port, until
+from tests.daemons import START_S, Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.strangers import Stranger, connect_config, hang_up
 from tests.integration.users import read_line

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import psutil
 import pytest
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.users import Ended, read_line
 

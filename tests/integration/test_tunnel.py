@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from qmux.quic.choose import load_engine
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port, until
 from tests.integration.services import Service, blob, digest, echo, pattern
 
 pytestmark = pytest.mark.engines("aioquic", "native", "aioquic-native", "native-aioquic")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port, until
 from tests.integration.services import Service, named
 from tests.integration.test_network import Network
 from tests.integration.test_pool import names

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 
-from tests.integration.daemons import until
+from tests.daemons import until
 from tests.integration.services import PATTERN_BYTES, pattern
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.integration.daemons import Daemon, Deployment, until
+from tests.daemons import Daemon, Deployment, until
 
 SITE = """
 import asyncio, ctypes, gc, os, signal
