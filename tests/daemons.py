@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,16 @@ def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError(f"not within {timeout_s:g} s: {what}")
+
+
+def stays(holds: Callable[[], Any], for_s: float) -> bool:
+    """Whether it holds now and for all of that time: for a state that has no other sign of being the last."""
+    deadline = time.monotonic() + for_s
+    while holds():
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -137,15 +148,10 @@ class Daemon:
     def until_one_lane(self) -> None:
         """Wait until the only client has settled on its only lane: on its way there it may meet another worker."""
 
-        def stays() -> bool:
-            deadline = time.monotonic() + 1.5  # within this time all workers know of a new connection
-            while time.monotonic() < deadline:
-                if [client["connections"] for client in self.status().get("clients", [])] != [1]:
-                    return False
-                time.sleep(0.05)
-            return True
+        def is_one() -> bool:
+            return [client["connections"] for client in self.status().get("clients", [])] == [1]
 
-        until(stays, "one lane only")
+        until(lambda: stays(is_one, 1.5), "one lane only")  # within this time all workers know of a new connection
 
     def family(self) -> list[psutil.Process]:
         """The supervisor and its children."""
@@ -184,6 +190,20 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+SERVER_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@functools.cache
+def _issued() -> dict[str, bytes]:
+    """A CA, the server's bundle and that of a client that may serve everything: made once, and copied from then on."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        authority.init(folder)
+        authority.issue_server(folder, SERVER_NAMES)
+        authority.issue_client(folder, "pod-1", ["*"])
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 class Deployment:
     """A folder with a CA, and the daemons started from it. ``engine``: of both, or the server's and the client's with a
     hyphen between them.
@@ -195,15 +215,17 @@ class Deployment:
         self._engines = {"qmuxd": server_engine, "qmuxc": client_engine or server_engine}
         self.daemons: list[Daemon] = []
         self.quic_port = free_port(socket.SOCK_DGRAM)
-        authority.init(directory)
-        authority.issue_server(directory, ["localhost", "127.0.0.1", "::1"])
+        for name, data in _issued().items():
+            path = directory / name
+            path.touch(0o600)
+            path.write_bytes(data)
         self.state = directory / "state"
         self.extra_environment: dict[str, str] = {}
 
-    def bundle(self, name: str, *services: str) -> str:
-        """A client's bundle, issued where it does not exist yet."""
+    def bundle(self, name: str) -> str:
+        """A client's bundle for every service, issued where it does not exist yet."""
         if not (self.directory / f"{name}.pem").exists():
-            authority.issue_client(self.directory, name, services or ("*",))
+            authority.issue_client(self.directory, name, ["*"])
         return f"{name}.pem"
 
     def write(self, name: str, text: str) -> Path:
