@@ -23,7 +23,7 @@ server_link.DUPLICATE_LOOK_S = {LOOK_S}
 """
 
 
-@pytest.mark.engines("auto")
+@pytest.mark.engines("auto", extended=())
 def test_probing_a_second_address_takes_no_users_and_no_place(deployment: Deployment) -> None:
     """Users with long connections are on every lane, while the second address is looked at again and again.
 

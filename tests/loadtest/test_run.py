@@ -45,6 +45,7 @@ def test_every_sample_of_a_run_has_figures_and_no_process_is_left() -> None:
     wait_until(lambda: processes.cost([os.getpid()]).processes <= before)
 
 
+@pytest.mark.extended
 @pytest.mark.needs("wrk", "nginx", "haproxy")
 def test_two_hosts_with_the_mtu_of_ethernet() -> None:
     if problem := paths.missing("veth"):
