@@ -12,8 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +22,11 @@ from qmux.config.directories import runtime_dir
 from qmux.config.load import load
 from qmux.pki import authority
 from tests.ports import free_port as free_port
+from tests.waiting import stays, until
 
 COMMANDS = Path(sys.executable).parent
 START_S = 30.0
 """A start of several interpreters on a busy machine takes some seconds."""
-
-
-def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
-    """Poll until ``holds`` returns something true, and return it."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := holds():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {timeout_s:g} s: {what}")
-
-
-def stays(holds: Callable[[], Any], for_s: float) -> bool:
-    """Whether it holds now and for all of that time: for a state that has no other sign of being the last."""
-    deadline = time.monotonic() + for_s
-    while holds():
-        if time.monotonic() > deadline:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 class _UnixConnection(http.client.HTTPConnection):

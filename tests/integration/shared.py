@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from tests.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Handler, Service
+from tests.waiting import until
 
 
 class Tunnel:

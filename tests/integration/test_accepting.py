@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from tests.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.shared import Tunnel
 from tests.integration.test_pool import names
 from tests.integration.test_waiting import refused, users
+from tests.waiting import until
 
 pytestmark = pytest.mark.engines("native", extended=("native-aioquic",))
 

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from tests.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port
 from tests.integration.services import Service, echo
 from tests.integration.users import ask
+from tests.waiting import until
 
 LOOK_S = 2.0
 PROBES = 8

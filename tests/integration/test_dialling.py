@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, echo, named
 from tests.integration.shared import Tunnel
 from tests.integration.users import ask, connect, read_line, says
+from tests.waiting import until
 
 pytestmark = pytest.mark.engines("native", "aioquic")
 

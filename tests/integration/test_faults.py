@@ -14,10 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, echo, named
 from tests.integration.shared import Tunnel
 from tests.integration.users import says
+from tests.waiting import until
 
 
 @contextlib.contextmanager
@@ -148,7 +149,7 @@ def test_a_client_outlives_its_servers(deployment: Deployment) -> None:
     """It starts before there is one, and serves the one that comes, and the one after that."""
     port = free_port()
     with Service(named("x")) as service:
-        client = deployment.client("pod-1", {"web": service.target}).until_ready()
+        client = deployment.client("pod-1", {"web": service.target}, client='reconnect_max = "1s"').until_ready()
         until(lambda: "nothing listens on UDP port" in client.log, "says why")
         server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1)
         until(lambda: says(port) == "x", "served")

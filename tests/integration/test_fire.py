@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
-from tests.daemons import Deployment, free_port, stays, until
+from tests.daemons import Deployment, free_port
 from tests.integration import strangers
 from tests.integration.churn import ECHO, Crowd, fickle
 from tests.integration.services import Service, blob, digest, echo, pattern
@@ -25,6 +25,7 @@ from tests.integration.test_network import tunnelled
 from tests.integration.users import EchoFlow, ask, connect, read_to_end
 from tests.integration.watch import Held, Watch, open_connections, rss_bytes
 from tests.netsim.proxy import Conditions
+from tests.waiting import lasts, until
 
 IS_LONG = bool(os.environ.get("QMUX_FIRE"))
 GIGABYTE = 1 << 30
@@ -97,7 +98,7 @@ def test_one_flow_through_a_network_that_gets_worse(deployment: Deployment) -> N
         network.change(ROUGH)
         network.blackhole(True)
         until(lambda: network.proxy.counters.blackholed > 0, "packets vanish")
-        assert stays(lambda: True, 2.0)  # the darkness that is asked for
+        lasts(2.0)  # the darkness that is asked for
         network.blackhole(False)
         flow.goes_on(MIB)
         assert flow.finish() > 6 * MIB

@@ -9,8 +9,9 @@ import pytest
 
 from qmux.pki import authority
 from qmux.protocol.frames import RegisterReject
-from tests.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.strangers import heartbeat_flood, register, silent_client
+from tests.waiting import until
 
 
 def exit_of(deployment: Deployment, bundle: Path, services: str = "web", **client: str) -> tuple[int, str]:

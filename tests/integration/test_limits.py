@@ -6,9 +6,10 @@ import contextlib
 import select
 import socket
 
-from tests.daemons import Deployment, free_port, stays, until
+from tests.daemons import Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.users import read_line
+from tests.waiting import stays, until
 
 DESCRIPTORS = 256
 

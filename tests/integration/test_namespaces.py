@@ -18,10 +18,11 @@ from collections.abc import Iterator
 import pytest
 
 from qmux.pki import authority
-from tests.daemons import Daemon, Deployment, stays, until
+from tests.daemons import Daemon, Deployment
 from tests.integration.services import Handler, Service, digest, echo, pattern
 from tests.integration.test_tunnel import exchange
 from tests.integration.users import ask, read_exactly
+from tests.waiting import lasts, until
 
 CLONE_NEWNET = 0x40000000  # sched.h
 QUIC_PORT, TRAFFIC_PORT = 8443, 8080
@@ -237,7 +238,7 @@ def test_an_interface_that_is_down_for_a_moment_loses_no_byte(serving: Pair) -> 
             assert ask(user, b"before") == b"before"
             serving.client_host.ip("link", "set", "veth0", "down")
             user.sendall(b"while it is dark")
-            assert stays(lambda: True, 1.0)  # the darkness that is asked for
+            lasts(1.0)  # the darkness that is asked for
             serving.client_host.ip("link", "set", "veth0", "up")
             assert read_exactly(user, 16) == b"while it is dark"
             assert ask(user, b"after") == b"after"

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
-from tests.daemons import Daemon, Deployment, free_port, stays, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import blob, digest, echo, pattern
 from tests.integration.shared import Tunnel
 from tests.integration.test_tunnel import exchange
 from tests.integration.users import EchoFlow
 from tests.netsim.proxy import Conditions, Proxy
+from tests.waiting import lasts, until
 
 pytestmark = pytest.mark.engines("native", "aioquic")
 
@@ -99,7 +100,7 @@ def test_megabytes_through_loss_reordering_and_rebinding(bad: tuple[Network, Tun
     before = dataclasses.replace(network.proxy.counters)
     with tunnel.service("up", digest), tunnel.service("down", blob(len(data))):
         conditions = Conditions(loss=0.02, reorder=0.02, duplicate=0.01, delay_s=0.001, mtu_bytes=1500)
-        network.change(conditions, rebind_every_s=0.2)
+        network.change(conditions, rebind_every_s=0.3)
         results: dict[str, bytes] = {}
         threads = [
             threading.Thread(target=lambda: results.update(up=exchange(tunnel.ports["up"], data))),
@@ -127,7 +128,7 @@ def test_blackhole_of_2_s_loses_no_byte(bad: tuple[Network, Tunnel]) -> None:
         network.blackhole(True)
         blackholed = network.proxy.counters.blackholed
         until(lambda: network.proxy.counters.blackholed > blackholed, "packets vanish")
-        assert stays(lambda: True, 2.0)  # the darkness that is asked for
+        lasts(2.0)  # the darkness that is asked for
         network.blackhole(False)
         flow.goes_on(MIB)
         network.change(Conditions())

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.users import read_line
+from tests.waiting import until
 
 POLICIES = ("least-connections", "round-robin")
 LINES = 'queue_timeout = "60s"\nsetup_timeout = "60s"'

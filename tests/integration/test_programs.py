@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import find_program
-from tests.daemons import Deployment, until
+from tests.daemons import Deployment
 from tests.integration.services import pattern
 from tests.integration.shared import Tunnel
+from tests.waiting import until
 
 
 @contextlib.contextmanager

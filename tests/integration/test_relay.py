@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.daemons import Daemon, Deployment, free_port, stays, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, echo, named
 from tests.integration.shared import Tunnel
 from tests.integration.users import RST, ask, connect, read_exactly, read_line, read_to_end, reset, says
 from tests.ports import swallowing
+from tests.waiting import stays, until
 
 pytestmark = pytest.mark.engines("native", "aioquic")
 

@@ -16,10 +16,11 @@ from cryptography import x509
 from qmux.pki import authority
 from qmux.quic.aioquic_engine.connection import AioquicConnection
 from qmux.quic.choose import load_engine
-from tests.daemons import COMMANDS, Deployment, free_port, until
+from tests.daemons import COMMANDS, Deployment, free_port
 from tests.integration.services import Service, echo, named
 from tests.integration.strangers import Stranger, connect_config, hang_up
 from tests.integration.users import Ended, ask, says
+from tests.waiting import until
 
 
 class Load:

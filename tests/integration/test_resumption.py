@@ -7,11 +7,12 @@ import re
 import psutil
 import pytest
 
-from tests.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.test_network import Network
 from tests.integration.users import says
 from tests.netsim.proxy import Conditions
+from tests.waiting import until
 
 pytestmark = pytest.mark.engines("native", "aioquic")
 

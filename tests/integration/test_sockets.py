@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, echo
 from tests.integration.shared import Tunnel
 from tests.integration.test_network import Network
 from tests.integration.users import reset
 from tests.netsim.proxy import Conditions
+from tests.waiting import lasts, until
 
 pytestmark = pytest.mark.engines("native", "aioquic")
 
@@ -125,7 +125,7 @@ class Forwarder:
 
     def away_for(self, duration_s: float) -> None:
         self._close()
-        time.sleep(duration_s)  # the failure that is asked for
+        lasts(duration_s)
         self._open()
 
 

@@ -12,11 +12,12 @@ import pytest
 from qmux.quic.aioquic_engine.connection import AioquicConnection
 from qmux.quic.choose import load_engine
 from tests import aio
-from tests.daemons import START_S, Daemon, Deployment, free_port, until
+from tests.daemons import START_S, Daemon, Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.strangers import Stranger, connect_config, hang_up
 from tests.integration.users import says
 from tests.netsim.proxy import Proxy
+from tests.waiting import until
 
 AT_A_TIME = 50
 ROUNDS = 3

@@ -10,9 +10,10 @@ import threading
 import pytest
 
 from qmux.quic.choose import load_engine
-from tests.daemons import Daemon, Deployment, until
+from tests.daemons import Daemon, Deployment
 from tests.integration.services import blob, digest, echo, pattern
 from tests.integration.shared import Tunnel
+from tests.waiting import until
 
 pytestmark = pytest.mark.engines("native", "aioquic", extended=("aioquic-native", "native-aioquic"))
 

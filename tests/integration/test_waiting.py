@@ -11,12 +11,13 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.daemons import Daemon, Deployment, free_port, stays, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.test_network import Network
 from tests.integration.test_pool import names
 from tests.integration.users import read_line, reset
 from tests.netsim.proxy import Conditions
+from tests.waiting import stays, until
 
 
 @contextlib.contextmanager

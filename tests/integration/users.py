@@ -6,8 +6,8 @@ import socket
 import struct
 import threading
 
-from tests.daemons import until
 from tests.integration.services import PATTERN_BYTES, pattern
+from tests.waiting import until
 
 
 class Ended(AssertionError):
