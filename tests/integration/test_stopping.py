@@ -43,7 +43,7 @@ def test_users_that_wait_are_served_while_the_server_stops(deployment: Deploymen
     """maxconn lets one in at a time: the others were accepted before the stop and get their turn during it."""
     with one_at_a_time(deployment, 6) as (server, users):
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: refuses(users[0].getpeername()[1]), "the workers have heard of it")
+        until(lambda: not listens(server, users[0].getpeername()[1]), "the workers have heard of it")
         users[0].close()
         serve_in_turn(users[1:])
 
@@ -66,19 +66,20 @@ def test_workers_that_hear_of_the_stop_and_of_each_other_at_once(deployment: Dep
     assert "client is stopping" not in server.log  # it gave no connection up
 
 
-def refuses(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 30).close()
-    except ConnectionError:
-        return True
-    return False
+def sockets_at(server: Daemon, port: int, status: str) -> int:
+    """TCP sockets of the workers of a server with this local port, in this state."""
+    workers = [psutil.Process(worker["pid"]) for worker in server.workers()]
+    held = [sock for worker in workers for sock in worker.net_connections("tcp4")]
+    return sum(sock.status == status and sock.laddr[1] == port for sock in held)
 
 
 def accepted(server: Daemon, port: int) -> int:
     """Users whom the workers of a server have taken from the queue of this port."""
-    workers = [psutil.Process(worker["pid"]) for worker in server.workers()]
-    held = [sock for worker in workers for sock in worker.net_connections("tcp4")]
-    return sum(sock.status == psutil.CONN_ESTABLISHED and sock.laddr[1] == port for sock in held)
+    return sockets_at(server, port, psutil.CONN_ESTABLISHED)
+
+
+def listens(server: Daemon, port: int) -> bool:
+    return sockets_at(server, port, psutil.CONN_LISTEN) > 0
 
 
 def serve_in_turn(users: Sequence[socket.socket]) -> None:
