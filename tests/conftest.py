@@ -26,6 +26,16 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """How tests are given to processes (pytest-xdist), which the command line may say otherwise (``--dist``)."""
+    if config.getvalue("dist") != "load":
+        return None
+    from tests.schedule import Sharing  # here: this is called only where xdist is installed
+
+    return Sharing(config, log)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         needs(*marker.args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import random
@@ -13,6 +14,9 @@ FIRST_PORT = 10_000
 PROCESSES = 10
 """Test processes side by side (pytest-xdist) draw from ranges of their own: a port is free until its program has bound
 it, and meanwhile another process would find it free, too."""
+
+_given: collections.deque[int] = collections.deque(maxlen=500)
+"""The last ones: a test may bind its own later, and until then each looks free here, too."""
 
 
 def free_port(*kinds: socket.SocketKind, host: str = "127.0.0.1") -> int:
@@ -29,7 +33,9 @@ def free_port(*kinds: socket.SocketKind, host: str = "127.0.0.1") -> int:
                 sock = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind))
                 sock.bind((host, port))
                 port = sock.getsockname()[1]
-            return port
+            if port not in _given:
+                _given.append(port)
+                return port
     raise AssertionError("no port is free")
 
 

@@ -14,8 +14,8 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 class Service:
     """A TCP (or Unix) service; ``connections`` counts what was accepted, ``open`` what is open now."""
 
-    def __init__(self, handler: Handler, host: str = "127.0.0.1", path: str = "") -> None:
-        self.port = 0
+    def __init__(self, handler: Handler, host: str = "127.0.0.1", path: str = "", port: int = 0) -> None:
+        self.port = port
         self.connections = 0
         self.open = 0
         self._handler = handler

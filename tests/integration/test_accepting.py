@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, named
+from tests.integration.shared import Tunnel
 from tests.integration.test_pool import names
 from tests.integration.test_waiting import refused, users
+from tests.waiting import until
 
-pytestmark = pytest.mark.engines("native", "native-aioquic")
+pytestmark = pytest.mark.engines("native", extended=("native-aioquic",))
+
+SERVICES = {
+    "refused": "",
+    "full": 'maxconn = 10\nqueue_timeout = "60s"',
+    "thousand": "",
+    "leaving": "",
+    "staying": "",
+}
+
+
+@pytest.fixture(scope="module")
+def tunnel(shared: Deployment) -> Tunnel:
+    return Tunnel(shared, SERVICES)
+
+
+@contextlib.contextmanager
+def second_client(tunnel: Tunnel, service: str, target: str) -> Iterator[Daemon]:
+    """Another one, with this target for one of the services."""
+    client = tunnel.deployment.client("second", {service: target})
+    tunnel.server.until_clients(2, connections=2)
+    yield client
+    assert client.stop() == 0
 
 
 def come_and_go(port: int, threads: int, each: int, meanwhile: Callable[[int], None] = lambda _: None) -> list[str]:
@@ -67,15 +92,12 @@ def test_nobody_is_lost_when_a_client_dies_while_it_is_asked(deployment: Deploym
         assert until(lambda: server.status()["services"][0]["retried"], "some were tried twice") >= 1
 
 
-def test_nobody_is_lost_when_a_service_refuses(deployment: Deployment) -> None:
-    port, nobody = free_port(), free_port()
-    with Service(named("b")) as second:
-        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=2)
-        deployment.client("a", {"web": f"127.0.0.1:{nobody}"})
-        deployment.client("b", {"web": second.target})
-        server.until_clients(2, connections=2)
-        assert collections.Counter(come_and_go(port, 8, 25)) == {"b": 200}
-        assert refused(server) == {}
+def test_nobody_is_lost_when_a_service_refuses(tunnel: Tunnel) -> None:
+    """At the target of the first client nothing listens."""
+    with Service(named("b")) as service, second_client(tunnel, "refused", service.target):
+        assert collections.Counter(come_and_go(tunnel.ports["refused"], 8, 25)) == {"b": 200}
+    until(lambda: tunnel.row("refused")["retried"] > 0, "some were tried twice")
+    assert tunnel.refused("refused") == {}
 
 
 def test_nobody_is_lost_when_clients_come_and_go(deployment: Deployment) -> None:
@@ -99,10 +121,8 @@ def test_nobody_is_lost_when_clients_come_and_go(deployment: Deployment) -> None
         assert stopping.process.wait(30) == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_maxconn_is_kept(deployment: Deployment, workers: int) -> None:
+def test_maxconn_is_kept(tunnel: Tunnel) -> None:
     """40 at a time come where 10 have a place. Two workers may exceed it by what they accept at the same moment."""
-    port = free_port()
     most = open_now = 0
 
     async def counting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,57 +133,60 @@ def test_maxconn_is_kept(deployment: Deployment, workers: int) -> None:
         await reader.read()
         open_now -= 1
 
-    with Service(counting) as service:
-        lines = f'bind = "127.0.0.1:{port}"\nmaxconn = 10\nqueue_timeout = "60s"'
-        server = deployment.server({"web": lines}, workers=workers)
-        deployment.client("pod-1", {"web": service.target})
-        server.until_clients(1, connections=workers)
-        assert collections.Counter(come_and_go(port, 40, 15)) == {"x": 600}
-        assert most <= 10 * workers
-        assert most >= 5
-        until(lambda: server.status()["services"][0]["connections"] == 0, "all are gone")
-        assert come_and_go(port, 1, 1) == ["x"]
+    with tunnel.service("full", counting):
+        assert collections.Counter(come_and_go(tunnel.ports["full"], 40, 10)) == {"x": 400}
+        assert 5 <= most <= 10 * 2
+        until(lambda: tunnel.row("full")["connections"] == 0, "all are gone")
+        assert come_and_go(tunnel.ports["full"], 1, 1) == ["x"]
 
 
-def test_a_thousand_users_leave_nothing(deployment: Deployment) -> None:
-    port = free_port()
-    with Service(named("x")) as service:
-        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1)
-        client = deployment.client("pod-1", {"web": service.target}).until_ready()
-        server.until_clients(1)
-        workers = [worker_of(server), worker_of(client)]
+@pytest.mark.engines(extended=("native", "native-aioquic"))
+def test_maxconn_is_kept_by_one_worker_to_the_connection(deployment: Deployment) -> None:
+    tunnel = Tunnel(deployment, {"full": SERVICES["full"]}, workers=1)
+    with tunnel.service("full", named("x")) as service:
+        with users(tunnel.ports["full"], 40) as come:
+            until(lambda: service.open == 10, "as many as are let in")
+            for user in come[:30]:
+                user.close()
+            assert names(come[30:]) == {"x": 10}
+            assert service.open <= 10
+        until(lambda: tunnel.row("full")["connections"] == 0, "all are gone")
+
+
+def test_a_thousand_users_leave_nothing(tunnel: Tunnel) -> None:
+    port = tunnel.ports["thousand"]
+    workers = [psutil.Process(row["pid"]) for row in tunnel.server.workers() + tunnel.client.workers()]
+    with tunnel.service("thousand", named("x")) as service:
         come_and_go(port, 2, 10)
         until(lambda: service.open == 0, "all gone")
+        tunnel.until_left()
         before = [worker.num_fds() for worker in workers]
         assert collections.Counter(come_and_go(port, 10, 100)) == {"x": 1000}
         until(lambda: service.open == 0, "all gone")
         for worker, held in zip(workers, before, strict=True):
             until(lambda worker=worker, held=held: worker.num_fds() <= held, "every descriptor is closed")
 
-        def is_empty() -> bool:
-            status = server.status()
-            figures = status["services"][0]
-            return (figures["connections"], figures["total"], status["clients"][0]["active"]) == (0, 1020, 0)
+    def is_empty() -> bool:
+        row, (client,) = tunnel.row("thousand"), tunnel.server.status()["clients"]
+        return (row["connections"], row["total"], client["active"]) == (0, 1020, 0)
 
-        until(is_empty, "the counters say so")
+    until(is_empty, "the counters say so")
 
 
-def test_a_reload_takes_the_bind_and_leaves_its_users(deployment: Deployment) -> None:
-    port, other = free_port(), free_port()
-    with Service(named("x")) as service:
-        bind = {"web": f'bind = "127.0.0.1:{port}"', "other": f'bind = "127.0.0.1:{other}"'}
-        server = deployment.server(bind, workers=2)
-        deployment.client("pod-1", {"web": service.target, "other": service.target})
-        server.until_clients(1, connections=2)
+def test_a_reload_takes_the_bind_and_leaves_its_users(tunnel: Tunnel) -> None:
+    """The last of its module: it takes the bind of a service away, and gives it back."""
+    port, other, server = tunnel.ports["leaving"], tunnel.ports["staying"], tunnel.server
+    with tunnel.service("leaving", named("x")) as service, tunnel.service("staying", named("x")):
         come_and_go(port, 4, 10)
         with users(port, 30) as staying:
             assert names(staying) == {"x": 30}
-            server.config.write_text(deployment.server_text({"other": bind["other"]}, workers=2))
+            left = {name: lines for name, lines in tunnel.binds.items() if name != "leaving"}
+            server.config.write_text(tunnel.deployment.server_text(left))
             assert server.reload()["ok"]
             until(lambda: come_and_go(port, 1, 1) == ["ConnectionRefusedError"], "the bind is gone")
             until(lambda: service.open == 30, "those who are there, and nobody else")
             assert come_and_go(other, 2, 5) == ["x"] * 10
         until(lambda: service.open == 0, "all gone")
-        server.config.write_text(deployment.server_text(bind, workers=2))
+        server.config.write_text(tunnel.deployment.server_text(tunnel.binds))
         assert server.reload()["ok"]
         assert come_and_go(port, 4, 10) == ["x"] * 40

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from qmux.messages import TIMINGS_VARIABLE, Timings
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port
 from tests.integration.services import Service, echo
 from tests.integration.users import ask
+from tests.waiting import until
 
 LOOK_S = 2.0
 PROBES = 8
@@ -20,7 +21,7 @@ PROBES = 8
 TIMINGS = Timings(duplicate_look_s=LOOK_S, stable_s=LOOK_S / 2)
 
 
-@pytest.mark.engines("auto")
+@pytest.mark.engines("auto", extended=())
 def test_probing_a_second_address_takes_no_users_and_no_place(deployment: Deployment) -> None:
     """Users with long connections are on every lane, while the second address is looked at again and again.
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+import pytest
+
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, echo, named
+from tests.integration.shared import Tunnel
 from tests.integration.users import ask, connect, read_line, says
+from tests.waiting import until
+
+pytestmark = pytest.mark.engines("native", "aioquic")
 
 
 def counted(daemon: Daemon, service: str) -> dict[str, Any]:
@@ -22,59 +27,66 @@ def numbers(daemon: Daemon, services: Iterable[str]) -> set[tuple[int, ...]]:
     return {tuple(counted(daemon, service).get(key, -1) for key in keys) for service in services}
 
 
-def test_every_kind_of_target_is_served_and_counted(deployment: Deployment, tmp_path: Path) -> None:
+KINDS = ("v4", "v6", "name", "unix")
+SERVICES = {**dict.fromkeys((*KINDS, "web"), ""), **dict.fromkeys(("refuses", "nowhere", "nameless"), "retries = 0")}
+
+
+@pytest.fixture(scope="module")
+def tunnel(shared: Deployment) -> Iterator[Tunnel]:
+    by_name = free_port()
+    targets = {
+        "v6": f"[::1]:{free_port(host='::1')}",
+        "name": f"localhost:{by_name}",
+        "unix": f"unix:{shared.directory}/service.sock",
+        "nowhere": f"unix:{shared.directory}/nobody.sock",
+        "nameless": "nobody.invalid:80",
+    }
+    tunnel = Tunnel(shared, SERVICES, targets)
+    yield tunnel
+    tunnel.until_left()
+
+
+def test_every_kind_of_target_is_served_and_counted(tunnel: Tunnel) -> None:
+    v6_port, named_port = (int(tunnel.targets[kind].rpartition(":")[2]) for kind in ("v6", "name"))
+    ports = [tunnel.ports[kind] for kind in KINDS]
     with (
-        Service(echo) as v4,
-        Service(echo, "::1") as v6,
-        Service(echo) as behind_name,
-        Service(echo, path=str(tmp_path / "service.sock")) as unix,
+        tunnel.service("v4", echo),
+        Service(echo, "::1", port=v6_port),
+        Service(echo, port=named_port),
+        Service(echo, path=tunnel.targets["unix"].removeprefix("unix:")),
     ):
-        name = f"localhost:{behind_name.port}"
-        targets = {"v4": v4.target, "v6": v6.target, "name": name, "unix": unix.target}
-        ports = {service: free_port() for service in targets}
-        server = deployment.server({service: f'bind = "127.0.0.1:{port}"' for service, port in ports.items()})
-        client = deployment.client("pod-1", targets)
-        server.until_clients(1, connections=2)
         with contextlib.ExitStack() as stack:
-            for port in ports.values():
+            for port in ports:
                 for _ in range(3):  # the first one resolves the name, the others need not
                     user = stack.enter_context(connect(port))
                     assert ask(user, b"hello") == b"hello"
-            for daemon in (client, server):
-                until(lambda daemon=daemon: numbers(daemon, targets) == {(3, 3, 15, 15)}, "all are counted as there")
-        for daemon in (client, server):
-            until(lambda daemon=daemon: numbers(daemon, targets) == {(0, 3, 15, 15)}, "nobody is left")
-        assert "cannot reach the service" not in client.log
+            for daemon in (tunnel.client, tunnel.server):
+                until(lambda daemon=daemon: numbers(daemon, KINDS) == {(3, 3, 15, 15)}, "all are counted as there")
+        for daemon in (tunnel.client, tunnel.server):
+            until(lambda daemon=daemon: numbers(daemon, KINDS) == {(0, 3, 15, 15)}, "nobody is left")
+    for target in (tunnel.targets[kind] for kind in KINDS):
+        assert f"target={target}" not in tunnel.client.log
 
 
-def test_the_target_changes_with_a_reload(deployment: Deployment) -> None:
-    port = free_port()
-    with Service(named("old")) as old, Service(named("new")) as new:
-        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
-        client = deployment.client("pod-1", {"web": old.target})
-        server.until_clients(1, connections=2)
+def test_the_target_changes_with_a_reload(tunnel: Tunnel) -> None:
+    port = tunnel.ports["web"]
+    with Service(named("old"), port=tunnel.target_ports["web"]) as old, Service(named("new")) as new:
         with connect(port) as stays:
             assert read_line(stays) == "old"
-            text = deployment.client_text("pod-1", {"web": new.target})
-            deployment.write("pod-1.toml", text)
-            assert client.reload()["ok"]
+            tunnel.client.config.write_text(
+                tunnel.deployment.client_text("pod-1", {**tunnel.targets, "web": new.target})
+            )
+            assert tunnel.client.reload()["ok"]
             until(lambda: says(port) == "new", "users go to the new target")
             until(lambda: old.open == 1, "only who was there is left")
         until(lambda: old.open == 0, "who was there could stay to the end")
 
 
-def test_why_a_service_cannot_be_reached_is_said(deployment: Deployment, tmp_path: Path) -> None:
-    targets = {
-        "refuses": f"127.0.0.1:{free_port()}",
-        "nowhere": f"unix:{tmp_path}/nobody.sock",
-        "nameless": "nobody.invalid:80",
-    }
-    ports = {service: free_port() for service in targets}
-    server = deployment.server({service: f'bind = "127.0.0.1:{port}"\nretries = 0' for service, port in ports.items()})
-    client = deployment.client("pod-1", targets)
-    server.until_clients(1, connections=2)
-    for service, code in (("refuses", "refused"), ("nowhere", "unreachable"), ("nameless", "name")):
-        assert says(ports[service]) == ""
-        until(lambda s=service, c=code: counted(client, s).get("refused") == {c: 1}, f"{service} is counted")
-        until(lambda s=service, c=code: counted(server, s).get("refused") == {f"service_{c}": 1}, "at the server, too")
-    assert client.log.count("cannot reach the service") == 3
+def test_why_a_service_cannot_be_reached_is_said(tunnel: Tunnel) -> None:
+    reasons = (("refuses", "refused"), ("nowhere", "unreachable"), ("nameless", "name"))
+    for service, code in reasons:
+        assert says(tunnel.ports[service]) == ""
+        until(lambda s=service, c=code: counted(tunnel.client, s).get("refused") == {c: 1}, f"{service} is counted")
+        until(lambda s=service, c=code: tunnel.refused(s) == {f"service_{c}": 1}, "at the server, too")
+    lines = [line for line in tunnel.client.log.splitlines() if "cannot reach the service" in line]
+    assert [sum(f"service={service} " in f"{line} " for line in lines) for service, _ in reasons] == [1, 1, 1]

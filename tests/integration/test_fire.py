@@ -1,6 +1,7 @@
 """Correctness under fire: gigabytes, a network that gets worse, a crowd that comes and goes, thousands that stay.
 
-Sizes are those of a quick run; with QMUX_FIRE set the crowd stays for a minute and 10,000 users are held.
+Sizes are those of a quick run, and larger ones are ``extended``; with QMUX_FIRE set the crowd stays for a minute and
+10,000 users are held.
 """
 
 from __future__ import annotations
@@ -11,27 +12,26 @@ import os
 import resource
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 import uvloop
 
+from tests.daemons import Deployment, free_port
 from tests.integration import strangers
 from tests.integration.churn import ECHO, Crowd, fickle
-from tests.integration.daemons import Deployment, free_port, until
 from tests.integration.services import Service, blob, digest, echo, pattern
 from tests.integration.test_network import tunnelled
 from tests.integration.users import EchoFlow, ask, connect, read_to_end
 from tests.integration.watch import Held, Watch, open_connections, rss_bytes
 from tests.netsim.proxy import Conditions
+from tests.waiting import lasts, until
 
 IS_LONG = bool(os.environ.get("QMUX_FIRE"))
 GIGABYTE = 1 << 30
 BLOCK = pattern(1 << 20)
 KIB, MIB = 1 << 10, 1 << 20
 
-CROWD = 1000
 STRANGERS = 1000 if IS_LONG else 300
 CROWD_S = 60.0 if IS_LONG else 12.0
 IDLE_USERS = 10_000 if IS_LONG else 2_000
@@ -55,7 +55,7 @@ def down(port: int) -> str:
     return hashed.hexdigest()
 
 
-@pytest.mark.engines("native")
+@pytest.mark.engines(extended=("native",))
 def test_hash_of_a_gigabyte_both_ways_at_once(deployment: Deployment) -> None:
     expected = hashlib.sha256()
     for _ in range(GIGABYTE // len(BLOCK)):
@@ -98,7 +98,7 @@ def test_one_flow_through_a_network_that_gets_worse(deployment: Deployment) -> N
         network.change(ROUGH)
         network.blackhole(True)
         until(lambda: network.proxy.counters.blackholed > 0, "packets vanish")
-        time.sleep(2.0)  # the darkness that is asked for
+        lasts(2.0)  # the darkness that is asked for
         network.blackhole(False)
         flow.goes_on(MIB)
         assert flow.finish() > 6 * MIB
@@ -106,9 +106,16 @@ def test_one_flow_through_a_network_that_gets_worse(deployment: Deployment) -> N
         assert min(counters.dropped, counters.reordered, counters.duplicated, counters.blackholed) > 0
 
 
-def test_a_crowd_that_comes_and_goes_leaves_nothing(deployment: Deployment, engine: str) -> None:
+@pytest.mark.serial
+@pytest.mark.engines("native", extended=("aioquic",))
+@pytest.mark.parametrize(
+    ("size", "crowd_s"), [(100, 3.0), pytest.param(1000, CROWD_S, marks=pytest.mark.extended, id="1000")]
+)
+def test_a_crowd_that_comes_and_goes_leaves_nothing(
+    deployment: Deployment, engine: str, size: int, crowd_s: float
+) -> None:
     """Half of the users are handed to the worker that has the only connection, whose streams a leak would use up."""
-    size = CROWD if engine == "native" else CROWD // 10
+    size = size if engine == "native" else size // 10
     watch = Watch(deployment)
     port = free_port()
     with Service(fickle) as service:
@@ -128,9 +135,9 @@ def test_a_crowd_that_comes_and_goes_leaves_nothing(deployment: Deployment, engi
             assert crowd.failures == []
             until(is_quiet, "every user is gone", 30)
 
-        come_and_go(CROWD_S / 3)  # what is needed once: code, buffers, tables at their largest
+        come_and_go(crowd_s / 3)  # what is needed once: code, buffers, tables at their largest
         held = Held.by(watch, server, client)
-        come_and_go(CROWD_S)
+        come_and_go(crowd_s)
         held.until_again(watch, server, client)
         assert set(crowd.ends) == set(Crowd.LIVES)
         with contextlib.ExitStack() as stack:
@@ -143,8 +150,10 @@ def test_a_crowd_that_comes_and_goes_leaves_nothing(deployment: Deployment, engi
 QUICK = 'handshake_timeout = "6s"\nidle_timeout = "3s"\nkeep_alive = "1s"\n'
 
 
-@pytest.mark.engines("native")
-def test_connections_of_clients_that_come_and_go_leave_nothing(deployment: Deployment) -> None:
+@pytest.mark.serial
+@pytest.mark.engines("native", extended=())
+@pytest.mark.parametrize("count", [50, pytest.param(STRANGERS, marks=pytest.mark.extended)])
+def test_connections_of_clients_that_come_and_go_leave_nothing(deployment: Deployment, count: int) -> None:
     """Each ends in one of these ways, at random: before its handshake, after it, registered, or without a word."""
     watch = Watch(deployment)
     server = deployment.server({"web": f'bind = "127.0.0.1:{free_port()}"'}, workers=2, quic=QUICK)
@@ -154,9 +163,9 @@ def test_connections_of_clients_that_come_and_go_leave_nothing(deployment: Deplo
         uvloop.run(strangers.come_and_go(deployment.quic_port, bundle, "web", count))
         until(lambda: open_connections(server) == 0, "the server has none of them", 60)
 
-    come_and_go(STRANGERS)  # what is needed once; the sessions that can be resumed have a bound of their own
+    come_and_go(count)  # what is needed once; the sessions that can be resumed have a bound of their own
     held = Held.by(watch, server)
-    come_and_go(STRANGERS)
+    come_and_go(count)
     held.until_again(watch, server)
     assert server.status()["clients"] == []
     assert "Traceback" not in server.log
@@ -176,7 +185,8 @@ def many_descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.engines("native")
+@pytest.mark.serial
+@pytest.mark.engines("native", extended=())
 def test_what_an_idle_user_costs(deployment: Deployment) -> None:
     port = free_port()
     with many_descriptors(2 * IDLE_USERS + 1000), contextlib.ExitStack() as stack, Service(echo) as service:

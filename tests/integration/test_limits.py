@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import time
 
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.users import read_line
+from tests.waiting import stays, until
 
 DESCRIPTORS = 256
 
@@ -53,8 +53,8 @@ def test_server_without_descriptors(deployment: Deployment) -> None:
         pids = [worker["pid"] for worker in server.workers()]
         users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(600)]
         outcomes(users, 190)
-        time.sleep(1.0)  # the others wait, here and in the kernel: nothing is to be seen of that
-        assert service.open <= DESCRIPTORS - 64
+        # The others wait, here and in the kernel.
+        assert stays(lambda: service.open <= DESCRIPTORS - 64, 1.0)
         text = deployment.server_text({**services, "more": f'bind = "127.0.0.1:{more}"'}, quic="lanes = 1")
         server.config.write_text(text)
         assert server.reload()["ok"]

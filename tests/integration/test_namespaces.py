@@ -18,9 +18,11 @@ from collections.abc import Iterator
 import pytest
 
 from qmux.pki import authority
-from tests.integration.daemons import Daemon, Deployment, until
-from tests.integration.services import Service, digest, echo, pattern
+from tests.daemons import Daemon, Deployment
+from tests.integration.services import Handler, Service, digest, echo, pattern
 from tests.integration.test_tunnel import exchange
+from tests.integration.users import ask, read_exactly
+from tests.waiting import lasts, until
 
 CLONE_NEWNET = 0x40000000  # sched.h
 QUIC_PORT, TRAFFIC_PORT = 8443, 8080
@@ -83,6 +85,8 @@ def _setns(fd: int) -> None:
 class Pair:
     """Two hosts on one cable, a server on one and a client of service ``web`` on the other."""
 
+    server: Daemon
+
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self._stack = contextlib.ExitStack()
@@ -111,20 +115,27 @@ class Pair:
 
     def start(self, target: str, server_host: str = SERVER_V4, quic: str = "") -> tuple[Daemon, Daemon]:
         """Both daemons, the client registered."""
+        server = self.start_server(quic)
+        return server, self.start_client(server, target, server_host)
+
+    def start_server(self, quic: str = "") -> Daemon:
         bundle = _server_bundle(self.deployment)
         server_text = (
             f'[server]\nbundle = "{bundle}"\nworkers = 2\nruntime_dir = "run-server"\nstate_dir = "state-server"\n'
             f'[quic]\nbind = ":{QUIC_PORT}"\n{quic}[services.web]\nbind = ":{TRAFFIC_PORT}"\nqueue_timeout = "20s"\n'
         )
+        config = self.deployment.write("server.toml", server_text)
+        return self.deployment.start("qmuxd", config, prefix=self.server_host.run).until_ready()
+
+    def start_client(self, server: Daemon, target: str, server_host: str = SERVER_V4) -> Daemon:
+        """Registered."""
         address = f"[{server_host}]" if ":" in server_host else server_host
-        client_text = self.deployment.client_text(
-            "pod-1", {"web": target}, servers=[f"{address}:{QUIC_PORT}"], client=QUICK
-        )
-        write, start = self.deployment.write, self.deployment.start
-        server = start("qmuxd", write("server.toml", server_text), prefix=self.server_host.run).until_ready()
-        client = start("qmuxc", write("pod-1.toml", client_text), prefix=self.client_host.run)
+        servers = [f"{address}:{QUIC_PORT}"]
+        text = self.deployment.client_text("pod-1", {"web": target}, servers=servers, client=QUICK)
+        config = self.deployment.write("pod-1.toml", text)
+        client = self.deployment.start("qmuxc", config, prefix=self.client_host.run)
         server.until_clients(1, connections=2)
-        return server, client
+        return client
 
     def exchange(self, data: bytes) -> bytes:
         """A user on the server's host: send ``data`` and FIN, return what comes back up to FIN."""
@@ -142,8 +153,7 @@ def _server_bundle(deployment: Deployment) -> str:
     return authority.issue_server(deployment.directory, ["server", SERVER_V4, SERVER_V6]).name
 
 
-@pytest.fixture
-def pair(deployment: Deployment) -> Iterator[Pair]:
+def _pair(deployment: Deployment) -> Iterator[Pair]:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and the command ip (iproute2)")
     try:
@@ -156,38 +166,85 @@ def pair(deployment: Deployment) -> Iterator[Pair]:
 
 
 @pytest.fixture
+def pair(deployment: Deployment) -> Iterator[Pair]:
+    """For this test alone: both hosts as they are made, and no daemon."""
+    yield from _pair(deployment)
+
+
+@pytest.fixture(scope="module")
+def serving(shared: Deployment) -> Iterator[Pair]:
+    """Two hosts for many tests, with a server; each test starts its client, and leaves the cable as it was."""
+    for made in _pair(shared):
+        made.server = made.start_server()
+        yield made
+
+
+@contextlib.contextmanager
+def client_of(pair: Pair, target: str, server_host: str = SERVER_V4) -> Iterator[Daemon]:
+    """A client for this test, that has left when it ends."""
+    client = pair.start_client(pair.server, target, server_host)
+    yield client
+    assert client.stop() == 0
+    until(lambda: pair.server.status().get("clients") == [], "it has left")
+
+
+@contextlib.contextmanager
+def behind(pair: Pair, handler: Handler) -> Iterator[Service]:
+    """A service on the client's host."""
+    with contextlib.ExitStack() as stack:
+        with pair.client_host.inside():
+            service = stack.enter_context(Service(handler))
+        yield service
+
+
+@pytest.fixture
 def service(pair: Pair) -> Iterator[Service]:
-    with pair.client_host.inside():
-        echoing = Service(echo).__enter__()
-    yield echoing
-    echoing.__exit__(None, None, None)
+    with behind(pair, echo) as echoing:
+        yield echoing
 
 
-@pytest.mark.parametrize("mtu", [1500, 1280])
-@pytest.mark.parametrize("server_host", [SERVER_V4, SERVER_V6])
-def test_bytes_both_ways(pair: Pair, service: Service, mtu: int, server_host: str) -> None:
-    pair.mtu(mtu)
-    pair.start(service.target, server_host)
+@pytest.mark.parametrize(
+    ("mtu", "server_host"),
+    [
+        (1500, SERVER_V4),
+        (1280, SERVER_V6),
+        pytest.param(1280, SERVER_V4, marks=pytest.mark.extended),
+        pytest.param(1500, SERVER_V6, marks=pytest.mark.extended),
+    ],
+)
+def test_bytes_both_ways(serving: Pair, mtu: int, server_host: str) -> None:
+    serving.mtu(mtu)
     data = pattern(3_000_000)
-    assert hashlib.sha256(pair.exchange(data)).digest() == hashlib.sha256(data).digest()
+    with behind(serving, echo) as service, client_of(serving, service.target, server_host):
+        assert hashlib.sha256(serving.exchange(data)).digest() == hashlib.sha256(data).digest()
+    serving.mtu(1500)
 
 
-def test_an_interface_that_is_down_for_a_moment_loses_no_byte(pair: Pair, service: Service) -> None:
+def test_a_service_is_found_by_the_client_alone(serving: Pair) -> None:
+    """The target is dialled on the client's host: the server's has nothing at that port."""
+    with behind(serving, digest) as sink, client_of(serving, sink.target):
+        data = os.urandom(100_000)
+        assert serving.exchange(data).decode() == hashlib.sha256(data).hexdigest()
+        with serving.server_host.inside(), pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", sink.port), 5)
+
+
+def test_an_interface_that_is_down_for_a_moment_loses_no_byte(serving: Pair) -> None:
     """Shorter than the idle timeout: the running user connection goes on where it was."""
-    pair.start(service.target)
-    with pair.server_host.inside():
-        user = socket.create_connection(("127.0.0.1", TRAFFIC_PORT), 30)
-    with user:
-        user.settimeout(30)
-        assert _echoes(user, b"before")
-        pair.client_host.ip("link", "set", "veth0", "down")
-        user.sendall(b"while it is dark")
-        _pause(1.0)
-        pair.client_host.ip("link", "set", "veth0", "up")
-        assert _receive(user, 16) == b"while it is dark"
-        assert _echoes(user, b"after")
+    with behind(serving, echo) as service, client_of(serving, service.target):
+        with serving.server_host.inside():
+            user = socket.create_connection(("127.0.0.1", TRAFFIC_PORT), 30)
+        with user:
+            assert ask(user, b"before") == b"before"
+            serving.client_host.ip("link", "set", "veth0", "down")
+            user.sendall(b"while it is dark")
+            lasts(1.0)  # the darkness that is asked for
+            serving.client_host.ip("link", "set", "veth0", "up")
+            assert read_exactly(user, 16) == b"while it is dark"
+            assert ask(user, b"after") == b"after"
 
 
+@pytest.mark.engines(extended=("auto", "aioquic"))
 def test_the_client_recovers_when_its_interface_was_down_for_long(pair: Pair, service: Service) -> None:
     server, client = pair.start(service.target, quic='idle_timeout = "3s"\nkeep_alive = "1s"\nheartbeat = "1s"\n')
     assert pair.answers()
@@ -200,28 +257,35 @@ def test_the_client_recovers_when_its_interface_was_down_for_long(pair: Pair, se
     assert "Traceback" not in server.log + client.log
 
 
-def test_the_client_recovers_when_its_address_changes(pair: Pair, service: Service) -> None:
-    server, client = pair.start(service.target)
-    assert pair.answers()
-    pair.client_host.ip("addr", "del", f"{CLIENT_V4}/24", "dev", "veth0")
-    pair.client_host.address(f"{OTHER_V4}/24")
-
-    def moved() -> bool:
-        ready = [each for each in server.status().get("clients", []) if each["state"] == "ready"]
-        return bool(ready) and pair.answers() and OTHER_V4 in server.log
-
-    until(moved, "served from the new address")
-    assert "Traceback" not in server.log + client.log
-
-
-def test_packets_that_vanish_are_told_as_no_answer(pair: Pair, service: Service) -> None:
+def test_packets_that_vanish_are_told_as_no_answer(serving: Pair) -> None:
     """A firewall that drops UDP: no error comes back, so the client can only say what it does not hear."""
-    _, client = pair.start(service.target)
-    client.stop()
-    pair.client_host.ip("neigh", "replace", SERVER_V4, "lladdr", NOWHERE, "dev", "veth0", "nud", "permanent")
-    again = pair.deployment.start("qmuxc", client.config, "--once", prefix=pair.client_host.run)
-    assert again.process.wait(60) == 5
-    assert f"is UDP port {QUIC_PORT} blocked by a firewall" in again.log
+    text = serving.deployment.client_text(
+        "pod-1", {"web": "127.0.0.1:9"}, servers=[f"{SERVER_V4}:{QUIC_PORT}"], client=QUICK
+    )
+    serving.client_host.ip("neigh", "replace", SERVER_V4, "lladdr", NOWHERE, "dev", "veth0", "nud", "permanent")
+    config = serving.deployment.write("once.toml", text)
+    client = serving.deployment.start("qmuxc", config, "--once", prefix=serving.client_host.run)
+    assert client.process.wait(60) == 5
+    assert f"is UDP port {QUIC_PORT} blocked by a firewall" in client.log
+    serving.client_host.ip("neigh", "del", SERVER_V4, "dev", "veth0")
+
+
+def test_the_client_recovers_when_its_address_changes(serving: Pair) -> None:
+    with behind(serving, echo) as service, client_of(serving, service.target) as client:
+        assert serving.answers()
+        serving.client_host.ip("addr", "del", f"{CLIENT_V4}/24", "dev", "veth0")
+        serving.client_host.address(f"{OTHER_V4}/24")
+        before = serving.server.log
+
+        def moved() -> bool:
+            ready = [each for each in serving.server.status().get("clients", []) if each["state"] == "ready"]
+            return bool(ready) and serving.answers() and OTHER_V4 in serving.server.log[len(before) :]
+
+        until(moved, "served from the new address", 60)
+        assert "Traceback" not in serving.server.log + client.log
+        serving.client_host.ip("addr", "del", f"{OTHER_V4}/24", "dev", "veth0")
+        serving.client_host.address(f"{CLIENT_V4}/24")
+        until(serving.answers, "served from the old address again", 60)
 
 
 def test_users_wait_while_the_network_is_dark(pair: Pair, service: Service) -> None:
@@ -236,34 +300,3 @@ def test_users_wait_while_the_network_is_dark(pair: Pair, service: Service) -> N
     user.join(40)
     assert answers == [b"patient"]
     assert "Traceback" not in server.log + client.log
-
-
-def test_a_service_is_found_by_the_client_alone(pair: Pair) -> None:
-    """The target is dialled on the client's host: the server's has nothing at that port."""
-    with pair.client_host.inside():
-        sink = Service(digest).__enter__()
-    try:
-        pair.start(sink.target)
-        data = os.urandom(100_000)
-        assert pair.exchange(data).decode() == hashlib.sha256(data).hexdigest()
-        with pair.server_host.inside(), pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", sink.port), 5)
-    finally:
-        sink.__exit__(None, None, None)
-
-
-def _pause(seconds: float) -> None:
-    """Time itself is what the test needs, not a state."""
-    threading.Event().wait(seconds)
-
-
-def _receive(user: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count and (part := user.recv(count - len(data))):
-        data += part
-    return data
-
-
-def _echoes(user: socket.socket, data: bytes) -> bool:
-    user.sendall(data)
-    return _receive(user, len(data)) == data

@@ -15,11 +15,42 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.users import read_line
+from tests.waiting import until
 
-USERS = 3000
+POLICIES = ("least-connections", "round-robin")
+LINES = 'queue_timeout = "60s"\nsetup_timeout = "60s"'
+
+
+class Clients:
+    """Three clients ``a``, ``b`` and ``c`` with these weights at a server with four workers, which has a service for
+    each policy.
+    """
+
+    def __init__(self, deployment: Deployment, stack: contextlib.ExitStack, weights: tuple[int, ...]) -> None:
+        self.weights = dict(zip("abc", weights, strict=True))
+        self.ports = {policy: free_port() for policy in POLICIES}
+        binds = {policy: f'bind = "127.0.0.1:{port}"\n{LINES}\n' for policy, port in self.ports.items()}
+        binds = {policy: f'{bind}balance = "{policy}"' for policy, bind in binds.items()}
+        self.server = deployment.server(binds, workers=4)
+        for name, weight in self.weights.items():
+            target = stack.enter_context(Service(named(name))).target
+            deployment.client(name, dict.fromkeys(POLICIES, target), client=f"weight = {weight}")
+        self.server.until_clients(3, connections=4)
+
+    def check_shares(self, policy: str, users: int) -> None:
+        with held(self.ports[policy], users) as found:
+            assert sum(found.values()) == users
+            shares = {name: users * weight / sum(self.weights.values()) for name, weight in self.weights.items()}
+            assert all(is_share(found[name], share) for name, share in shares.items()), found
+
+
+@pytest.fixture(scope="module")
+def clients(shared: Deployment) -> Iterator[Clients]:
+    with contextlib.ExitStack() as stack:
+        yield Clients(shared, stack, (1, 2, 3))
 
 
 @contextlib.contextmanager
@@ -74,22 +105,17 @@ def is_share(count: int, expected: float) -> bool:
     return abs(count - expected) <= 0.05 * expected
 
 
-@pytest.mark.parametrize("policy", ["least-connections", "round-robin"])
-@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 3)])
-def test_3000_held_connections_are_shared(deployment: Deployment, policy: str, weights: tuple[int, ...]) -> None:
-    port = free_port()
-    names = ("a", "b", "c")
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("users", [1200, pytest.param(3000, marks=pytest.mark.extended)])
+def test_held_connections_are_shared_by_weight(clients: Clients, policy: str, users: int) -> None:
+    clients.check_shares(policy, users)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.engines(extended=("auto", "aioquic"))
+def test_held_connections_are_shared_evenly(deployment: Deployment, policy: str) -> None:
     with contextlib.ExitStack() as stack:
-        services = {name: stack.enter_context(Service(named(name))) for name in names}
-        lines = f'bind = "127.0.0.1:{port}"\nbalance = "{policy}"\nqueue_timeout = "60s"\nsetup_timeout = "60s"'
-        server = deployment.server({"web": lines}, workers=4)
-        for name, weight in zip(names, weights, strict=True):
-            deployment.client(name, {"web": services[name].target}, client=f"weight = {weight}")
-        server.until_clients(3, connections=4)
-        with held(port, USERS) as found:
-            assert sum(found.values()) == USERS
-            shares = {name: USERS * weight / sum(weights) for name, weight in zip(names, weights, strict=True)}
-            assert all(is_share(found[name], share) for name, share in shares.items()), found
+        Clients(deployment, stack, (1, 1, 1)).check_shares(policy, 3000)
 
 
 def test_users_are_handed_to_the_worker_that_has_the_client(deployment: Deployment) -> None:
@@ -106,25 +132,21 @@ def test_users_are_handed_to_the_worker_that_has_the_client(deployment: Deployme
         until(lambda: sum(s.get("handed_off", 0) for s in server.status()["services"]) > 100, "hand-offs counted")
 
 
-def test_stopped_worker_does_not_block_others(deployment: Deployment) -> None:
+def test_stopped_worker_does_not_block_others(clients: Clients) -> None:
     """A SIGSTOPped worker: users accepted by the others are served; when it goes on, views agree again."""
-    port = free_port()
-    with Service(named("x")) as service:
-        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=3)
-        deployment.client("pod-1", {"web": service.target})
-        server.until_clients(1, connections=3)
-        victim = psutil.Process(server.workers()[0]["pid"])
-        victim.send_signal(signal.SIGSTOP)
-        with contextlib.ExitStack() as stack:
-            stack.callback(victim.send_signal, signal.SIGCONT)  # long before the supervisor's watchdog loses patience
-            users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(24)]
-            # A third of them, more or less, is in the stopped worker's queue.
-            until(lambda: len(select.select(users, [], [], 0)[0]) >= 6, "others serve theirs")
-            victim.send_signal(signal.SIGCONT)
-            assert all(read_line(user) == "x" for user in users)
-        for _ in range(30):
-            with socket.create_connection(("127.0.0.1", port), timeout=30) as user:
-                assert read_line(user) == "x"
+    port = clients.ports["round-robin"]
+    victim = psutil.Process(clients.server.workers()[0]["pid"])
+    victim.send_signal(signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        stack.callback(victim.send_signal, signal.SIGCONT)  # long before the supervisor's watchdog loses patience
+        users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(24)]
+        # A quarter of them, more or less, is in the stopped worker's queue.
+        until(lambda: len(select.select(users, [], [], 0)[0]) >= 6, "others serve theirs")
+        victim.send_signal(signal.SIGCONT)
+        assert all(read_line(user) in "abc" for user in users)
+    for _ in range(30):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as user:
+            assert read_line(user) in "abc"
 
 
 def test_load_at_one_server_counts_at_another(deployment: Deployment) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import find_program
-from tests.integration.daemons import Deployment, free_port, until
+from tests.daemons import Deployment
 from tests.integration.services import pattern
+from tests.integration.shared import Tunnel
+from tests.waiting import until
 
 
 @contextlib.contextmanager
@@ -42,40 +44,39 @@ def program(name: str) -> str:
     return path
 
 
-def tunnel(deployment: Deployment, target_port: int, protocol_lines: str = "") -> int:
-    port = free_port()
-    server = deployment.server({"web": f'bind = "127.0.0.1:{port}"\n{protocol_lines}'})
-    deployment.client("pod-1", {"web": f"127.0.0.1:{target_port}"})
-    deployment.client("pod-2", {"web": f"127.0.0.1:{target_port}"})
-    server.until_clients(2, connections=2)
-    return port
+@pytest.fixture(scope="module")
+def tunnel(shared: Deployment) -> Tunnel:
+    """Two clients offer every service."""
+    tunnel = Tunnel(shared, {"web": "", "early": "early_data = true", "redis": "", "ssh": ""})
+    shared.client("pod-2", tunnel.targets)
+    tunnel.server.until_clients(2, connections=2)
+    return tunnel
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """nginx with some files: its port and its folder."""
+def site(tmp_path: Path, tunnel: Tunnel) -> Iterator[Path]:
+    """nginx with some files in this folder, behind ``web`` and ``early``."""
     files = tmp_path / "site"
     files.mkdir()
-    port = free_port()
+    port, early = tunnel.target_ports["web"], tunnel.target_ports["early"]
     config = tmp_path / "nginx.conf"
     config.write_text(
         f"daemon off; master_process off; pid {tmp_path}/nginx.pid; error_log {tmp_path}/error.log;\n"
         "events { worker_connections 1024; }\n"
-        f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; root {files}; }} }}\n"
+        f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; listen 127.0.0.1:{early}; root {files}; }} }}\n"
     )
     with running(program("nginx"), "-p", tmp_path, "-c", config, port=port):
-        yield port, files
+        yield files
 
 
 @pytest.mark.needs("curl", "nginx")
-@pytest.mark.parametrize("early_data", [False, True])
-def test_page_of_200_parallel_requests(deployment: Deployment, site: tuple[int, Path], early_data: bool) -> None:
-    target, files = site
+@pytest.mark.parametrize("service", ["web", "early"])
+def test_page_of_200_parallel_requests(tunnel: Tunnel, site: Path, tmp_path: Path, service: str) -> None:
+    files = site
     for number in range(200):
         (files / f"{number}.bin").write_bytes(pattern(500 + number * 997))
-    port = tunnel(deployment, target, "early_data = true" if early_data else "")
-    urls = f"http://127.0.0.1:{port}/[0-199].bin"
-    out = deployment.directory / "out"
+    urls = f"http://127.0.0.1:{tunnel.ports[service]}/[0-199].bin"
+    out = tmp_path / "out"
     out.mkdir()
     ran = subprocess.run(
         [program("curl"), "--silent", "--show-error", "--fail", "--parallel", "--parallel-immediate", "--parallel-max",
@@ -88,11 +89,10 @@ def test_page_of_200_parallel_requests(deployment: Deployment, site: tuple[int, 
 
 
 @pytest.mark.needs("redis-server", "redis-cli", "redis-benchmark")
-def test_redis(deployment: Deployment) -> None:
-    target = free_port()
+def test_redis(tunnel: Tunnel) -> None:
+    target, port = tunnel.target_ports["redis"], tunnel.ports["redis"]
     arguments = ("--port", str(target), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
     with running(program("redis-server"), *arguments, port=target):
-        port = tunnel(deployment, target)
         cli = [program("redis-cli"), "-h", "127.0.0.1", "-p", str(port)]
         assert subprocess.run([*cli, "set", "k", "v"], capture_output=True, text=True, timeout=40).stdout == "OK\n"
         assert subprocess.run([*cli, "get", "k"], capture_output=True, text=True, timeout=40).stdout == "v\n"
@@ -105,8 +105,8 @@ def test_redis(deployment: Deployment) -> None:
 
 
 @pytest.mark.needs("sshd", "ssh", "ssh-keygen", "scp")
-def test_ssh_and_scp(deployment: Deployment, tmp_path: Path) -> None:
-    target = free_port()
+def test_ssh_and_scp(tunnel: Tunnel, tmp_path: Path) -> None:
+    target, port = tunnel.target_ports["ssh"], tunnel.ports["ssh"]
     for name in ("host", "user"):
         key = tmp_path / name
         subprocess.run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=40)
@@ -122,7 +122,6 @@ def test_ssh_and_scp(deployment: Deployment, tmp_path: Path) -> None:
         "".join(f"{name} {value}\n" for name, value in options.items()) + "Subsystem sftp internal-sftp\n"
     )
     with running(program("sshd"), "-D", "-e", "-f", config, port=target):
-        port = tunnel(deployment, target)
         client = ["-i", str(tmp_path / "user"), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
                   "-o", "LogLevel=ERROR", "-o", "BatchMode=yes"]  # fmt: skip
         user = os.environ.get("USER") or "root"

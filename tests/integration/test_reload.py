@@ -6,7 +6,9 @@ import asyncio
 import socket
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,10 +16,11 @@ from cryptography import x509
 from qmux.pki import authority
 from qmux.quic.aioquic_engine.connection import AioquicConnection
 from qmux.quic.choose import load_engine
-from tests.integration.daemons import COMMANDS, Daemon, Deployment, free_port, until
+from tests.daemons import COMMANDS, Deployment, free_port
 from tests.integration.services import Service, echo, named
 from tests.integration.strangers import Stranger, connect_config, hang_up
 from tests.integration.users import Ended, ask, says
+from tests.waiting import until
 
 
 class Load:
@@ -52,115 +55,136 @@ class Load:
                 self.failures.append(str(error))
 
 
-def test_service_comes_and_goes(deployment: Deployment) -> None:
+class Pair:
+    """A server and its client ``pod-1`` that run through the whole module; each test gives them what it needs."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.server = deployment.server({"none": f'bind = "127.0.0.1:{free_port()}"'})
+        self.client = deployment.client("pod-1", {"none": "127.0.0.1:9"}).until_ready()
+
+    def set_server(self, services: Mapping[str, str], **options: str) -> dict[str, Any]:
+        """What a reload with these services answers."""
+        self.server.config.write_text(self.deployment.server_text(services, **options))
+        return self.server.reload()
+
+    def set_client(self, targets: Mapping[str, str], **options: Any) -> dict[str, Any]:
+        """What a reload with these targets answers."""
+        self.client.config.write_text(self.deployment.client_text("pod-1", targets, **options))
+        return self.client.reload()
+
+    def begin(self, services: Mapping[str, str], targets: Mapping[str, str]) -> None:
+        """Reload both, and wait until the client serves these services over both of its connections."""
+        assert self.set_server(services)["ok"]
+        assert self.set_client(targets)["ok"]
+        offered = sorted(set(services) & set(targets))
+
+        def is_there() -> bool:
+            clients = self.server.status().get("clients", [])
+            return [(sorted(c["services"]), c["connections"], c["state"]) for c in clients] == [(offered, 2, "ready")]
+
+        until(is_there, f"{offered} are served")
+
+
+@pytest.fixture(scope="module")
+def pair(shared: Deployment) -> Pair:
+    return Pair(shared)
+
+
+def test_service_comes_and_goes(pair: Pair) -> None:
     first, second = free_port(), free_port()
     with Service(named("a")) as a, Service(named("b")) as b:
         web = {"a": f'bind = "127.0.0.1:{first}"'}
-        server = deployment.server(web)
-        deployment.client("pod-1", {"a": a.target, "b": b.target})
-        server.until_clients(1, connections=2)
-        both = {**web, "b": f'bind = "127.0.0.1:{second}"'}
-        deployment.write("server.toml", deployment.server_text(both))
-        answer = server.reload()
+        pair.begin(web, {"a": a.target, "b": b.target})
+        answer = pair.set_server({**web, "b": f'bind = "127.0.0.1:{second}"'})
         assert answer["ok"], answer
         until(lambda: says(second) == "b", "the new service is served by the client that had offered it already")
         assert says(first) == "a"
-        deployment.write("server.toml", deployment.server_text(web))
-        assert server.reload()["ok"]
+        assert pair.set_server(web)["ok"]
         until(lambda: says(second, 1) == "", "the removed bind refuses")
         assert says(first) == "a"
 
 
-@pytest.mark.engines("auto")
-def test_bad_file_changes_nothing_and_says_why(deployment: Deployment) -> None:
+def test_bad_file_changes_nothing_and_says_why(pair: Pair) -> None:
     port = free_port()
     with Service(named("a")) as service:
         web = {"a": f'bind = "127.0.0.1:{port}"'}
-        server = deployment.server(web)
-        deployment.client("pod-1", {"a": service.target})
-        server.until_clients(1, connections=2)
-        pids = [row["pid"] for row in server.status()["workers"]]
-        text = deployment.server_text(web)
+        pair.begin(web, {"a": service.target})
+        pids = [row["pid"] for row in pair.server.status()["workers"]]
+        text = pair.deployment.server_text(web)
         for bad in (text + "idle_timeout = 30\n", text + "[", text + '[services.x]\nballance = "x"\n'):
-            deployment.write("server.toml", bad)
-            answer = server.reload()
+            pair.server.config.write_text(bad)
+            answer = pair.server.reload()
             assert not answer["ok"]
             assert answer["exit_code"] == 3
             assert any("server.toml:" in line for line in answer["lines"])
             assert says(port) == "a"
-        assert [row["pid"] for row in server.status()["workers"]] == pids
+        assert [row["pid"] for row in pair.server.status()["workers"]] == pids
 
 
-@pytest.mark.engines("auto")
-def test_port_in_use_changes_nothing(deployment: Deployment) -> None:
+def test_port_in_use_changes_nothing(pair: Pair) -> None:
     port = free_port()
     with Service(named("a")) as service, Service(named("other")) as other:
-        server = deployment.server({"a": f'bind = "127.0.0.1:{port}"'})
-        deployment.client("pod-1", {"a": service.target})
-        server.until_clients(1, connections=2)
-        taken = {"a": f'bind = ["127.0.0.1:{port}", "{other.target}"]'}
-        deployment.write("server.toml", deployment.server_text(taken))
-        answer = server.reload()
+        pair.begin({"a": f'bind = "127.0.0.1:{port}"'}, {"a": service.target})
+        answer = pair.set_server({"a": f'bind = ["127.0.0.1:{port}", "{other.target}"]'})
         assert not answer["ok"]
         assert any(str(other.port) in line for line in answer["lines"])
         assert says(port) == "a"
 
 
-@pytest.mark.engines("auto")
-def test_what_needs_a_restart_is_said(deployment: Deployment) -> None:
-    server = deployment.server({"a": f'bind = "127.0.0.1:{free_port()}"'})
-    path = server.config
+def test_what_needs_a_restart_is_said(pair: Pair) -> None:
+    path = pair.server.config
     path.write_text(path.read_text().replace("workers = 2", "workers = 3"))
     ran = subprocess.run(
-        [COMMANDS / "qmux", "reload", "-c", path], capture_output=True, text=True, timeout=60, env=server.environment
+        [COMMANDS / "qmux", "reload", "-c", path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=pair.server.environment,
     )
     assert ran.returncode == 6, ran
     assert "server.workers" in ran.stdout + ran.stderr
     assert "restart" in ran.stdout + ran.stderr
-    assert len(server.workers()) == 2
+    assert len(pair.server.workers()) == 2
 
 
-def test_no_user_fails_through_50_reloads(deployment: Deployment) -> None:
+@pytest.mark.parametrize("count", [12, pytest.param(50, marks=pytest.mark.extended)])
+def test_no_user_fails_through_many_reloads(pair: Pair, count: int) -> None:
     # The load draws thousands of local ports on 127.0.0.1, and one that is in TIME_WAIT cannot be bound there, not even
     # with SO_REUSEADDR, since a user's socket does not have it: hence another address for the bind that comes and goes.
     port, extra = free_port(), free_port(host="127.0.0.2")
     with Service(echo) as service:
         web = {"a": f'bind = "127.0.0.1:{port}"'}
         both = {**web, "b": f'bind = "127.0.0.2:{extra}"'}
-        server = deployment.server(web)
-        deployment.client("pod-1", {"a": service.target, "b": service.target})
-        server.until_clients(1, connections=2)
+        pair.begin(web, {"a": service.target, "b": service.target})
         with Load(port) as load:
             until(lambda: load.done > 10, "load")
-            for number in range(50):
+            for number in range(count):
                 services = both if number % 2 == 0 else web
                 balance = "round-robin" if number % 3 else "least-connections"
                 services = {**services, "a": f'{services["a"]}\nbalance = "{balance}"\nmaxconn = {1000 + number}'}
-                deployment.write("server.toml", deployment.server_text(services))
-                answer = server.reload()
+                answer = pair.set_server(services)
                 assert answer["ok"], answer
             seen = load.done
             until(lambda: load.done > seen + 20, "load after the last reload")
         assert load.failures == []
 
 
-def test_changed_settings_reach_clients_without_a_failed_user(deployment: Deployment) -> None:
-    """An idle_timeout is told at registration: clients register anew, make before break."""
+def test_changed_settings_reach_clients_without_a_failed_user(pair: Pair) -> None:
+    """An idle_timeout is told at registration: clients register again, make before break."""
     port = free_port()
     with Service(echo) as service:
-        server = deployment.server({"a": f'bind = "127.0.0.1:{port}"'})
-        deployment.client("pod-1", {"a": service.target})
-        server.until_clients(1, connections=2)
+        pair.begin({"a": f'bind = "127.0.0.1:{port}"'}, {"a": service.target})
         with Load(port) as load:
             until(lambda: load.done > 10, "load")
             for seconds in (30, 40, 50):
-                lines = f'bind = "127.0.0.1:{port}"\nidle_timeout = "{seconds}s"'
-                deployment.write("server.toml", deployment.server_text({"a": lines}))
-                assert server.reload()["ok"]
+                registered = pair.server.log.count("client registered")
+                assert pair.set_server({"a": f'bind = "127.0.0.1:{port}"\nidle_timeout = "{seconds}s"'})["ok"]
+                until(lambda seen=registered: pair.server.log.count("client registered") > seen, "registered again")
                 seen = load.done
                 until(lambda seen=seen: load.done > seen + 50, "load goes on")
         assert load.failures == []
-        until(lambda: [c["connections"] for c in server.status()["clients"]] == [2], "old connections are gone")
+        until(lambda: [c["connections"] for c in pair.server.status()["clients"]] == [2], "old connections are gone")
 
 
 def _serial_at(port: int, directory: Path) -> int:
@@ -180,54 +204,46 @@ def _serial_at(port: int, directory: Path) -> int:
     return asyncio.run(ask())
 
 
-def test_certificates_are_renewed_in_place(deployment: Deployment) -> None:
-    port = free_port()
+def test_certificates_are_renewed_in_place(pair: Pair) -> None:
+    port, deployment = free_port(), pair.deployment
     with Service(echo) as service:
-        server = deployment.server({"a": f'bind = "127.0.0.1:{port}"'})
-        client: Daemon = deployment.client("pod-1", {"a": service.target})
-        server.until_clients(1, connections=2)
+        pair.begin({"a": f'bind = "127.0.0.1:{port}"'}, {"a": service.target})
         before = _serial_at(deployment.quic_port, deployment.directory)
         with Load(port) as load:
             until(lambda: load.done > 10, "load")
             authority.issue_server(deployment.directory, ["localhost", "127.0.0.1", "::1"])
             authority.issue_client(deployment.directory, "pod-1", ["*"])
-            assert server.reload()["ok"]
-            assert client.reload()["ok"]
+            assert pair.server.reload()["ok"]
+            assert pair.client.reload()["ok"]
             assert _serial_at(deployment.quic_port, deployment.directory) != before
         assert load.failures == []
 
 
-def test_client_reload_changes_targets_and_services(deployment: Deployment) -> None:
+def test_client_reload_changes_targets_and_services(pair: Pair) -> None:
     first, second = free_port(), free_port()
     with Service(named("old")) as old, Service(named("new")) as new:
         services = {"a": f'bind = "127.0.0.1:{first}"', "b": f'bind = "127.0.0.1:{second}"\nqueue_timeout = "300ms"'}
-        server = deployment.server(services)
-        client = deployment.client("pod-1", {"a": old.target})
-        server.until_clients(1, connections=2)
+        pair.begin(services, {"a": old.target})
         assert (says(first), says(second)) == ("old", "")
-        deployment.write("pod-1.toml", deployment.client_text("pod-1", {"a": new.target, "b": new.target}))
-        assert client.reload()["ok"]
+        assert pair.set_client({"a": new.target, "b": new.target})["ok"]
         until(lambda: says(second) == "new", "the added service is offered")
         assert says(first) == "new"
-        deployment.write("pod-1.toml", deployment.client_text("pod-1", {"a": new.target}))
-        assert client.reload()["ok"]
-        until(lambda: [c["services"] for c in server.status()["clients"]] == [["a"]], "the removed is not offered")
+        assert pair.set_client({"a": new.target})["ok"]
+        until(lambda: [c["services"] for c in pair.server.status()["clients"]] == [["a"]], "the removed is not offered")
         until(lambda: says(second) == "", "every worker knows it")
         assert says(first) == "new"
 
 
-def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: Deployment) -> None:
+def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(pair: Pair) -> None:
     """The same happens to an address that a name in ``servers`` has lost: nobody is cut off by a change of DNS."""
-    port = free_port()
+    port, client = free_port(), pair.client
     with Service(echo) as service:
-        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
-        client = deployment.client("pod-1", {"web": service.target})
-        server.until_clients(1, connections=2)
+        targets = {"web": service.target}
+        pair.begin({"web": f'bind = "127.0.0.1:{port}"'}, targets)
         with socket.create_connection(("127.0.0.1", port), timeout=30) as user:
             assert ask(user, b"before") == b"before"
-            text = client.config.read_text().replace("127.0.0.1:", "localhost:", 1)
-            client.config.write_text(text)
-            assert client.reload()["exit_code"] == 0
+            answer = pair.set_client(targets, servers=[f"localhost:{pair.deployment.quic_port}"])
+            assert answer["exit_code"] == 0
 
             def registered() -> bool:
                 servers = client.status().get("servers", [])
@@ -239,7 +255,7 @@ def test_users_on_a_server_that_is_not_wanted_any_more_may_finish(deployment: De
             assert ask(user, b"after") == b"after"
         until(lambda: not any(row["state"] == "giving up" for row in client.status()["servers"]), "the end of the old")
         assert says_back(port)
-        assert "Traceback" not in client.log + server.log
+        assert "Traceback" not in client.log + pair.server.log
 
 
 def says_back(port: int) -> bool:

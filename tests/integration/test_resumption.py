@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 
 import psutil
+import pytest
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.test_network import Network
 from tests.integration.users import says
 from tests.netsim.proxy import Conditions
+from tests.waiting import until
+
+pytestmark = pytest.mark.engines("native", "aioquic")
 
 
 def handshakes(daemon: Daemon, line: str) -> list[str]:
@@ -46,6 +50,7 @@ def test_a_client_that_registers_again_resumes(deployment: Deployment) -> None:
         assert failures(server) + failures(client) == []
 
 
+@pytest.mark.engines("auto", extended=("aioquic",))
 def test_a_client_that_was_cut_off_resumes(deployment: Deployment) -> None:
     """The first try begins in the dark, and goes on when there is light again."""
     port = free_port()
@@ -66,6 +71,7 @@ def test_a_client_that_was_cut_off_resumes(deployment: Deployment) -> None:
         assert failures(server) + failures(client) == []
 
 
+@pytest.mark.engines("auto", extended=("aioquic",))
 def test_a_new_worker_or_server_knows_no_session(deployment: Deployment) -> None:
     """The client offers its tickets, and registers early; a full handshake follows, and the registration again."""
     port = free_port()

@@ -10,10 +10,21 @@ import threading
 import pytest
 
 from qmux.quic.choose import load_engine
-from tests.integration.daemons import Deployment, free_port, until
-from tests.integration.services import Service, blob, digest, echo, pattern
+from tests.daemons import Daemon, Deployment
+from tests.integration.services import blob, digest, echo, pattern
+from tests.integration.shared import Tunnel
+from tests.waiting import until
 
-pytestmark = pytest.mark.engines("aioquic", "native", "aioquic-native", "native-aioquic")
+pytestmark = pytest.mark.engines("native", "aioquic", extended=("aioquic-native", "native-aioquic"))
+
+
+@pytest.fixture(scope="module")
+def tunnel(shared: Deployment) -> Tunnel:
+    """Two clients offer ``crowd``."""
+    tunnel = Tunnel(shared, dict.fromkeys(("answer", "up", "down", "crowd"), ""))
+    shared.client("pod-2", {"crowd": tunnel.targets["crowd"]})
+    tunnel.server.until_clients(2, connections=2)
+    return tunnel
 
 
 def exchange(port: int, data: bytes, host: str = "127.0.0.1") -> bytes:
@@ -33,49 +44,47 @@ def _send(user: socket.socket, data: bytes) -> None:
     user.shutdown(socket.SHUT_WR)
 
 
-@pytest.mark.engines("auto", "aioquic", "native", "aioquic-native", "native-aioquic")
-def test_request_and_answer_and_which_engine_it_was(deployment: Deployment, engine: str) -> None:
-    port = free_port()
-    with Service(echo) as service:
-        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
-        client = deployment.client("pod-1", {"web": service.target}).until_ready()
-        server.until_clients(1, connections=2)
-        assert exchange(port, b"hello") == b"hello"
-        names = engine.replace("auto", load_engine("auto").name).split("-")
-        for daemon, role, name in ((server, "server", names[0]), (client, "client", names[-1])):
-            until(lambda d=daemon, r=role, n=name: d.status()[r]["engine"] == n, "the engine is reported")
-            assert f" engine={name}\n" in daemon.log
+def until_told(daemon: Daemon, role: str, name: str) -> None:
+    until(lambda: daemon.status()[role]["engine"] == name, "the engine is reported")
+    assert f" engine={name}\n" in daemon.log
 
 
-@pytest.mark.engines("aioquic", "aioquic-native", "native-aioquic")  # native alone: a gigabyte, in test_fire.py
-def test_hash_of_many_megabytes_both_ways(deployment: Deployment, engine: str) -> None:
-    size_bytes = 200_000_000 if engine == "aioquic" else 50_000_000
-    up, down = free_port(), free_port()
-    with Service(digest) as sink, Service(blob(size_bytes)) as source:
-        server = deployment.server({"up": f'bind = "127.0.0.1:{up}"', "down": f'bind = "127.0.0.1:{down}"'})
-        deployment.client("pod-1", {"up": sink.target, "down": source.target})
-        server.until_clients(1, connections=2)
-        data = (pattern(1 << 20) * 200)[:size_bytes]
-        assert exchange(up, data).decode() == hashlib.sha256(data).hexdigest()
-        assert hashlib.sha256(exchange(down, b"")).digest() == hashlib.sha256(data).digest()
+def test_request_and_answer_and_which_engine_it_was(tunnel: Tunnel, engine: str) -> None:
+    with tunnel.service("answer", echo):
+        assert exchange(tunnel.ports["answer"], b"hello") == b"hello"
+    names = engine.split("-")
+    until_told(tunnel.server, "server", names[0])
+    until_told(tunnel.client, "client", names[-1])
 
 
-def test_500_connections_of_random_size_and_close_order(deployment: Deployment) -> None:
-    port = free_port()
+@pytest.mark.engines("auto", extended=())
+def test_the_engine_that_is_there_runs_by_itself(deployment: Deployment) -> None:
+    tunnel, name = Tunnel(deployment, {"web": ""}, workers=1), load_engine("auto").name
+    until_told(tunnel.server, "server", name)
+    until_told(tunnel.client, "client", name)
+
+
+@pytest.mark.parametrize("mib", [16, pytest.param(190, marks=pytest.mark.extended)])
+def test_hash_of_many_megabytes_both_ways(tunnel: Tunnel, mib: int) -> None:
+    """On the native engine a gigabyte, too: test_fire.py."""
+    data = pattern(1 << 20) * mib
+    with tunnel.service("up", digest), tunnel.service("down", blob(len(data))):
+        assert exchange(tunnel.ports["up"], data).decode() == hashlib.sha256(data).hexdigest()
+        assert hashlib.sha256(exchange(tunnel.ports["down"], b"")).digest() == hashlib.sha256(data).digest()
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(500, marks=pytest.mark.extended)])
+def test_connections_of_random_size_and_close_order(tunnel: Tunnel, count: int) -> None:
     rng = random.Random(4)
-    sizes = [rng.choice((0, 1, 100, 5_000, 70_000, 200_000)) + rng.randrange(50) for _ in range(500)]
+    sizes = [rng.choice((0, 1, 100, 5_000, 70_000, 200_000)) + rng.randrange(50) for _ in range(count)]
     failures: list[str] = []
 
     def one(number: int, size_bytes: int) -> None:
         data = random.Random(number).randbytes(size_bytes)
-        if exchange(port, data) != data:
+        if exchange(tunnel.ports["crowd"], data) != data:
             failures.append(f"connection {number} of {size_bytes} bytes")
 
-    with Service(echo) as service:
-        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'})
-        deployment.client("pod-1", {"web": service.target})
-        deployment.client("pod-2", {"web": service.target})
-        server.until_clients(2, connections=2)
+    with tunnel.service("crowd", echo) as service:
         threads = [threading.Thread(target=one, args=item) for item in enumerate(sizes)]
         for thread in threads:
             thread.start()
@@ -83,4 +92,4 @@ def test_500_connections_of_random_size_and_close_order(deployment: Deployment) 
             thread.join(110)
         assert not any(thread.is_alive() for thread in threads)
         assert failures == []
-        assert service.connections == 500
+        assert service.connections == count

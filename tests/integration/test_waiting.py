@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator
 
 import psutil
+import pytest
 
-from tests.integration.daemons import Daemon, Deployment, free_port, until
+from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, named
 from tests.integration.test_network import Network
 from tests.integration.test_pool import names
 from tests.integration.users import read_line, reset
 from tests.netsim.proxy import Conditions
+from tests.waiting import stays, until
 
 
 @contextlib.contextmanager
@@ -51,7 +53,7 @@ def test_users_wait_for_a_stream(deployment: Deployment) -> None:
         server.until_clients(1)
         with users(port, 20) as served, users(port, 6) as waiting:
             assert names(served) == {"x": 20}
-            time.sleep(0.3)  # they wait; nothing is to be seen of that
+            assert stays(lambda: service.connections == 20, 0.3)  # they wait; nothing else is to be seen of that
             for user in served[:4]:
                 user.close()
             assert names(waiting) == {"x": 4, "reset": 2}
@@ -73,6 +75,7 @@ def test_a_user_that_gave_up_is_not_connected(deployment: Deployment) -> None:
         assert service.connections == 1
 
 
+@pytest.mark.serial
 def test_thousands_wait_and_the_worker_has_time_for_others(deployment: Deployment) -> None:
     """6,000 users wait for the client of one service; those of another service come and go as ever."""
     waiting_port, port = free_port(), free_port()
@@ -96,12 +99,12 @@ def test_thousands_wait_and_the_worker_has_time_for_others(deployment: Deploymen
                 with socket.create_connection(("127.0.0.1", port), 30) as user:
                     assert read_line(user) == "x"
                 times_s.append(time.monotonic() - started)
-                time.sleep(0.01)
+                stop.wait(0.01)  # a pace that leaves most of a core
 
         before_s, started = sum(worker.cpu_times()[:2]), time.monotonic()
         thread = threading.Thread(target=come_and_go)
         thread.start()
-        time.sleep(3.0)  # what is measured
+        assert stays(thread.is_alive, 3.0)  # what is measured
         stop.set()
         thread.join(30)
         used = (sum(worker.cpu_times()[:2]) - before_s) / (time.monotonic() - started)

@@ -6,8 +6,8 @@ import socket
 import struct
 import threading
 
-from tests.integration.daemons import until
 from tests.integration.services import PATTERN_BYTES, pattern
+from tests.waiting import until
 
 
 class Ended(AssertionError):
@@ -18,8 +18,8 @@ RST = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER
 CHUNK_BYTES = 64 << 10
 
 
-def connect(port: int, timeout_s: float = 15.0) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+def connect(port: int, timeout_s: float = 30.0, host: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection((host, port), timeout=timeout_s)
 
 
 def reset(user: socket.socket) -> None:
@@ -56,10 +56,10 @@ def read_line(user: socket.socket) -> str:
     return data[:-1].decode()
 
 
-def says(port: int, timeout_s: float = 10.0) -> str:
+def says(port: int, timeout_s: float = 10.0, host: str = "127.0.0.1") -> str:
     """What ``services.named`` behind ``port`` says to a new user; "" where the user is reset or not served."""
     try:
-        with connect(port, timeout_s) as user:
+        with connect(port, timeout_s, host) as user:
             return read_line(user)
     except (OSError, Ended):
         return ""

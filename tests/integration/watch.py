@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.integration.daemons import Daemon, Deployment, until
+from tests.daemons import Daemon, Deployment
+from tests.waiting import until
 
 SITE = """
 import asyncio, ctypes, gc, os, signal

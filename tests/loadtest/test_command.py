@@ -19,7 +19,7 @@ from loadtest.columns import Column, columns
 from loadtest.system import StartFailed
 from loadtest.systems.rathole import Rathole
 from qmux.config.usable import usable_cpus
-from tests.loadtest.waiting import wait_until
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).parents[2]
 LOADTEST = [sys.executable, "-m", "loadtest"]
@@ -95,12 +95,12 @@ def test_a_load_test_that_is_told_to_stop_leaves_nothing_behind(short_folder: Pa
     command = [*LOADTEST, *arguments, "--seconds", "60", "--rounds", "1"]
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True) as process:
         try:
-            wait_until(lambda: measures(process.pid))
+            until(lambda: measures(process.pid), "a measurement", 60)
             process.terminate()
             assert process.wait(60) == 143
         finally:
             process.kill()
-    wait_until(lambda: not running_in(short_folder))
+    until(lambda: not running_in(short_folder), "nothing runs there")
     assert list(short_folder.iterdir()) == []
 
 

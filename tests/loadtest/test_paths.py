@@ -12,7 +12,7 @@ import pytest
 from loadtest import paths
 from loadtest.hosts import Host, Namespace
 from loadtest.paths import NetworkPath
-from tests.loadtest.waiting import wait_until
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_host_that_is_closed_is_gone_with_its_interfaces(veth: NetworkPath) ->
     assert interfaces(veth.users) == interfaces(veth.service) == {"lo", "veth0"}
     assert isinstance(veth.users, Namespace)
     veth.users.close()
-    wait_until(lambda: interfaces(veth.service) == {"lo"})
+    until(lambda: interfaces(veth.service) == {"lo"}, "its interface is gone")
 
 
 def test_a_thread_comes_back_from_a_host_also_after_an_error(veth: NetworkPath) -> None:

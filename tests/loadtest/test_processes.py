@@ -12,7 +12,7 @@ import pytest
 from loadtest import processes
 from loadtest.hosts import ThisMachine
 from loadtest.system import StartFailed
-from tests.loadtest.waiting import wait_until
+from tests.waiting import until
 
 MOST_S = 10.0
 
@@ -46,11 +46,11 @@ def test_a_group_ends_everything_that_it_started(tmp_path: Path) -> None:
 def test_what_a_process_leaves_behind_is_ended_with_its_group(tmp_path: Path) -> None:
     group = processes.Group(tmp_path)
     group.start(ThisMachine(), "parent", ["sh", "-c", "sleep 60 & echo $!; exit 1"])
-    wait_until(lambda: bool(group.ended()))
+    until(group.ended, "it has ended")
     child = int((tmp_path / "parent.log").read_text())
     assert processes.with_descendants([child]) == [child]
     group.stop()
-    wait_until(lambda: processes.with_descendants([child]) == [])
+    until(lambda: processes.with_descendants([child]) == [], "the child is ended")
 
 
 def test_a_process_that_ends_by_itself_is_told(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_process_that_ends_by_itself_is_told(tmp_path: Path) -> None:
     try:
         group.start(ThisMachine(), "stays", ["sleep", "60"])
         group.start(ThisMachine(), "goes", ["sh", "-c", "exit 3"])
-        wait_until(lambda: bool(group.ended()))
+        until(group.ended, "it has ended")
         assert group.ended() == "goes ended with 3"
     finally:
         group.stop()

@@ -12,7 +12,7 @@ from loadtest.columns import Column
 from loadtest.figures import CPU_REQUEST, FAILED, GBIT, P50, REQUESTS, RSS, RSS_WORKER
 from loadtest.run import Result, run
 from tests.loadtest.made import DIRECT, plan
-from tests.loadtest.waiting import wait_until
+from tests.waiting import until
 
 HAPROXY, QMUX = Column("haproxy", 2), Column("qmux-aioquic", 2)
 
@@ -42,9 +42,10 @@ def test_every_sample_of_a_run_has_figures_and_no_process_is_left() -> None:
     assert CPU_REQUEST not in found["beside-down", HAPROXY]
     assert len(told) == 8
     assert set(result.about) == {DIRECT, HAPROXY}
-    wait_until(lambda: processes.cost([os.getpid()]).processes <= before)
+    until(lambda: processes.cost([os.getpid()]).processes <= before, "every process has ended")
 
 
+@pytest.mark.extended
 @pytest.mark.needs("wrk", "nginx", "haproxy")
 def test_two_hosts_with_the_mtu_of_ethernet() -> None:
     if problem := paths.missing("veth"):

@@ -85,6 +85,7 @@ def test_the_table_has_each_process_and_the_traffic() -> None:
     assert "- keep-alive: 1,000 done, 0 failed, 0.00 GiB" in lines
 
 
+@pytest.mark.extended
 @pytest.mark.needs("iperf3", "wrk", "nginx")
 def test_a_short_soak_finds_nothing() -> None:
     """So short that memory is warming up all the time: its bound is no matter here."""

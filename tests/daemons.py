@@ -11,8 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,11 @@ from qmux.config.directories import runtime_dir
 from qmux.config.load import load
 from qmux.pki import authority
 from tests.ports import free_port as free_port
+from tests.waiting import stays, until
 
 COMMANDS = Path(sys.executable).parent
 START_S = 30.0
 """A start of several interpreters on a busy machine takes some seconds."""
-
-
-def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
-    """Poll until ``holds`` returns something true, and return it."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := holds():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {timeout_s:g} s: {what}")
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -137,15 +128,10 @@ class Daemon:
     def until_one_lane(self) -> None:
         """Wait until the only client has settled on its only lane: on its way there it may meet another worker."""
 
-        def stays() -> bool:
-            deadline = time.monotonic() + 1.5  # within this time all workers know of a new connection
-            while time.monotonic() < deadline:
-                if [client["connections"] for client in self.status().get("clients", [])] != [1]:
-                    return False
-                time.sleep(0.05)
-            return True
+        def is_one() -> bool:
+            return [client["connections"] for client in self.status().get("clients", [])] == [1]
 
-        until(stays, "one lane only")
+        until(lambda: stays(is_one, 1.5), "one lane only")  # within this time all workers know of a new connection
 
     def family(self) -> list[psutil.Process]:
         """The supervisor and its children."""
@@ -184,6 +170,20 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+SERVER_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@functools.cache
+def _issued() -> dict[str, bytes]:
+    """A CA, the server's bundle and that of a client that may serve everything: made once, and copied from then on."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        authority.init(folder)
+        authority.issue_server(folder, SERVER_NAMES)
+        authority.issue_client(folder, "pod-1", ["*"])
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 class Deployment:
     """A folder with a CA, and the daemons started from it. ``engine``: of both, or the server's and the client's with a
     hyphen between them.
@@ -195,15 +195,17 @@ class Deployment:
         self._engines = {"qmuxd": server_engine, "qmuxc": client_engine or server_engine}
         self.daemons: list[Daemon] = []
         self.quic_port = free_port(socket.SOCK_DGRAM)
-        authority.init(directory)
-        authority.issue_server(directory, ["localhost", "127.0.0.1", "::1"])
+        for name, data in _issued().items():
+            path = directory / name
+            path.touch(0o600)
+            path.write_bytes(data)
         self.state = directory / "state"
         self.extra_environment: dict[str, str] = {}
 
-    def bundle(self, name: str, *services: str) -> str:
-        """A client's bundle, issued where it does not exist yet."""
+    def bundle(self, name: str) -> str:
+        """A client's bundle for every service, issued where it does not exist yet."""
         if not (self.directory / f"{name}.pem").exists():
-            authority.issue_client(self.directory, name, services or ("*",))
+            authority.issue_client(self.directory, name, ["*"])
         return f"{name}.pem"
 
     def write(self, name: str, text: str) -> Path:

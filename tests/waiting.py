@@ -1,0 +1,32 @@
+"""Waiting for what other processes and threads do, by looking again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+    """Poll until ``holds`` returns something true, and return it. ``tests.aio`` has the same for a coroutine."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := holds()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.02)
+    return value
+
+
+def stays(holds: Callable[[], Any], for_s: float) -> bool:
+    """Whether it holds now and for all of that time: for a state that has no other sign of being the last."""
+    deadline = time.monotonic() + for_s
+    while holds():
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def lasts(for_s: float) -> None:
+    """A fault that lasts for this time, which itself is what the test needs: no state tells its end."""
+    time.sleep(for_s)
