@@ -109,6 +109,9 @@ def test_a_servers_status(folder: Path) -> None:
     assert status["server"]["source"] == str(folder / "server.toml")
     assert {worker["name"] for worker in status["workers"]} == {"supervisor", "admin", "worker-0", "worker-1"}
     assert all(worker["rss_bytes"] > 0 for worker in status["workers"])
+    assert all(worker["cpu_s"] > 0 for worker in status["workers"])
+    (generation,) = status["generations"]
+    assert (generation["number"], generation["workers"]) == (1, 2)
     (client,) = status["clients"]
     assert (client["client"], client["instance"], client["services"]) == ("pod-1", "host-1", ["web"])
     assert (status["services"][0]["clients_ready"], status["services"][0]["clients"]) == (1, 1)
@@ -128,6 +131,8 @@ def test_status_for_people_has_no_colour_in_a_pipe(folder: Path) -> None:
     assert lines[0].startswith(f"qmuxd {__version__} · engine {ENGINE} · 2 workers · generation 1 since ")
     assert lines[1].split() == ["SERVICE", "BIND", "PROTO", "CLIENTS", "CONNS", "RATE", "IN/OUT", "REFUSED"]
     assert lines[4].startswith("pod-1   web")
+    assert lines[5].split() == ["PROCESS", "PID", "MEMORY", "CPU", "TIME"]
+    assert [line.split()[0] for line in lines[6:10]] == ["supervisor", "worker-0", "worker-1", "admin"]
     assert "\x1b" not in done.stdout
 
 
