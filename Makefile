@@ -40,7 +40,7 @@ test: tools lint try-native native-test
 
 test-all: NATIVE_IS := $(if $(CI),required)
 test-all: tools $(VENV)/.installed-test try-native
-	$(PYTEST) -n $(JOBS) -m "not serial and extended"
+	HYPOTHESIS_PROFILE=deep $(PYTEST) -n $(JOBS) -m "not serial and (extended or hypothesis)"
 	$(PYTEST) -m "serial and extended"
 
 soak: $(VENV)/.installed-test try-native

@@ -21,6 +21,18 @@ def run(coroutine: Coroutine[Any, Any, Any], timeout_s: float = 60.0) -> Any:
         return runner.run(bounded())
 
 
+def run_test(make: Callable[[], Coroutine[Any, Any, None]], timeout_s: float = 60.0) -> None:
+    """Run the coroutine that ``make`` gives, and fail where a callback raised: the loop would only log that."""
+    failures: list[dict[str, Any]] = []
+
+    async def body() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        await make()
+
+    run(body(), timeout_s)
+    assert failures == []
+
+
 async def until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "") -> Any:
     """Wait for ``condition`` to become true, and return what it returned."""
     deadline = time.monotonic() + timeout_s

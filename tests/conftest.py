@@ -1,18 +1,26 @@
-"""What every test may use: ``needs`` names the programs beside QMux that a test runs, ``native`` the engine in Rust."""
+"""What every test may use: ``needs`` names the programs beside QMux that a test runs, ``native`` the engine in Rust.
+
+Tests that are coroutines run on an event loop of their own.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import shutil
 
 import pytest
+
+from tests.aio import run_test
+from tests.depth import load_profile
 
 SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"
 """Servers such as haproxy and sshd are here, where a plain user's PATH has nothing."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    load_profile()
     config.addinivalue_line(
         "markers", "needs(*programs): skip where one of these programs is missing, and fail there where CI is set"
     )
@@ -41,6 +49,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         needs(*marker.args)
     if item.get_closest_marker("native") is not None:
         needs_native()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    run_test(lambda: pyfuncitem.obj(**arguments))
+    return True
 
 
 def needs(*programs: str) -> None:

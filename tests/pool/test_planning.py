@@ -15,6 +15,7 @@ from qmux.pool.candidates import Candidate
 from qmux.pool.planning import PLANNED_USERS, SINGLE_USERS, Grant, Planner, may_plan
 from qmux.pool.rows import Offer
 from qmux.pool.selection import Choice, Selector
+from tests.depth import examples
 from tests.pool.examples import SERVICE, candidate, hold, row, seeded, session
 
 SLOT = 0
@@ -94,7 +95,7 @@ def built(figures: Sequence[tuple[tuple[int, ...], int, int, int]]) -> list[Cand
 # --- least connections ---
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(SESSIONS)
 def test_by_load_each_choice_is_one_of_the_selector(figures: list[tuple[tuple[int, ...], int, int, int]]) -> None:
     sessions = built(figures)
@@ -148,7 +149,7 @@ def test_by_load_equal_ones_do_not_begin_with_the_same_one_everywhere() -> None:
 # --- round robin ---
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(SESSIONS, st.lists(st.tuples(st.integers(0, 70), st.booleans()), max_size=4))
 def test_by_turn_plans_are_what_the_selector_chooses(
     figures: list[tuple[tuple[int, ...], int, int, int]], rounds: list[tuple[int, bool]]

@@ -14,6 +14,7 @@ from qmux.pool.candidates import Candidate
 from qmux.pool.pool import Pool
 from qmux.pool.rows import Delta, Offer
 from qmux.pool.selection import Choice, Selector
+from tests.depth import examples
 from tests.pool.examples import SERVICE, candidate, hold, row, seeded, session
 
 POLICIES: tuple[Balance, ...] = ("least-connections", "round-robin", "random-two-choices", "source-hash")
@@ -291,7 +292,7 @@ any_sessions = st.lists(any_session, max_size=12, unique_by=lambda held: held.ke
 
 
 @given(any_sessions, st.sets(st.integers(0, 4)), st.sampled_from(POLICIES), st.data())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_choice_is_always_allowed(
     sessions: list[Candidate], usable: set[int], balance: Balance, data: st.DataObject
 ) -> None:

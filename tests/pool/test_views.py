@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from qmux.pool import chunks, pool
 from qmux.pool.pool import Pool
 from qmux.pool.rows import BusMessage, Delta, Offer, Pass, Row
+from tests.depth import examples
 from tests.pool.examples import expected_view, row, view_of_pool
 
 SERVICES = ("a", "b", "c")
@@ -210,5 +211,5 @@ def _order(place: tuple[int, Row]) -> tuple[int, int]:
     return place[0], place[1].key
 
 
-Bus.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Bus.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 test_views = Bus.TestCase

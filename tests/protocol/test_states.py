@@ -27,6 +27,7 @@ from qmux.protocol.frames import (
 )
 from qmux.protocol.sessions import ClientSession, ControlStream, ServerSession
 from qmux.protocol.states import LocalError, State
+from tests.depth import examples
 from tests.protocol.strategies import ALL_FRAMES, frame_of
 
 FROM_CLIENT = {Register, Heartbeat, Drain}
@@ -147,5 +148,5 @@ class TwoEnds(RuleBasedStateMachine):
             assert self.server.is_registered
 
 
-TwoEnds.TestCase.settings = settings(max_examples=200, stateful_step_count=30)
+TwoEnds.TestCase.settings = settings(max_examples=examples(200), stateful_step_count=30)
 test_two_ends = TwoEnds.TestCase

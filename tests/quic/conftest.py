@@ -1,6 +1,9 @@
 """One suite for every engine: ``engine`` is parametrised, ``world`` makes endpoints and connections with it.
 
-Tests here are coroutines; each runs on an event loop of its own, and ``world`` is closed on that loop.
+Tests here are coroutines; ``world`` is closed on the loop of its test, and no socket may be left then.
+
+``mixed``: the test runs with server and client on different engines in ``make test``, too; the others of ``ON_MIXED``
+do so in ``make test-all``.
 
 ``at_pace(limit_s)``: the test has to act before a deadline of the engine's that no test can move. It begins anew where
 it failed and the event loop stood still for longer than that meanwhile.
@@ -17,7 +20,7 @@ import pytest
 
 from qmux.quic.choose import load_engine
 from qmux.quic.engine import Engine
-from tests.aio import run
+from tests.aio import run_test
 from tests.quic import certificates
 from tests.quic.certificates import Pki
 from tests.quic.harness import Mixed, World, no_descriptor_left
@@ -29,7 +32,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 ENGINES = ["aioquic", pytest.param("native", marks=pytest.mark.native)]
-MIXED = [pytest.param(name, marks=pytest.mark.native) for name in ("aioquic-native", "native-aioquic")]
+MIXED = ["aioquic-native", "native-aioquic"]
 """Server and client on different engines."""
 
 ON_MIXED = {"test_connection", "test_streams", "test_relay", "test_resumption", "test_tls"}
@@ -39,7 +42,12 @@ ON_NATIVE = {"test_native", "test_dialling", "test_accepting"}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
         module = metafunc.module.__name__.rpartition(".")[2]
-        engines = ENGINES + MIXED if module in ON_MIXED else ["native"] if module in ON_NATIVE else ENGINES
+        engines = ["native"] if module in ON_NATIVE else list(ENGINES)
+        if module in ON_MIXED:
+            marks = [pytest.mark.native]
+            if metafunc.definition.get_closest_marker("mixed") is None:
+                marks.append(pytest.mark.extended)
+            engines += [pytest.param(pair, marks=marks) for pair in MIXED]
         metafunc.parametrize("engine", engines, indirect=True)
 
 
@@ -62,6 +70,7 @@ NOTICED_S = 0.005
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "at_pace(limit_s): tried anew where the loop stood still for longer")
+    config.addinivalue_line("markers", "mixed: with server and client on different engines in `make test`, too")
 
 
 class Pace:
@@ -101,11 +110,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 def run_on_a_loop(pyfuncitem: pytest.Function, pace: Pace) -> None:
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    failures: list[dict[str, object]] = []
 
     async def body() -> None:
-        # The loop would only log what a callback raises, and the test would go on.
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
         looking = asyncio.ensure_future(pace.look())
         await asyncio.sleep(0)  # it begins
         try:
@@ -118,5 +124,4 @@ def run_on_a_loop(pyfuncitem: pytest.Function, pace: Pace) -> None:
                 await world.close()
 
     with no_descriptor_left():
-        run(body())
-    assert failures == []
+        run_test(body)

@@ -12,6 +12,7 @@ from tests.netsim.proxy import Conditions, Proxy
 from tests.quic.harness import Mixed, World, ping, read_exactly, udp_socket
 
 
+@pytest.mark.mixed
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_both_ends_are_connected_and_know_each_other(world: World, host: str) -> None:
     server = world.serve(slot=5, host=host)
@@ -28,6 +29,7 @@ async def test_both_ends_are_connected_and_know_each_other(world: World, host: s
         assert pair.client.connection.number != pair.server.connection.number
 
 
+@pytest.mark.mixed
 async def test_closing_tells_the_peer_code_and_reason(world: World) -> None:
     pair = await world.pair()
     pair.client.connection.close(0x42, "enough")
@@ -56,6 +58,7 @@ async def test_a_close_is_heard_in_the_middle_of_a_transfer(world: World) -> Non
         await asyncio.gather(*bulk, return_exceptions=True)
 
 
+@pytest.mark.mixed
 async def test_a_stream_carries_bytes_both_ways(world: World) -> None:
     pair = await world.pair()
     ours, theirs = await pair.stream()
@@ -67,6 +70,7 @@ async def test_a_stream_carries_bytes_both_ways(world: World) -> None:
     await until(lambda: not pair.client.connection.ack_eliciting_outstanding)
 
 
+@pytest.mark.mixed
 async def test_ping_is_acknowledged(world: World) -> None:
     pair = await world.pair()
     for connection in (pair.client.connection, pair.server.connection):
@@ -82,6 +86,7 @@ async def test_keep_alive_keeps_an_idle_connection(world: World) -> None:
     assert not pair.server.connection.is_closed
 
 
+@pytest.mark.mixed
 async def test_silence_ends_a_connection_at_the_smaller_idle_timeout(world: World) -> None:
     started = asyncio.get_running_loop().time()
     async with Proxy(world.serve(idle_timeout_s=1.0).address) as proxy:
@@ -179,6 +184,7 @@ async def test_a_client_that_closes_during_the_handshake_is_told_as_such(world: 
         assert (reason.kind, reason.code) == (CloseKind.APPLICATION, 0)
 
 
+@pytest.mark.mixed
 async def test_another_protocol_is_refused_by_tls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     server = world.serve()
     monkeypatch.setattr(f"qmux.quic.{world.engine.name}_engine.credentials.ALPN", "other/9")

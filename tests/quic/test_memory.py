@@ -21,6 +21,8 @@ from qmux.quic.engine import Engine
 from tests.quic import packets
 from tests.quic.certificates import Pki
 
+pytestmark = pytest.mark.serial
+
 ALLOWED_BYTES = 8 << 20
 
 

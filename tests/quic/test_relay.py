@@ -31,6 +31,7 @@ async def ends(relayed: Relayed) -> tuple[RelayEnd, RelayEnd]:
     return server, client
 
 
+@pytest.mark.mixed
 async def test_megabytes_both_ways_at_once(world: World) -> None:
     relayed = await world.relayed(await world.pair())
     up, down = os.urandom(6_000_001), os.urandom(4_000_003)
@@ -60,6 +61,7 @@ async def test_what_was_read_and_what_was_not_before_the_relay_is_not_lost(world
     relay.abort()
 
 
+@pytest.mark.mixed
 @pytest.mark.parametrize("user_first", [True, False], ids=["user first", "service first"])
 async def test_half_close_in_both_orders(world: World, user_first: bool) -> None:
     relayed = await world.relayed(await world.pair())
@@ -73,6 +75,7 @@ async def test_half_close_in_both_orders(world: World, user_first: bool) -> None
     assert await ends(relayed) == (RelayEnd.FINISHED, RelayEnd.FINISHED)
 
 
+@pytest.mark.mixed
 @pytest.mark.parametrize("user_resets", [True, False], ids=["user resets", "service resets"])
 async def test_rst_travels_through(world: World, user_resets: bool) -> None:
     relayed = await world.relayed(await world.pair())
@@ -107,6 +110,7 @@ async def test_abort_resets_both_sockets(world: World) -> None:
     assert await ends(relayed) == (RelayEnd.ABORTED, RelayEnd.STREAM_RESET)
 
 
+@pytest.mark.mixed
 async def test_a_lost_connection_resets_both_sockets(world: World) -> None:
     pair = await world.pair()
     relayed = await world.relayed(pair)
@@ -241,6 +245,7 @@ async def seconds_for(world: World, pair: Pair, size_bytes: int) -> float:
     return loop.time() - started
 
 
+@pytest.mark.mixed
 async def test_every_state_of_a_relay_is_given_back(world: World) -> None:
     """After many relays of every ending, the connections hold no stream any more."""
     pair = await world.pair()

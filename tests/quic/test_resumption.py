@@ -80,6 +80,7 @@ FULL, RESUMED_EARLY = (False, False), (True, True)
 # --- what is won ---
 
 
+@pytest.mark.mixed
 async def test_a_second_connection_resumes_and_writes_early(world: World) -> None:
     server, tickets = world.serve(slot=5), Tickets()
     before = await first(world, server, tickets)
@@ -157,6 +158,7 @@ async def first_or_next(world: World, server: Server, tickets: Tickets, proxy: P
         await first(world, server, tickets, via=proxy.address)
 
 
+@pytest.mark.mixed
 async def test_early_data_survives_a_retry(world: World) -> None:
     server, tickets = world.serve(retry_threshold=1), Tickets()
     await first(world, server, tickets)
@@ -178,6 +180,7 @@ async def half_open(server: Server) -> AsyncIterator[None]:
 # --- what is refused ---
 
 
+@pytest.mark.mixed
 async def test_a_ticket_that_was_used_leads_to_a_full_handshake(world: World) -> None:
     server, tickets = world.serve(), Tickets()
     await first(world, server, tickets)
@@ -242,6 +245,7 @@ async def test_a_stolen_flight_delivers_nothing_before_the_handshake_is_confirme
         assert resumed(await again(world, server, tickets, via=proxy.address)) == FULL
 
 
+@pytest.mark.mixed
 async def test_a_client_that_is_not_accepted_any_more_is_refused_with_the_reason(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +306,7 @@ async def test_another_certificate_does_not_resume_the_session_of_the_first(worl
     assert identity.principal == "beta"
 
 
+@pytest.mark.mixed
 async def test_a_restarted_server_makes_a_full_handshake(world: World) -> None:
     """What was written early is written again: once, and in order."""
     sock = udp_socket()

@@ -28,6 +28,7 @@ async def test_cancelling_a_read_loses_nothing(world: World) -> None:
     assert await theirs.read(10) == b"later"
 
 
+@pytest.mark.mixed
 async def test_write_waits_for_room_and_every_byte_arrives(world: World) -> None:
     ours, theirs = await (await world.pair()).stream()
     data = bytes(range(256)) * (5 << 12)  # 5 MiB
@@ -49,6 +50,7 @@ async def test_several_writers_wait_and_none_is_forgotten(world: World) -> None:
     await asyncio.wait_for(asyncio.gather(*writing), 15)
 
 
+@pytest.mark.mixed
 @pytest.mark.parametrize("client_first", [True, False], ids=["client first", "server first"])
 async def test_fin_closes_one_direction_only(world: World, client_first: bool) -> None:
     ours, theirs = await (await world.pair()).stream()
@@ -63,6 +65,7 @@ async def test_fin_closes_one_direction_only(world: World, client_first: bool) -
     assert await first.read(100) == b""
 
 
+@pytest.mark.mixed
 @pytest.mark.parametrize("client_aborts", [True, False], ids=["client aborts", "server aborts"])
 async def test_abort_ends_both_directions_at_the_peer(world: World, client_aborts: bool) -> None:
     ours, theirs = await (await world.pair()).stream()
@@ -104,6 +107,7 @@ async def test_a_lost_connection_ends_reads_and_writes(world: World) -> None:
         pair.server.connection.open_stream()
 
 
+@pytest.mark.mixed
 async def test_streams_beyond_the_peers_limit_are_refused_until_one_closes(world: World) -> None:
     pair = await world.pair(max_streams=3)
     opened = [await pair.stream() for _ in range(3)]
@@ -161,6 +165,7 @@ async def test_raise_limits_lets_the_peer_open_more(world: World) -> None:
         pair.server.connection.open_stream()
 
 
+@pytest.mark.mixed
 async def test_an_unregistered_client_gets_one_stream_and_a_small_window(world: World) -> None:
     server = world.serve(registered=False)
     pair = await world.pair(server)
@@ -185,6 +190,7 @@ async def test_a_stream_opened_after_registration_has_the_large_window_at_once(w
     assert len(await read_exactly(ours, 900_000)) == 900_000
 
 
+@pytest.mark.mixed
 async def test_many_streams_at_once_each_with_its_own_bytes(world: World) -> None:
     pair = await world.pair(max_streams=300)
     streams = [pair.server.connection.open_stream() for _ in range(300)]

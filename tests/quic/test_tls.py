@@ -50,6 +50,7 @@ async def test_a_bad_client_never_connects(
     assert (stats.handshakes_failed, stats.handshakes_completed, stats.half_open) == (1, 0, 0)
 
 
+@pytest.mark.mixed
 async def test_a_client_without_a_certificate_never_connects(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     server = world.serve()
     without_certificate(world, monkeypatch)
@@ -99,6 +100,7 @@ async def test_a_client_refuses_a_bad_server_and_says_why(
     assert theirs.heard.told == ["closed"]
 
 
+@pytest.mark.mixed
 async def test_the_reasons_can_be_told_apart(world: World) -> None:
     async def reason(server: Material, client: Material) -> CloseReason:
         return await world.connect(world.serve(material=server).address, material=client).heard.is_closed()
@@ -114,6 +116,7 @@ async def test_the_reasons_can_be_told_apart(world: World) -> None:
     assert len({(r.kind, r.code, r.message.split("(")[0][:40]) for r in reasons}) == len(reasons)
 
 
+@pytest.mark.mixed
 async def test_new_material_is_used_for_new_handshakes_only(world: World) -> None:
     server = world.serve()
     old = await world.pair(server)
@@ -134,6 +137,7 @@ async def test_material_that_cannot_be_used_changes_nothing(world: World) -> Non
         world.connect(server.address, material=Material(good.chain, other.key, good.ca))
 
 
+@pytest.mark.mixed
 async def test_the_identity_names_what_the_certificate_names(world: World) -> None:
     material = world.pki.made(names=["qmux:client:beta", "qmux:service:web", "qmux:service:db"])
     pair = await world.pair(material=material)
