@@ -14,8 +14,6 @@ from tests.integration.shared import Tunnel
 from tests.integration.users import ask, connect, read_line, says
 from tests.waiting import until
 
-pytestmark = pytest.mark.engines("native", "aioquic")
-
 
 def counted(daemon: Daemon, service: str) -> dict[str, Any]:
     rows = daemon.status().get("services", [])

@@ -76,6 +76,7 @@ def test_hash_of_a_gigabyte_both_ways_at_once(deployment: Deployment) -> None:
 ROUGH = Conditions(loss=0.05, reorder=0.05, duplicate=0.02, delay_s=0.001, mtu_bytes=1400)
 
 
+@pytest.mark.engines(extended=("auto", "aioquic"))
 def test_one_flow_through_a_network_that_gets_worse(deployment: Deployment) -> None:
     """One connection lives through all of it: a path that shrinks, loses, reorders, doubles, rebinds and goes dark."""
     with (

@@ -93,7 +93,7 @@ def bad(shared: Deployment) -> Iterator[tuple[Network, Tunnel]]:
 MIB = 1 << 20
 
 
-@pytest.mark.parametrize("mib", [5, pytest.param(20, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("mib", [3, pytest.param(20, marks=pytest.mark.extended)])
 def test_megabytes_through_loss_reordering_and_rebinding(bad: tuple[Network, Tunnel], mib: int) -> None:
     network, tunnel = bad
     data = pattern(MIB) * mib  # as blob sends it

@@ -67,7 +67,7 @@ def server(shared: Deployment) -> Daemon:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.extended)])
 def test_connections_rebind_and_rotate(shared: Deployment, server: Daemon, count: int) -> None:
     bundle = shared.directory / shared.bundle("pod-1")
     before = counters(server, "handshakes_completed")

@@ -64,7 +64,7 @@ def test_the_engine_that_is_there_runs_by_itself(deployment: Deployment) -> None
     until_told(tunnel.client, "client", name)
 
 
-@pytest.mark.parametrize("mib", [16, pytest.param(190, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("mib", [8, pytest.param(190, marks=pytest.mark.extended)])
 def test_hash_of_many_megabytes_both_ways(tunnel: Tunnel, mib: int) -> None:
     """On the native engine a gigabyte, too: test_fire.py."""
     data = pattern(1 << 20) * mib
