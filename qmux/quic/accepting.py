@@ -15,7 +15,7 @@ import msgspec
 
 from qmux.protocol.frames import ConnRefused
 from qmux.quic.engine import Connection, RelayLimits, Stream
-from qmux.quic.offload import ServiceUsers, UserEnd
+from qmux.quic.offload import OffloadCounts, OffloadEnd
 
 
 class NewUser(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ class NewUser(msgspec.Struct, frozen=True):
     dest: str
 
 
-class Asked(msgspec.Struct, frozen=True):
+class EngineAttempt(msgspec.Struct, frozen=True):
     """An attempt that the engine made. ``connection``: who was asked, None where it is gone; ``began_at``: by
     ``time.monotonic()``. With ``stream`` the attempt goes on there, unanswered; else it has failed: ``refused`` is the
     client's answer, and without one ``reason`` says what became of the stream.
@@ -43,23 +43,23 @@ class Asked(msgspec.Struct, frozen=True):
 class UserHandler(Protocol):
     """What ``Accepting`` tells the layer above. No method may block or raise. A socket belongs to whom it is given."""
 
-    def user_came(self, user: NewUser, sock: socket.socket) -> None:
+    def unplanned(self, user: NewUser, sock: socket.socket) -> None:
         """Nothing is planned for this user."""
         ...
 
-    def user_asked(self, user: NewUser, sock: socket.socket, asked: Asked) -> None:
+    def handed_back(self, user: NewUser, sock: socket.socket, asked: EngineAttempt) -> None:
         """A client was asked for this user, who is not served yet."""
         ...
 
-    def user_gone(self, service: str, conn_id: int, source: str) -> None:
+    def user_reset(self, service: str, conn_id: int, source: str) -> None:
         """The user reset the connection while a client was asked."""
         ...
 
-    def user_ended(self, user: UserEnd) -> None:
+    def relay_ended(self, user: OffloadEnd) -> None:
         """A relay was cut off; with ``tell_usual_ends`` every end."""
         ...
 
-    def users_changed(self) -> None:
+    def counts_changed(self) -> None:
         """Users came or went. Once, until ``changes`` is called."""
         ...
 
@@ -67,7 +67,7 @@ class UserHandler(Protocol):
         """Most of the plan is used."""
         ...
 
-    def accepting_paused(self, service: str, reason: str) -> None:
+    def accept_paused(self, service: str, reason: str) -> None:
         """Nobody is accepted on a bind for a moment."""
         ...
 
@@ -128,15 +128,15 @@ class Accepting(Protocol):
         ...
 
     def changes(self) -> Changes:
-        """Since the last call; ``users_changed`` comes again with the next change."""
+        """Since the last call; ``counts_changed`` comes again with the next change."""
         ...
 
-    def counts(self) -> dict[str, ServiceUsers]:
+    def counts(self) -> dict[str, OffloadCounts]:
         """By service, since the start."""
         ...
 
     def tell_usual_ends(self, tell: bool) -> None:
-        """Whether ``user_ended`` hears also of relays that ended as somebody wanted it."""
+        """Whether ``relay_ended`` hears also of relays that ended as somebody wanted it."""
         ...
 
     def close(self) -> None:

@@ -13,14 +13,14 @@ from typing import Protocol, runtime_checkable
 from typing_extensions import override
 
 from qmux.quic.engine import Connection, Engine, RelayLimits, Stream
-from qmux.quic.offload import ServiceUsers, UserEnd
+from qmux.quic.offload import OffloadCounts, OffloadEnd
 
 Address = tuple[str, int] | str
 """An IP address without a scope and a port, or the path of a Unix socket."""
 
 
 OnChange = Callable[[], None]
-OnEnd = Callable[[UserEnd], None]
+OnEnd = Callable[[OffloadEnd], None]
 
 
 class Dialling(Protocol):
@@ -47,7 +47,7 @@ class Dialling(Protocol):
         """User connections on all connections."""
         ...
 
-    def counts(self) -> dict[str, ServiceUsers]:
+    def counts(self) -> dict[str, OffloadCounts]:
         """By service, since the start."""
         ...
 
@@ -109,7 +109,7 @@ class NoDialling(Dialling):
         return 0
 
     @override
-    def counts(self) -> dict[str, ServiceUsers]:
+    def counts(self) -> dict[str, OffloadCounts]:
         return {}
 
     @override

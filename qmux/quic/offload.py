@@ -7,7 +7,7 @@ import msgspec
 from qmux.quic.engine import RelayEnd
 
 
-class ServiceUsers(msgspec.Struct, frozen=True):
+class OffloadCounts(msgspec.Struct, frozen=True):
     """The users of one service whom the engine relays alone: now, so far, and their bytes."""
 
     active: int = 0
@@ -16,7 +16,7 @@ class ServiceUsers(msgspec.Struct, frozen=True):
     bytes_to_stream: int = 0
 
 
-class UserEnd(msgspec.Struct, frozen=True):
+class OffloadEnd(msgspec.Struct, frozen=True):
     """A user's relay has ended."""
 
     service: str

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from qmux.pool.rows import ServiceCounters
 from qmux.quic.engine import Relay
-from qmux.quic.offload import ServiceUsers
+from qmux.quic.offload import OffloadCounts
 
 
 class Counters:
@@ -15,7 +15,7 @@ class Counters:
     alone; ``snapshot`` adds it.
     """
 
-    def __init__(self, engine: Callable[[], Mapping[str, ServiceUsers]] = dict) -> None:
+    def __init__(self, engine: Callable[[], Mapping[str, OffloadCounts]] = dict) -> None:
         self._engine = engine
         self._services: defaultdict[str, ServiceCounters] = defaultdict(ServiceCounters)
         self._running: defaultdict[str, set[Relay]] = defaultdict(set)
@@ -45,9 +45,9 @@ class Counters:
         """All counters, the bytes of running relays included."""
         engine = self._engine()
         names = [*self._services, *(name for name, users in engine.items() if users.total)]
-        return {name: self._with_running(name, engine.get(name, ServiceUsers())) for name in dict.fromkeys(names)}
+        return {name: self._with_running(name, engine.get(name, OffloadCounts())) for name in dict.fromkeys(names)}
 
-    def _with_running(self, name: str, engine: ServiceUsers) -> ServiceCounters:
+    def _with_running(self, name: str, engine: OffloadCounts) -> ServiceCounters:
         counters, running = self._services[name], self._running[name]
         return ServiceCounters(
             active=counters.active + engine.active,

@@ -24,7 +24,7 @@ MAX_HOPS = 2
 """A user that was handed on this often stays where it is: views that disagree must not play ball with it."""
 
 
-class HandedUser(msgspec.Struct, frozen=True):
+class Handoff(msgspec.Struct, frozen=True):
     """What goes with the descriptor. ``waited_ms``: how long the user has waited so far."""
 
     service: str
@@ -39,8 +39,8 @@ class HandedUser(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(HandedUser)
-OnHanded = Callable[[socket.socket, HandedUser], None]
+_decoder = msgspec.msgpack.Decoder(Handoff)
+OnHandoff = Callable[[socket.socket, Handoff], None]
 
 
 class HandoffLink:
@@ -48,7 +48,7 @@ class HandoffLink:
     the kernel would drop it. What is not taken stays in the pair, and where that is full the other chooses again.
     """
 
-    def __init__(self, sock: socket.socket, on_handed: OnHanded, may_take: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, sock: socket.socket, on_handed: OnHandoff, may_take: Callable[[], bool] = lambda: True) -> None:
         self._socket = sock
         self._on_handed = on_handed
         self._may_take = may_take
@@ -57,7 +57,7 @@ class HandoffLink:
         sock.setblocking(False)
         self._read()
 
-    def send(self, user: socket.socket, about: HandedUser) -> bool:
+    def send(self, user: socket.socket, about: Handoff) -> bool:
         """Give ``user`` away and close our descriptor. False (and nothing changed) where the other does not take it."""
         data = _encoder.encode(about)
         if len(data) > MAX_MESSAGE_BYTES:

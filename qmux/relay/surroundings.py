@@ -15,7 +15,7 @@ from qmux.quic.engine import Connection, RelayLimits, Stream
 from qmux.relay.access import AccessList
 from qmux.relay.attempt import AttemptResult
 from qmux.relay.counters import Counters
-from qmux.relay.handoff import HandedUser
+from qmux.relay.handoff import Handoff
 
 
 class ServiceRuntime:
@@ -28,7 +28,7 @@ class ServiceRuntime:
         self.limits = RelayLimits(config.idle_timeout_s, config.half_closed_timeout_s)
 
 
-class Opener(Protocol):
+class Carrier(Protocol):
     """A client's connection of this worker, as a user's connection needs it."""
 
     @property
@@ -40,11 +40,11 @@ class Opener(Protocol):
         """Whether it has fewer users than ``max_streams``."""
         ...
 
-    def user_came(self) -> None:
+    def user_added(self) -> None:
         """A user connection begins on it."""
         ...
 
-    def user_left(self) -> None:
+    def user_removed(self) -> None:
         """It ended."""
         ...
 
@@ -53,13 +53,13 @@ class Opener(Protocol):
         ...
 
 
-class Begun(msgspec.Struct, frozen=True):
+class StartedAttempt(msgspec.Struct, frozen=True):
     """An attempt that the engine began for a user: with whom, and since when (``time.monotonic()``). ``session`` and
-    ``opener`` are None where the connection is gone. With ``stream`` it goes on, else ``failure`` says how it ended.
+    ``carrier`` are None where the connection is gone. With ``stream`` it goes on, else ``failure`` says how it ended.
     """
 
     session: SessionKey | None
-    opener: Opener | None
+    carrier: Carrier | None
     began_at: float
     failure: AttemptResult
     stream: Stream | None = None
@@ -76,7 +76,7 @@ class Surroundings(Protocol):
         """The service by this name, as configured now."""
         ...
 
-    def opener(self, key: int) -> Opener | None:
+    def carrier(self, key: int) -> Carrier | None:
         """The connection of one of our rows."""
         ...
 
@@ -88,7 +88,7 @@ class Surroundings(Protocol):
         """An admitted user is gone."""
         ...
 
-    def hand_over(self, slot: int, user: socket.socket, about: HandedUser) -> bool:
+    def hand_over(self, slot: int, user: socket.socket, about: Handoff) -> bool:
         """Give a user to another worker; False where it does not take it."""
         ...
 

@@ -13,8 +13,8 @@ from qmux.protocol.frames import AppCode, NewConn
 from qmux.quic.engine import RelayEnd, Stream
 from qmux.relay import sockets
 from qmux.relay.attempt import AttemptResult, Outcome, attempt, go_on
-from qmux.relay.handoff import MAX_HOPS, HandedUser
-from qmux.relay.surroundings import Begun, Opener, ServiceRuntime, Surroundings
+from qmux.relay.handoff import MAX_HOPS, Handoff
+from qmux.relay.surroundings import Carrier, ServiceRuntime, StartedAttempt, Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class UserConnection:
     """One user, until it is relayed to its end, handed over, or reset."""
 
     def __init__(
-        self, around: Surroundings, sock: socket.socket, about: HandedUser, now: float, begun: Begun | None = None
+        self, around: Surroundings, sock: socket.socket, about: Handoff, now: float, begun: StartedAttempt | None = None
     ) -> None:
         """``begun``: the engine has admitted the user and made an attempt."""
         self._around = around
@@ -137,7 +137,7 @@ class UserConnection:
     def _hand_over(self, choice: Choice) -> bool:
         about = self._about
         principal, session = choice.session
-        handed = HandedUser(
+        handed = Handoff(
             service=about.service,
             source=about.source,
             dest=about.dest,
@@ -157,7 +157,7 @@ class UserConnection:
 
     # --- one attempt ---
 
-    async def _go_on(self, begun: Begun) -> bool:
+    async def _go_on(self, begun: StartedAttempt) -> bool:
         """The rest of an attempt that the engine began; see ``_attempt``."""
         result = begun.failure
         try:
@@ -173,35 +173,35 @@ class UserConnection:
                 begun.stream.abort(AppCode.CANCELLED)
             raise
         finally:
-            if begun.opener is not None:
-                begun.opener.user_left()
-        self._judge(runtime, begun.session, begun.opener, result, False)
+            if begun.carrier is not None:
+                begun.carrier.user_removed()
+        self._judge(runtime, begun.session, begun.carrier, result, False)
         return False
 
     async def _attempt(self, runtime: ServiceRuntime, choice: Choice) -> bool:
         """True when the user was served to the end; False when another client may be tried. Raises Failed."""
         self._setup_by = self._setup_by or time.monotonic() + runtime.config.setup_timeout_s
-        opener = self._around.opener(choice.key)
-        if opener is None:
+        carrier = self._around.carrier(choice.key)
+        if carrier is None:
             self._exclude.add(choice.session)
             self._passing.add(choice.session)
             return False
         early = self._early_data() if runtime.config.early_data else b""
-        if not opener.has_room():
+        if not carrier.has_room():
             full = AttemptResult(Outcome.FULL, "max_streams is reached")
-            self._judge(runtime, choice.session, opener, full, False)
+            self._judge(runtime, choice.session, carrier, full, False)
             return False
-        opener.user_came()
+        carrier.user_added()
         try:
             about = self._about
             request = NewConn(about.conn_id, about.service, about.source, about.dest)
-            result = await attempt(opener.connection, request, early, self._setup_by)
+            result = await attempt(carrier.connection, request, early, self._setup_by)
             if result.outcome is Outcome.READY:
                 await self._relay(runtime, result, early)
                 return True
         finally:
-            opener.user_left()
-        self._judge(runtime, choice.session, opener, result, bool(early))
+            carrier.user_removed()
+        self._judge(runtime, choice.session, carrier, result, bool(early))
         return False
 
     def _early_data(self) -> bytes:
@@ -217,7 +217,7 @@ class UserConnection:
         self,
         runtime: ServiceRuntime,
         session: SessionKey | None,
-        opener: Opener | None,
+        carrier: Carrier | None,
         result: AttemptResult,
         early_data_sent: bool,
     ) -> None:
@@ -234,8 +234,8 @@ class UserConnection:
         self._attempts += 1
         if result.outcome is Outcome.LATE:
             raise failure
-        if result.outcome is Outcome.SILENT and opener is not None:
-            opener.suspect()
+        if result.outcome is Outcome.SILENT and carrier is not None:
+            carrier.suspect()
         if not may_retry(answered=not faulty, early_data_sent=early_data_sent):
             raise failure
         if self._attempts > runtime.config.retries:

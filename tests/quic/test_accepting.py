@@ -20,9 +20,9 @@ import pytest
 
 from qmux.protocol.codec import FrameDecoder, encode
 from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, Frame, NewConn, StreamType
-from qmux.quic.accepting import Accepting, AcceptingEngine, Asked, Bind, NewUser, UserHandler
+from qmux.quic.accepting import Accepting, AcceptingEngine, Bind, EngineAttempt, NewUser, UserHandler
 from qmux.quic.engine import Connection, RelayEnd, RelayLimits, Stream, StreamError
-from qmux.quic.offload import ServiceUsers, UserEnd
+from qmux.quic.offload import OffloadCounts, OffloadEnd
 from qmux.relay.attempt import Outcome, go_on
 from qmux.relay.frames import read_frame, read_stream_type
 from tests.aio import until
@@ -40,32 +40,32 @@ class Handler(UserHandler):
 
     def __init__(self) -> None:
         self.came: list[tuple[NewUser, socket.socket]] = []
-        self.asked: list[tuple[NewUser, socket.socket, Asked]] = []
+        self.asked: list[tuple[NewUser, socket.socket, EngineAttempt]] = []
         self.gone: list[tuple[str, int, str]] = []
-        self.ended: list[UserEnd] = []
+        self.ended: list[OffloadEnd] = []
         self.changed = 0
         self.low: list[str] = []
         self.paused: list[tuple[str, str]] = []
 
-    def user_came(self, user: NewUser, sock: socket.socket) -> None:
+    def unplanned(self, user: NewUser, sock: socket.socket) -> None:
         self.came.append((user, sock))
 
-    def user_asked(self, user: NewUser, sock: socket.socket, asked: Asked) -> None:
+    def handed_back(self, user: NewUser, sock: socket.socket, asked: EngineAttempt) -> None:
         self.asked.append((user, sock, asked))
 
-    def user_gone(self, service: str, conn_id: int, source: str) -> None:
+    def user_reset(self, service: str, conn_id: int, source: str) -> None:
         self.gone.append((service, conn_id, source))
 
-    def user_ended(self, user: UserEnd) -> None:
+    def relay_ended(self, user: OffloadEnd) -> None:
         self.ended.append(user)
 
-    def users_changed(self) -> None:
+    def counts_changed(self) -> None:
         self.changed += 1
 
     def plan_low(self, service: str) -> None:
         self.low.append(service)
 
-    def accepting_paused(self, service: str, reason: str) -> None:
+    def accept_paused(self, service: str, reason: str) -> None:
         self.paused.append((service, reason))
 
 
@@ -102,7 +102,7 @@ class Front:
         assert isinstance(request, NewConn)
         return request, stream
 
-    async def given_up(self) -> tuple[NewUser, socket.socket, Asked]:
+    async def given_up(self) -> tuple[NewUser, socket.socket, EngineAttempt]:
         await until(lambda: self.handler.asked, what="the attempt is left to the layer above")
         return self.handler.asked[0]
 
@@ -161,20 +161,20 @@ async def test_a_planned_user_is_served(world: World) -> None:
         request, stream = await front.request()
         assert request == NewConn(FIRST, "web", text(user), f"127.0.0.1:{front.address[1]}")
         assert front.accepting.users == front.accepting.users_on(front.connection) == 1
-        assert front.accepting.counts() == {"web": ServiceUsers()}  # nobody is relayed yet
+        assert front.accepting.counts() == {"web": OffloadCounts()}  # nobody is relayed yet
         with pytest.raises(TimeoutError):  # and nothing of the user is sent
             await asyncio.wait_for(stream.read(1), 0.03)
         await answer(stream, ConnReady())
         assert await stream.read(100) == b"question"
         await stream.write(b"answer")
         assert await loop.sock_recv(user, 100) == b"answer"
-        assert front.accepting.counts() == {"web": ServiceUsers(1, 1, 6, 8)}
+        assert front.accepting.counts() == {"web": OffloadCounts(1, 1, 6, 8)}
         user.shutdown(socket.SHUT_WR)
         assert await stream.read(1) == b""
         stream.finish()
         assert await loop.sock_recv(user, 1) == b""
         await front.is_empty()
-        assert front.accepting.counts() == {"web": ServiceUsers(0, 1, 6, 8)}
+        assert front.accepting.counts() == {"web": OffloadCounts(0, 1, 6, 8)}
         assert front.accepting.unused("web") == 7
         told = front.handler
         assert (told.came, told.asked, told.gone, told.ended, told.paused) == ([], [], [], [], [])
@@ -228,7 +228,7 @@ async def test_the_end_of_a_relay_is_told_where_it_is_unusual_or_wanted(world: W
         _, stream = await front.request()
         await answer(stream, ConnReady())
         assert await is_reset(user)
-        assert front.handler.ended == [UserEnd("web", FIRST, text(user), RelayEnd.IDLE_TIMEOUT)]
+        assert front.handler.ended == [OffloadEnd("web", FIRST, text(user), RelayEnd.IDLE_TIMEOUT)]
         front.accepting.tell_usual_ends(True)
         user = await front.user()
         _, stream = await front.request()

@@ -22,7 +22,7 @@ from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import AppCode, ConnReady, NewConn, StreamType
 from qmux.quic.dialling import Address, Dialling, DiallingEngine, dialled_s
 from qmux.quic.engine import RelayEnd, RelayLimits, Stream, StreamError
-from qmux.quic.offload import ServiceUsers, UserEnd
+from qmux.quic.offload import OffloadCounts, OffloadEnd
 from tests.aio import until
 from tests.ports import swallowing
 from tests.quic.harness import Pair, World, is_reset, open_descriptors, read_exactly, receive_all, reset, send_and_shut
@@ -43,7 +43,7 @@ class Client:
     pair: Pair
     dialling: Dialling
     changes: list[int] = field(default_factory=list)
-    ends: list[UserEnd] = field(default_factory=list)
+    ends: list[OffloadEnd] = field(default_factory=list)
 
     async def ask(self, data: bytes) -> Stream:
         """What the server does for a user: its end of a stream that begins with ``data``."""
@@ -73,7 +73,7 @@ async def client_of(world: World, head_timeout_s: float = 10.0, **limits: Any) -
     assert isinstance(world.engine, DiallingEngine)
     pair = await world.pair()
     changes: list[int] = []
-    ends: list[UserEnd] = []
+    ends: list[OffloadEnd] = []
     dialling = world.engine.dialling(head_timeout_s, lambda: changes.append(client.dialling.users), ends.append)
     client = Client(pair, dialling, changes, ends)
     dialling.serve(pair.client.connection, {name: RelayLimits(**limits) for name in ("web", "ssh")})
@@ -141,14 +141,14 @@ async def test_a_user_is_served(world: World, service: Service) -> None:
         assert client.users() == 1
         await loop.sock_sendall(sock, b"answer, ")
         assert await read_exactly(stream, 8) == b"answer, "
-        assert client.dialling.counts() == {"web": ServiceUsers(1, 1, 8, 8)}
+        assert client.dialling.counts() == {"web": OffloadCounts(1, 1, 8, 8)}
         stream.finish()
         assert await loop.sock_recv(sock, 100) == b""
         await send_and_shut(sock, b"and its end")
         assert await read_exactly(stream, 11) == b"and its end"
         assert await stream.read(1) == b""
     await client.is_empty()
-    assert client.dialling.counts() == {"web": ServiceUsers(0, 1, 8, 19)}
+    assert client.dialling.counts() == {"web": OffloadCounts(0, 1, 8, 19)}
     assert client.ends == []
     await until(lambda: client.changes, what="the change is told")
     assert client.pair.client.heard.streams.empty()
@@ -232,7 +232,7 @@ async def is_untouched(client: Client, sent: bytes, tried_s: float = 0.0) -> Non
     assert await read_exactly(stream, len(sent)) == sent
     assert dialled_s(stream) >= tried_s
     await client.is_empty()
-    assert client.dialling.counts().get("web", ServiceUsers()).total == 0
+    assert client.dialling.counts().get("web", OffloadCounts()).total == 0
     stream.abort(AppCode.NONE)
 
 
@@ -350,7 +350,7 @@ async def test_resets_go_both_ways(world: World, service: Service) -> None:
     await client.is_empty()
     await until(lambda: len(client.ends) == 2)
     assert [each.end for each in client.ends] == [RelayEnd.SOCKET_RESET, RelayEnd.STREAM_RESET]
-    assert client.ends[0] == UserEnd("web", 7, "192.0.2.1:5", RelayEnd.SOCKET_RESET)
+    assert client.ends[0] == OffloadEnd("web", 7, "192.0.2.1:5", RelayEnd.SOCKET_RESET)
 
 
 async def test_silence_ends_a_user_and_is_told(world: World, service: Service) -> None:
@@ -359,7 +359,7 @@ async def test_silence_ends_a_user_and_is_told(world: World, service: Service) -
     async with relayed(client, service) as (_, sock):
         assert await is_reset(sock)
     await until(lambda: client.ends)
-    assert client.ends == [UserEnd("web", 7, "192.0.2.1:5", RelayEnd.IDLE_TIMEOUT)]
+    assert client.ends == [OffloadEnd("web", 7, "192.0.2.1:5", RelayEnd.IDLE_TIMEOUT)]
     await client.is_empty()
 
 
@@ -372,7 +372,7 @@ async def test_a_connection_that_ends_takes_its_users_along(world: World, servic
         client.pair.client.connection.close(AppCode.GOING_AWAY, "")
         assert await is_reset(sock)
         assert client.users() == 0
-    assert client.dialling.counts() == {"web": ServiceUsers(0, 1, 0, 0)}
+    assert client.dialling.counts() == {"web": OffloadCounts(0, 1, 0, 0)}
 
 
 async def test_changes_are_told_once_until_somebody_asks(world: World, service: Service) -> None:

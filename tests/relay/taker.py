@@ -6,14 +6,14 @@ import asyncio
 import socket
 import sys
 
-from qmux.relay.handoff import HandedUser, HandoffLink
+from qmux.relay.handoff import Handoff, HandoffLink
 from tests.aio import until
 
 
 async def main(descriptor: int) -> None:
     sock = socket.socket(fileno=descriptor)
 
-    def on_handed(user: socket.socket, about: HandedUser) -> None:
+    def on_handed(user: socket.socket, about: Handoff) -> None:
         user.setblocking(True)
         user.settimeout(10)
         with user:

@@ -4,7 +4,7 @@ import asyncio
 
 from qmux.pool.rows import ServiceCounters
 from qmux.quic.engine import Relay
-from qmux.quic.offload import ServiceUsers
+from qmux.quic.offload import OffloadCounts
 from qmux.relay.counters import Counters
 
 
@@ -68,7 +68,7 @@ def test_a_snapshot_does_not_change_later() -> None:
 
 
 def test_what_the_engine_counted_is_added() -> None:
-    engine = {"web": ServiceUsers(1, 2, 30, 40), "ssh": ServiceUsers(), "smtp": ServiceUsers(0, 1, 5, 6)}
+    engine = {"web": OffloadCounts(1, 2, 30, 40), "ssh": OffloadCounts(), "smtp": OffloadCounts(0, 1, 5, 6)}
     counters = Counters(lambda: engine)
     counters["web"].total = 1
     counters.refused("web", "refused")

@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qmux.relay.handoff import MAX_MESSAGE_BYTES, HandedUser, HandoffLink
+from qmux.relay.handoff import MAX_MESSAGE_BYTES, Handoff, HandoffLink
 from tests.aio import run, until
 
-USER = HandedUser("web", "192.0.2.1:4000", "192.0.2.2:80", 7, "pod-1", bytes(16), 1, 250, (("pod-2", bytes(16)),))
+USER = Handoff("web", "192.0.2.1:4000", "192.0.2.2:80", 7, "pod-1", bytes(16), 1, 250, (("pod-2", bytes(16)),))
 
 
 class Pair:
@@ -23,7 +23,7 @@ class Pair:
 
     def __init__(self) -> None:
         ours, self.raw = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.taken: list[tuple[socket.socket, HandedUser]] = []
+        self.taken: list[tuple[socket.socket, Handoff]] = []
         self.ours = HandoffLink(ours, lambda *_: None)
         self.theirs: HandoffLink | None = None
 
@@ -233,7 +233,7 @@ def test_users_that_were_not_read_are_closed_with_the_pair() -> None:
 
 def test_closing_from_the_callback() -> None:
     async def main(pair: Pair) -> None:
-        def on_handed(taken: socket.socket, about: HandedUser) -> None:
+        def on_handed(taken: socket.socket, about: Handoff) -> None:
             pair.taken.append((taken, about))
             link.close()
 

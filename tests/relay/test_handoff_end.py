@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from qmux.relay.handoff import BATCH, HandedUser, HandoffLink
+from qmux.relay.handoff import BATCH, Handoff, HandoffLink
 from tests.aio import run
 
-ABOUT = HandedUser("web", "192.0.2.1:4000", "192.0.2.2:80", 7, "pod-1", b"s" * 16, 1, 0)
+ABOUT = Handoff("web", "192.0.2.1:4000", "192.0.2.2:80", 7, "pod-1", b"s" * 16, 1, 0)
 
 
 def test_what_was_handed_before_the_end_is_taken() -> None:

@@ -20,7 +20,7 @@ from qmux.quic.tickets import Server, Ticket
 
 BATCH = 64
 SOCKET_BUFFER_BYTES = 4 << 20
-"""Asked for; the kernel gives what ``rmem_max`` and ``wmem_max`` allow."""
+"""EngineAttempt for; the kernel gives what ``rmem_max`` and ``wmem_max`` allow."""
 
 
 def connect(

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import qmux_native
 
 from qmux.protocol.frames import ConnRefused
-from qmux.quic.accepting import Asked, Changes, NewUser, UserHandler
+from qmux.quic.accepting import Changes, EngineAttempt, NewUser, UserHandler
 from qmux.quic.engine import Connection, RelayLimits
 from qmux.quic.native_engine.connection import NativeConnection
 from qmux.quic.native_engine.driver import Driver
 from qmux.quic.native_engine.tallies import Tallies
-from qmux.quic.offload import ServiceUsers
+from qmux.quic.offload import OffloadCounts
 
 
 class NativeAccepting:
@@ -24,11 +24,11 @@ class NativeAccepting:
         self._driver = driver
         self._core = driver.core
         self._handler = handler
-        self._tallies = Tallies(driver, handler.user_ended)
+        self._tallies = Tallies(driver, handler.relay_ended)
         self._known: set[str] = set()
         self._is_closed = False
         self._core.begin_accepting(first_conn_id, limit)
-        driver.on_users_changed.append(handler.users_changed)
+        driver.on_users_changed.append(handler.counts_changed)
         driver.listen(
             {
                 qmux_native.USER: self._user_came,
@@ -91,7 +91,7 @@ class NativeAccepting:
             [(self._tallies.service(tally), users) for tally, users in services],
         )
 
-    def counts(self) -> dict[str, ServiceUsers]:
+    def counts(self) -> dict[str, OffloadCounts]:
         """See ``qmux.quic.accepting.Accepting.counts``."""
         return self._tallies.counts()
 
@@ -104,7 +104,7 @@ class NativeAccepting:
         if not self._is_closed:
             self._is_closed = True
             self._core.end_accepting()
-            self._driver.on_users_changed.remove(self._handler.users_changed)
+            self._driver.on_users_changed.remove(self._handler.counts_changed)
             self._tallies.close()
             self._driver.wake()
 
@@ -116,7 +116,7 @@ class NativeAccepting:
     # --- what the core tells ---
 
     def _user_came(self, tally: int, fd: int, conn_id: int, source: str, dest: str) -> None:
-        self._handler.user_came(NewUser(self._tallies.service(tally), conn_id, source, dest), socket.socket(fileno=fd))
+        self._handler.unplanned(NewUser(self._tallies.service(tally), conn_id, source, dest), socket.socket(fileno=fd))
 
     def _asked(
         self,
@@ -132,17 +132,17 @@ class NativeAccepting:
         connection = self._driver.connections.get(conn)
         stream = connection.adopt_stream(stream_id) if connection is not None and stream_id is not None else None
         refused = ConnRefused(code, reason) if code is not None else None
-        asked = Asked(connection, time.monotonic() - waited_s, stream, refused, reason)
-        self._handler.user_asked(NewUser(self._tallies.service(tally), *user), socket.socket(fileno=fd), asked)
+        asked = EngineAttempt(connection, time.monotonic() - waited_s, stream, refused, reason)
+        self._handler.handed_back(NewUser(self._tallies.service(tally), *user), socket.socket(fileno=fd), asked)
 
     def _user_gone(self, tally: int, conn_id: int, source: str) -> None:
-        self._handler.user_gone(self._tallies.service(tally), conn_id, source)
+        self._handler.user_reset(self._tallies.service(tally), conn_id, source)
 
     def _plan_low(self, tally: int) -> None:
         self._handler.plan_low(self._tallies.service(tally))
 
     def _listener_waits(self, tally: int, reason: str) -> None:
-        self._handler.accepting_paused(self._tallies.service(tally), reason)
+        self._handler.accept_paused(self._tallies.service(tally), reason)
 
 
 class NativeBind:

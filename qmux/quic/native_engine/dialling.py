@@ -12,7 +12,7 @@ from qmux.quic.engine import Connection, RelayLimits
 from qmux.quic.native_engine.connection import NativeConnection
 from qmux.quic.native_engine.driver import Driver
 from qmux.quic.native_engine.tallies import Tallies
-from qmux.quic.offload import ServiceUsers
+from qmux.quic.offload import OffloadCounts
 
 
 class NativeDialling(Dialling):
@@ -54,7 +54,7 @@ class NativeDialling(Dialling):
         return self._core.users_of(self._dialer)
 
     @override
-    def counts(self) -> dict[str, ServiceUsers]:
+    def counts(self) -> dict[str, OffloadCounts]:
         return self._tallies.counts()
 
     @override

@@ -14,7 +14,7 @@ from qmux.quic.native_engine.driver import Driver
 from qmux.quic.tickets import Server, Ticket
 
 SOCKET_BUFFER_BYTES = 4 << 20
-"""Asked for; the kernel gives what ``rmem_max`` and ``wmem_max`` allow."""
+"""EngineAttempt for; the kernel gives what ``rmem_max`` and ``wmem_max`` allow."""
 
 
 def connect(

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from qmux.quic.engine import RelayEnd
 from qmux.quic.native_engine.driver import Driver
-from qmux.quic.offload import ServiceUsers, UserEnd
+from qmux.quic.offload import OffloadCounts, OffloadEnd
 
 
 class Tallies:
     """The tallies of one ``Dialling`` or ``Accepting``. ``on_end``: hears of relays."""
 
-    def __init__(self, driver: Driver, on_end: Callable[[UserEnd], None]) -> None:
+    def __init__(self, driver: Driver, on_end: Callable[[OffloadEnd], None]) -> None:
         self._driver = driver
         self._on_end = on_end
         self._by_service: dict[str, int] = {}
@@ -27,7 +27,7 @@ class Tallies:
             self._services[tally] = service
             self._driver.core.tell_usual_ends(tally, self._tells_usual_ends)
             self._driver.on_user_ended[tally] = lambda conn_id, source, end: self._on_end(
-                UserEnd(service, conn_id, source, RelayEnd(end))
+                OffloadEnd(service, conn_id, source, RelayEnd(end))
             )
         return tally
 
@@ -35,10 +35,10 @@ class Tallies:
         """The service of a tally."""
         return self._services[tally]
 
-    def counts(self) -> dict[str, ServiceUsers]:
+    def counts(self) -> dict[str, OffloadCounts]:
         """By service, since the start."""
         found = self._driver.core.tallies()
-        return {service: ServiceUsers(*found[tally]) for service, tally in self._by_service.items()}
+        return {service: OffloadCounts(*found[tally]) for service, tally in self._by_service.items()}
 
     def tell_usual_ends(self, tell: bool) -> None:
         """Whether ``on_end`` hears of every end."""

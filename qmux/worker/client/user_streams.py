@@ -25,7 +25,7 @@ from qmux.protocol.frames import (
 )
 from qmux.quic.dialling import dialled_s, dialling_of
 from qmux.quic.engine import ConnectionLost, Engine, Relay, RelayEnd, RelayLimits, Stream, StreamError
-from qmux.quic.offload import UserEnd
+from qmux.quic.offload import OffloadEnd
 from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial
@@ -188,9 +188,9 @@ class UserStreams(StreamServer):
         finally:
             counters.active -= 1
             self._counters.relay_ended(request.service, relay)
-        self._user_ended(UserEnd(request.service, request.conn_id, request.source, end))
+        self._user_ended(OffloadEnd(request.service, request.conn_id, request.source, end))
 
-    def _user_ended(self, user: UserEnd) -> None:
+    def _user_ended(self, user: OffloadEnd) -> None:
         fields = {**_fields(user), "reason": user.end.value}
         log.debug("user connection ended", extra=fields)
         if user.end in (RelayEnd.IDLE_TIMEOUT, RelayEnd.HALF_CLOSED_TIMEOUT):
@@ -223,5 +223,5 @@ def _limits(settings: ServiceSettings) -> RelayLimits:
     return RelayLimits(settings.idle_timeout_ms / 1000 or None, settings.half_closed_timeout_ms / 1000)
 
 
-def _fields(user: NewConn | UserEnd) -> dict[str, object]:
+def _fields(user: NewConn | OffloadEnd) -> dict[str, object]:
     return {"service": user.service, "source": user.source, "conn": f"{user.conn_id:x}"}

@@ -246,11 +246,11 @@ class ClientConnection:
         """Users on this connection, those included whom the engine serves alone."""
         return self._users + self._roster.engine_users_on(self.connection)
 
-    def user_came(self) -> None:
+    def user_added(self) -> None:
         """A user connection begins on this connection."""
         self._change_users(1)
 
-    def user_left(self) -> None:
+    def user_removed(self) -> None:
         """A user connection on this connection ended."""
         self._change_users(-1)
 

@@ -9,11 +9,11 @@ import time
 from typing import TYPE_CHECKING
 
 from qmux.pool.pool import Pool
-from qmux.quic.accepting import Accepting, AcceptingEngine, Asked, NewUser
+from qmux.quic.accepting import Accepting, AcceptingEngine, EngineAttempt, NewUser
 from qmux.quic.engine import Connection, RelayEnd
-from qmux.quic.offload import ServiceUsers, UserEnd
+from qmux.quic.offload import OffloadCounts, OffloadEnd
 from qmux.relay.attempt import AttemptResult, Outcome, refused
-from qmux.relay.surroundings import Begun
+from qmux.relay.surroundings import StartedAttempt
 from qmux.worker.server.plans import Plans
 from qmux.worker.server.roster import Roster
 
@@ -52,7 +52,7 @@ class EngineUsers:
     def set_others(self, count: int) -> None:
         """How many users this worker's tasks serve."""
 
-    def counts(self) -> dict[str, ServiceUsers]:
+    def counts(self) -> dict[str, OffloadCounts]:
         """By service, since the start."""
         return {}
 
@@ -107,7 +107,7 @@ class AcceptedUsers(EngineUsers):
         """See ``EngineUsers.set_others``."""
         self.accepting.set_other_users(count)
 
-    def counts(self) -> dict[str, ServiceUsers]:
+    def counts(self) -> dict[str, OffloadCounts]:
         """See ``EngineUsers.counts``."""
         self.accepting.tell_usual_ends(log.isEnabledFor(logging.DEBUG))  # a reload may have changed the level
         return self.accepting.counts()
@@ -180,30 +180,30 @@ class AcceptedUsers(EngineUsers):
 
     # --- qmux.quic.accepting.UserHandler ---
 
-    def user_came(self, user: NewUser, sock: socket.socket) -> None:
+    def unplanned(self, user: NewUser, sock: socket.socket) -> None:
         """See ``UserHandler``."""
         self._plans.used(user.service, time.monotonic())
         self._users.came(user, sock)
         self.wanted(user.service)
 
-    def user_asked(self, user: NewUser, sock: socket.socket, asked: Asked) -> None:
+    def handed_back(self, user: NewUser, sock: socket.socket, asked: EngineAttempt) -> None:
         """See ``UserHandler``."""
         client = self._roster.by_connection(asked.connection)
         session = client.session_key if client is not None else None
         failure = AttemptResult(Outcome.LOST, asked.reason) if asked.refused is None else refused(asked.refused)
-        self._users.asked(user, sock, Begun(session, client, asked.began_at, failure, asked.stream))
+        self._users.asked(user, sock, StartedAttempt(session, client, asked.began_at, failure, asked.stream))
 
-    def user_gone(self, service: str, conn_id: int, source: str) -> None:
+    def user_reset(self, service: str, conn_id: int, source: str) -> None:
         """See ``UserHandler``."""
         self._users.gone(service, conn_id, source)
 
-    def user_ended(self, user: UserEnd) -> None:
+    def relay_ended(self, user: OffloadEnd) -> None:
         """See ``UserHandler``."""
         level = logging.DEBUG if user.end in _USUAL else logging.INFO
         fields = {"service": user.service, "source": user.source, "conn": f"{user.conn_id:x}"}
         log.log(level, "user connection ended", extra={**fields, "reason": user.end.value})
 
-    def users_changed(self) -> None:
+    def counts_changed(self) -> None:
         """See ``UserHandler``."""
         self._look_in(TICK_S)
 
@@ -211,6 +211,6 @@ class AcceptedUsers(EngineUsers):
         """See ``UserHandler``."""
         self.wanted(service)
 
-    def accepting_paused(self, service: str, reason: str) -> None:
+    def accept_paused(self, service: str, reason: str) -> None:
         """See ``UserHandler``."""
         log.warning("not accepting for a moment", extra={"service": service, "reason": reason})

@@ -16,8 +16,8 @@ from qmux.quic.accepting import AcceptingEngine, NewUser
 from qmux.quic.engine import Engine
 from qmux.relay import sockets
 from qmux.relay.counters import Counters
-from qmux.relay.handoff import HandedUser, HandoffLink
-from qmux.relay.surroundings import Begun, Opener, ServiceRuntime
+from qmux.relay.handoff import Handoff, HandoffLink
+from qmux.relay.surroundings import Carrier, ServiceRuntime, StartedAttempt
 from qmux.relay.user_connection import UserConnection
 from qmux.tasks import TaskSet
 from qmux.worker.server.offload import AcceptedUsers, EngineUsers
@@ -102,22 +102,22 @@ class Users:
             return
         self._serve(user, _about(new))
 
-    def handed(self, user: socket.socket, about: HandedUser) -> None:
+    def handed(self, user: socket.socket, about: Handoff) -> None:
         """Another worker handed a user over."""
         self._serve(user, about)
 
-    def asked(self, new: NewUser, user: socket.socket, begun: Begun) -> None:
+    def asked(self, new: NewUser, user: socket.socket, begun: StartedAttempt) -> None:
         """The engine gives up a user, whom it had admitted and asked a client for."""
         self._count(new.service, 1)
-        if begun.opener is not None:
-            begun.opener.user_came()
+        if begun.carrier is not None:
+            begun.carrier.user_added()
         self._serve(user, _about(new), begun)
 
     def gone(self, service: str, conn_id: int, source: str) -> None:
         """A user of the engine gave up while a client was asked."""
         self._refused(service, conn_id, source, "user_reset", "the user gave up while it waited")
 
-    def _serve(self, user: socket.socket, about: HandedUser, begun: Begun | None = None) -> None:
+    def _serve(self, user: socket.socket, about: Handoff, begun: StartedAttempt | None = None) -> None:
         connection = UserConnection(self, user, about, time.monotonic(), begun)
         self._served += 1
         self.engine.set_others(self._served)
@@ -154,8 +154,8 @@ class Users:
         """See ``Surroundings.service``."""
         return self.services.get(name)
 
-    def opener(self, key: int) -> Opener | None:
-        """See ``Surroundings.opener``."""
+    def carrier(self, key: int) -> Carrier | None:
+        """See ``Surroundings.carrier``."""
         client = self._roster.by_key(key)
         return None if client is None or client.connection.is_closed else client
 
@@ -177,7 +177,7 @@ class Users:
         """See ``Surroundings.release``."""
         self._count(service, -1)
 
-    def hand_over(self, slot: int, user: socket.socket, about: HandedUser) -> bool:
+    def hand_over(self, slot: int, user: socket.socket, about: Handoff) -> bool:
         """See ``Surroundings.hand_over``."""
         link = self._links.get(slot)
         return link is not None and link.send(user, about)
@@ -207,8 +207,8 @@ class Users:
         self._on_change()
 
 
-def _about(new: NewUser) -> HandedUser:
-    return HandedUser(
+def _about(new: NewUser) -> Handoff:
+    return Handoff(
         service=new.service,
         source=new.source,
         dest=new.dest,

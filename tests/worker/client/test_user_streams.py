@@ -12,7 +12,7 @@ from qmux.config.schema import ClientServiceConfig, Target
 from qmux.pool.rows import ServiceCounters
 from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import NewConn, RefuseCode, ServiceSettings, StreamType
-from qmux.quic.dialling import NoDialling, OnChange, OnEnd, ServiceUsers, UserEnd
+from qmux.quic.dialling import NoDialling, OffloadCounts, OffloadEnd, OnChange, OnEnd
 from qmux.quic.engine import Connection, RelayEnd, RelayLimits
 from qmux.worker.client.lane import LaneConnection
 from qmux.worker.client.user_streams import HEAD_S, UserStreams
@@ -55,8 +55,8 @@ class FakeEngine(NoDialling):
     def clear_targets(self) -> None:
         self.targets.clear()
 
-    def counts(self) -> dict[str, ServiceUsers]:
-        return {"web": ServiceUsers(self.users, 9, 20, 10)}
+    def counts(self) -> dict[str, OffloadCounts]:
+        return {"web": OffloadCounts(self.users, 9, 20, 10)}
 
     def expect_change(self) -> None:
         self.asked += 1
@@ -119,8 +119,8 @@ def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureFixture
         with caplog.at_level(logging.DEBUG, "qmux.worker.client.user_streams"):
             streams.counted()
             assert engine.tells_usual_ends
-            engine.end(UserEnd("web", 255, "192.0.2.1:5", RelayEnd.FINISHED))
-            engine.end(UserEnd("web", 255, "192.0.2.1:5", RelayEnd.IDLE_TIMEOUT))
+            engine.end(OffloadEnd("web", 255, "192.0.2.1:5", RelayEnd.FINISHED))
+            engine.end(OffloadEnd("web", 255, "192.0.2.1:5", RelayEnd.IDLE_TIMEOUT))
         with caplog.at_level(logging.INFO, "qmux.worker.client.user_streams"):
             streams.counted()
             assert not engine.tells_usual_ends

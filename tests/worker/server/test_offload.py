@@ -20,9 +20,9 @@ from qmux.pool.planning import PLANNED_USERS
 from qmux.pool.pool import Pool
 from qmux.pool.rows import Row
 from qmux.protocol.frames import ConnReady, ConnRefused
-from qmux.quic.accepting import Accepting, Asked, Bind, Changes, NewUser, UserHandler
+from qmux.quic.accepting import Accepting, Bind, Changes, EngineAttempt, NewUser, UserHandler
 from qmux.quic.engine import Acceptor, ConnectConfig, Connection, Endpoint, EndpointConfig, Relay, RelayEnd, RelayLimits
-from qmux.quic.offload import ServiceUsers, UserEnd
+from qmux.quic.offload import OffloadCounts, OffloadEnd
 from qmux.relay.handoff import HandoffLink
 from qmux.tasks import TaskSet
 from qmux.worker.server import offload, plans
@@ -119,8 +119,8 @@ class FakeAccepting(Accepting):
     def changes(self) -> Changes:
         return Changes(list(self.on.items()), list(self.by_service.items()))
 
-    def counts(self) -> dict[str, ServiceUsers]:
-        return {name: ServiceUsers(count, 100, 5, 6) for name, count in self.by_service.items()}
+    def counts(self) -> dict[str, OffloadCounts]:
+        return {name: OffloadCounts(count, 100, 5, 6) for name, count in self.by_service.items()}
 
     def tell_usual_ends(self, tell: bool) -> None:
         pass
@@ -134,7 +134,7 @@ class FakeAccepting(Accepting):
         """The engine has so many users on ``connection``."""
         self.on[connection] = count
         self.by_service[service] = self.users
-        self.handler.users_changed()
+        self.handler.counts_changed()
 
 
 class FakeEngine:
@@ -205,7 +205,7 @@ class Worker:
     def comes(self, service: str = "web") -> None:
         """A user whom the engine leaves to us."""
         about = NewUser(service, ABOUT.conn_id, ABOUT.source, ABOUT.dest)
-        self.accepting.handler.user_came(about, self.user()[0])
+        self.accepting.handler.unplanned(about, self.user()[0])
 
     def planned(self, service: str = "web") -> list[tuple[Connection, int]]:
         return self.accepting.plans.get(service, [])
@@ -475,8 +475,8 @@ def test_a_refused_user_goes_on_with_another_client() -> None:
         async with worker_of() as worker:
             first, second = worker.client("pod-1", 1), worker.client("pod-2", 2)
             ours, _ = worker.user()
-            asked = Asked(first, 0.0, refused=ConnRefused("refused", "nobody listens"))
-            worker.accepting.handler.user_asked(ABOUT, ours, asked)
+            asked = EngineAttempt(first, 0.0, refused=ConnRefused("refused", "nobody listens"))
+            worker.accepting.handler.handed_back(ABOUT, ours, asked)
             assert worker.pool.active("web") == 1
             stream = await second.asked()
             assert first.streams == []
@@ -497,8 +497,8 @@ def test_the_engines_attempt_is_one_of_those_that_are_allowed(caplog: pytest.Log
         async with worker_of(web={"retries": 0}) as worker:
             first, second = worker.client("pod-1", 1), worker.client("pod-2", 2)
             ours, theirs = worker.user()
-            asked = Asked(first, 0.0, refused=ConnRefused("refused", "nobody listens"))
-            worker.accepting.handler.user_asked(ABOUT, ours, asked)
+            asked = EngineAttempt(first, 0.0, refused=ConnRefused("refused", "nobody listens"))
+            worker.accepting.handler.handed_back(ABOUT, ours, asked)
             await until(lambda: worker.users.count == 0)
             assert second.streams == []
             assert worker.users.counters["web"].refused == {"service_refused": 1}
@@ -517,8 +517,8 @@ def test_a_user_of_a_lost_connection_goes_on(is_known: bool) -> None:
             first, second = worker.client("pod-1", 1), worker.client("pod-2", 2)
             if not is_known:
                 worker.roster.gone(worker.roster._by_key[1])
-            asked = Asked(first if is_known else None, 0.0, reason="the connection was lost")
-            worker.accepting.handler.user_asked(ABOUT, worker.user()[0], asked)
+            asked = EngineAttempt(first if is_known else None, 0.0, reason="the connection was lost")
+            worker.accepting.handler.handed_back(ABOUT, worker.user()[0], asked)
             await second.asked()
             assert worker.users.counters["web"].retried == 1
 
@@ -531,7 +531,7 @@ def test_an_open_attempt_goes_on() -> None:
             client = worker.client("pod-1", 1)
             stream = client.open_stream()
             now = asyncio.get_running_loop().time()
-            worker.accepting.handler.user_asked(ABOUT, worker.user()[0], Asked(client, now, stream))
+            worker.accepting.handler.handed_back(ABOUT, worker.user()[0], EngineAttempt(client, now, stream))
             own = worker.pool.own(1)
             assert own is not None
             assert own.active == 1
@@ -553,7 +553,7 @@ def test_an_open_attempt_of_a_service_that_was_removed_meanwhile() -> None:
             client = worker.client("pod-1", 1)
             stream = client.open_stream()
             worker.users.reconfigure(config_of(ssh={}))
-            worker.accepting.handler.user_asked(ABOUT, worker.user()[0], Asked(client, 0.0, stream))
+            worker.accepting.handler.handed_back(ABOUT, worker.user()[0], EngineAttempt(client, 0.0, stream))
             await until(lambda: worker.users.count == 0)
             assert stream.aborted is not None
             assert worker.users.counters["web"].refused == {"unknown_service": 1}
@@ -565,7 +565,7 @@ def test_an_open_attempt_of_a_service_that_was_removed_meanwhile() -> None:
 def test_who_gave_up_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with worker_of() as worker:
-            worker.accepting.handler.user_gone("web", ABOUT.conn_id, ABOUT.source)
+            worker.accepting.handler.user_reset("web", ABOUT.conn_id, ABOUT.source)
             assert worker.users.counters["web"].refused == {"user_reset": 1}
 
     run(main())
@@ -576,7 +576,7 @@ def test_who_may_not_connect_is_reset() -> None:
     async def main() -> None:
         async with worker_of(web={"deny": ("192.0.2.0/24",)}) as worker:
             ours, theirs = worker.user()
-            worker.accepting.handler.user_came(ABOUT, ours)
+            worker.accepting.handler.unplanned(ABOUT, ours)
             assert theirs.recv(1) == b""
             assert worker.users.counters["web"].refused == {"denied": 1}
             assert worker.users.count == 0
@@ -592,8 +592,8 @@ def test_ends_are_logged_as_those_of_our_own_users(end: RelayEnd, level: str, ca
 
     async def main() -> None:
         async with worker_of() as worker:
-            worker.accepting.handler.user_ended(UserEnd("web", 0xABC, "192.0.2.1:5", end))
-            worker.accepting.handler.accepting_paused("web", "Too many open files")
+            worker.accepting.handler.relay_ended(OffloadEnd("web", 0xABC, "192.0.2.1:5", end))
+            worker.accepting.handler.accept_paused("web", "Too many open files")
 
     run(main())
     ended, paused = (record for record in caplog.records if record.name.startswith("qmux"))
