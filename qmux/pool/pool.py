@@ -36,13 +36,13 @@ END_OF_KEYS = 1 << 62
 class Pool:
     """Rows by owner (slot), and the sessions that they make up by service.
 
-    ``on_change`` is called after each change of the view: rows of ours or of others, and counts of users.
+    Subscribers are called after each change of the view: rows of ours or of others, and counts of user connections.
     ``take_touched`` says which services it was about.
     """
 
     def __init__(self, slot: int, epoch: int) -> None:
         self.slot = slot
-        self.on_change: Callable[[], None] = lambda: None
+        self._subscribers: list[Callable[[], None]] = []
         self._epoch = epoch
         self._epochs: dict[int, int] = {slot: epoch}
         self._dead: dict[int, int] = {}
@@ -60,13 +60,21 @@ class Pool:
         self._touched: set[str] = set()
         self.is_urgent = False
 
+    def subscribe(self, on_change: Callable[[], None]) -> None:
+        """Call ``on_change`` after each change, in the order of subscription."""
+        self._subscribers.append(on_change)
+
+    def _tell(self) -> None:
+        for on_change in self._subscribers:
+            on_change()
+
     # --- our own rows ---
 
     def add(self, row: Row) -> None:
         """A connection of ours registered."""
         if self._store(self.slot, row):
             self._changed[row.key] = None
-            self.on_change()
+            self._tell()
 
     def update(self, key: int, **changes: object) -> None:
         """Fields of one of our rows changed; nothing where it is gone."""
@@ -79,7 +87,7 @@ class Pool:
         if self._drop(self.slot, key):
             self._changed.pop(key, None)
             self._gone[key] = None
-            self.on_change()
+            self._tell()
 
     def own(self, key: int) -> Row | None:
         """One of our rows."""
@@ -91,7 +99,7 @@ class Pool:
             self._active[self.slot][service] = count
             self._active_changed = True
             self._touched.add(service)
-            self.on_change()
+            self._tell()
 
     # --- publication ---
 
@@ -147,7 +155,7 @@ class Pool:
             self._heard_at[slot] = now
         self._expire(now)
         if changed:
-            self.on_change()
+            self._tell()
 
     def forget(self, slot: int, epoch: int) -> None:
         """The supervisor says that this process is dead: its rows vanish, and what it still says is not heard."""
@@ -155,7 +163,7 @@ class Pool:
             return
         self._dead[slot] = max(epoch, self._dead.get(slot, -1))
         if self._epochs.get(slot, -1) <= epoch and self._clear(slot):
-            self.on_change()
+            self._tell()
 
     def set_live(self, epochs: Mapping[int, int]) -> None:
         """The live workers, slot → epoch, as the supervisor knows them: the rows of all others vanish, and what is
@@ -165,7 +173,7 @@ class Pool:
         self._live = dict(epochs)
         for slot, epoch in list(self._epochs.items()):
             if slot != self.slot and epoch < epochs.get(slot, math.inf) and self._clear(slot):
-                self.on_change()
+                self._tell()
 
     def _hears(self, slot: int, epoch: int) -> bool:
         if slot == self.slot or epoch <= self._dead.get(slot, -1) or epoch < self._epochs.get(slot, -1):

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
+from typing_extensions import override
 
 from qmux.protocol.frames import ConnRefused
-from qmux.quic.engine import Connection, RelayLimits, Stream
+from qmux.quic.engine import Connection, Engine, RelayLimits, Stream
 from qmux.quic.offload import OffloadCounts, OffloadEnd
 
 
-class NewUser(msgspec.Struct, frozen=True):
+class Accepted(msgspec.Struct, frozen=True):
     """Who was accepted: ``source`` and ``dest`` as "host:port"."""
 
     service: str
@@ -43,11 +44,11 @@ class EngineAttempt(msgspec.Struct, frozen=True):
 class UserHandler(Protocol):
     """What ``Accepting`` tells the layer above. No method may block or raise. A socket belongs to whom it is given."""
 
-    def unplanned(self, user: NewUser, sock: socket.socket) -> None:
+    def unplanned(self, accepted: Accepted, sock: socket.socket) -> None:
         """Nothing is planned for this user."""
         ...
 
-    def handed_back(self, user: NewUser, sock: socket.socket, asked: EngineAttempt) -> None:
+    def handed_back(self, accepted: Accepted, sock: socket.socket, attempt: EngineAttempt) -> None:
         """A client was asked for this user, who is not served yet."""
         ...
 
@@ -55,7 +56,7 @@ class UserHandler(Protocol):
         """The user reset the connection while a client was asked."""
         ...
 
-    def relay_ended(self, user: OffloadEnd) -> None:
+    def relay_ended(self, ended: OffloadEnd) -> None:
         """A relay was cut off; with ``tell_usual_ends`` every end."""
         ...
 
@@ -92,7 +93,13 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 class Accepting(Protocol):
-    """Accepts the users of one server worker."""
+    """Accepts the users of one server worker. ``accepts``: False where the engine leaves all of it to its caller."""
+
+    accepts: bool
+
+    def begin(self, handler: UserHandler) -> None:
+        """Tell ``handler`` from now on; once, and before the first bind."""
+        ...
 
     def add_bind(self, service: str, sock: socket.socket) -> Bind:
         """One more socket of ``service``, which is the engine's from now on."""
@@ -103,7 +110,9 @@ class Accepting(Protocol):
         ...
 
     def plan(self, service: str, grants: Sequence[tuple[Connection, int]]) -> None:
-        """Who gets the next users, and how many, in this order; what was planned before is void."""
+        """Who gets the next users, and how many, in this order; what was planned before is void. Connections of another
+        engine get none.
+        """
         ...
 
     def unused(self, service: str) -> int:
@@ -115,7 +124,9 @@ class Accepting(Protocol):
         ...
 
     def limit_users(self, connection: Connection, others: int, most: int) -> None:
-        """How many users the layer above has on this connection, and how many there may be, whatever is planned."""
+        """How many users the layer above has on this connection, and how many there may be, whatever is planned.
+        Nothing where the connection is another engine's.
+        """
         ...
 
     @property
@@ -148,8 +159,68 @@ class Accepting(Protocol):
 class AcceptingEngine(Protocol):
     """An engine that accepts users alone."""
 
-    def accepting(self, handler: UserHandler, first_conn_id: int, limit: int) -> Accepting:
+    def accepting(self, first_conn_id: int, limit: int) -> Accepting:
         """For one worker. Users are numbered from ``first_conn_id``; ``limit``: how many there may be at a time, those
         of the layer above included.
         """
         ...
+
+
+class NoAccepting(Accepting):
+    """For an engine that accepts no users."""
+
+    accepts = False
+    users = 0
+
+    @override
+    def begin(self, handler: UserHandler) -> None:
+        pass
+
+    @override
+    def add_bind(self, service: str, sock: socket.socket) -> Bind:
+        raise NotImplementedError("``accepts`` is False")
+
+    @override
+    def set_limits(self, service: str, limits: RelayLimits) -> None:
+        pass
+
+    @override
+    def plan(self, service: str, grants: Sequence[tuple[Connection, int]]) -> None:
+        pass
+
+    @override
+    def unused(self, service: str) -> int:
+        return 0
+
+    @override
+    def set_other_users(self, count: int) -> None:
+        pass
+
+    @override
+    def limit_users(self, connection: Connection, others: int, most: int) -> None:
+        pass
+
+    @override
+    def users_on(self, connection: Connection) -> int:
+        return 0
+
+    @override
+    def changes(self) -> Changes:
+        return Changes((), ())
+
+    @override
+    def counts(self) -> dict[str, OffloadCounts]:
+        return {}
+
+    @override
+    def tell_usual_ends(self, tell: bool) -> None:
+        pass
+
+    @override
+    def close(self) -> None:
+        pass
+
+
+def accepting_of(engine: Engine, first_conn_id: int, limit: int) -> Accepting:
+    """What ``engine`` offers, or one that does nothing."""
+    return engine.accepting(first_conn_id, limit) if isinstance(engine, AcceptingEngine) else NoAccepting()

@@ -83,6 +83,11 @@ class RelayEnd(enum.StrEnum):
     HALF_CLOSED_TIMEOUT = "half_closed_timeout"
     ABORTED = "aborted"  # ``abort`` was called
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether one of the two ends wanted it."""
+        return self in (RelayEnd.FINISHED, RelayEnd.SOCKET_RESET, RelayEnd.STREAM_RESET)
+
 
 class RelayLimits(msgspec.Struct, frozen=True):
     """How long a relay may be silent. ``idle_timeout_s`` None: for ever."""

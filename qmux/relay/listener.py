@@ -86,7 +86,7 @@ class Listener:
         return True
 
     def _wait(self, reason: str) -> None:
-        log.warning("not accepting for a moment", extra={"service": self.service, "reason": reason})
+        log.warning("accept paused", extra={"service": self.service, "reason": reason})
         self._pause()
         self._resume = self._loop.call_later(EXHAUSTED_PAUSE_S, self.start)
 

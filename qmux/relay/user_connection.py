@@ -10,7 +10,7 @@ from qmux.pool.candidates import SessionKey
 from qmux.pool.selection import Choice
 from qmux.protocol.attempt import may_retry
 from qmux.protocol.frames import AppCode, NewConn
-from qmux.quic.engine import RelayEnd, Stream
+from qmux.quic.engine import Stream
 from qmux.relay import sockets
 from qmux.relay.attempt import AttemptResult, Outcome, attempt, go_on
 from qmux.relay.handoff import MAX_HOPS, Handoff
@@ -259,8 +259,7 @@ class UserConnection:
             raise
         finally:
             counters.relay_ended(name, relay)
-        is_usual = end in (RelayEnd.FINISHED, RelayEnd.SOCKET_RESET, RelayEnd.STREAM_RESET)
-        level = logging.DEBUG if is_usual else logging.INFO
+        level = logging.DEBUG if end.is_usual else logging.INFO
         log.log(level, "user connection ended", extra={**self._fields(), "reason": end.value})
 
     def _take_delivered(self, early: bytes, stream: Stream) -> None:

@@ -32,6 +32,8 @@ class Publishing:
         self._publisher = Publisher(publish)
         self._pool = pool
         self._subscriber = None if pool is None else Subscriber(subscribe, self._received)
+        if pool is not None:
+            pool.subscribe(self._changed)
         self._report = report
         self._delta_timer: asyncio.TimerHandle | None = None
         self._pass_timer: asyncio.TimerHandle | None = self._loop.call_later(0, self._pass)
@@ -46,8 +48,7 @@ class Publishing:
         """Messages that did not decode."""
         return 0 if self._subscriber is None else self._subscriber.invalid
 
-    def changed(self) -> None:
-        """Rows of ours may have changed: publish them soon."""
+    def _changed(self) -> None:
         if self._delta_timer is None and self._pass_timer is not None:
             self._delta_timer = self._loop.call_later(DELTA_S, self._delta)
 

@@ -13,9 +13,9 @@ from tests.pool.test_chunks import largest_row
 
 
 def counted(pool: Pool) -> list[int]:
-    """Grows by one for each call of ``on_change``."""
+    """Grows by one for each call of its subscribers."""
     calls: list[int] = []
-    pool.on_change = lambda: calls.append(1)
+    pool.subscribe(lambda: calls.append(1))
     return calls
 
 
@@ -246,7 +246,7 @@ def test_late_workers() -> None:
     assert not pool.is_late(0, 1e9)
 
 
-# --- on_change ---
+# --- subscribers ---
 
 
 def test_on_change_once_for_each_message_that_changes_something() -> None:
@@ -271,7 +271,7 @@ def test_on_change_once_for_each_message_that_changes_something() -> None:
 def test_on_change_sees_the_change() -> None:
     pool = Pool(0, 1)
     seen: list[int] = []
-    pool.on_change = lambda: seen.append(len(pool.sessions("web")))
+    pool.subscribe(lambda: seen.append(len(pool.sessions("web"))))
     pool.add(row(1))
     pool.receive(Delta(1, 1, (row(1, "pod-2"),), (), {}), 0.0)
     pool.remove(1)

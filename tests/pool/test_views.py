@@ -80,7 +80,7 @@ class Bus(RuleBasedStateMachine):
         self.epochs[slot] = self.epochs.get(slot, 0) + 1
         self.pools[slot] = Pool(slot, self.epochs[slot])
         self.changes[slot] = 0
-        self.pools[slot].on_change = lambda: self._count(slot)
+        self.pools[slot].subscribe(lambda: self._count(slot))
 
     def _count(self, slot: int) -> None:
         self.changes[slot] += 1

@@ -20,7 +20,7 @@ import pytest
 
 from qmux.protocol.codec import FrameDecoder, encode
 from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, Frame, NewConn, StreamType
-from qmux.quic.accepting import Accepting, AcceptingEngine, Bind, EngineAttempt, NewUser, UserHandler
+from qmux.quic.accepting import Accepted, Accepting, AcceptingEngine, Bind, EngineAttempt, UserHandler
 from qmux.quic.engine import Connection, RelayEnd, RelayLimits, Stream, StreamError
 from qmux.quic.offload import OffloadCounts, OffloadEnd
 from qmux.relay.attempt import Outcome, go_on
@@ -39,18 +39,18 @@ class Handler(UserHandler):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
-        self.came: list[tuple[NewUser, socket.socket]] = []
-        self.asked: list[tuple[NewUser, socket.socket, EngineAttempt]] = []
+        self.came: list[tuple[Accepted, socket.socket]] = []
+        self.asked: list[tuple[Accepted, socket.socket, EngineAttempt]] = []
         self.gone: list[tuple[str, int, str]] = []
         self.ended: list[OffloadEnd] = []
         self.changed = 0
         self.low: list[str] = []
         self.paused: list[tuple[str, str]] = []
 
-    def unplanned(self, user: NewUser, sock: socket.socket) -> None:
+    def unplanned(self, user: Accepted, sock: socket.socket) -> None:
         self.came.append((user, sock))
 
-    def handed_back(self, user: NewUser, sock: socket.socket, asked: EngineAttempt) -> None:
+    def handed_back(self, user: Accepted, sock: socket.socket, asked: EngineAttempt) -> None:
         self.asked.append((user, sock, asked))
 
     def user_reset(self, service: str, conn_id: int, source: str) -> None:
@@ -102,7 +102,7 @@ class Front:
         assert isinstance(request, NewConn)
         return request, stream
 
-    async def given_up(self) -> tuple[NewUser, socket.socket, EngineAttempt]:
+    async def given_up(self) -> tuple[Accepted, socket.socket, EngineAttempt]:
         await until(lambda: self.handler.asked, what="the attempt is left to the layer above")
         return self.handler.asked[0]
 
@@ -118,7 +118,8 @@ async def front_of(world: World, limit: int = 1000, listening: socket.socket | N
     assert isinstance(world.engine, AcceptingEngine)
     pair = await world.pair()
     handler = Handler()
-    accepting = world.engine.accepting(handler, FIRST, limit)
+    accepting = world.engine.accepting(FIRST, limit)
+    accepting.begin(handler)
     listening = listening or socket.create_server(("127.0.0.1", 0), backlog=1024)
     address = listening.getsockname()
     accepting.set_limits("web", RelayLimits())
@@ -288,7 +289,7 @@ async def test_who_has_no_grant_is_left_to_the_layer_above(world: World) -> None
         user = await front.user()
         await until(lambda: front.handler.came)
         about, sock = front.handler.came[0]
-        assert about == NewUser("web", FIRST + 1, text(user), f"127.0.0.1:{front.address[1]}")
+        assert about == Accepted("web", FIRST + 1, text(user), f"127.0.0.1:{front.address[1]}")
         assert not os.get_blocking(sock.fileno())
         assert options(sock) == [1, 1, 60, 15, 4]
         assert front.accepting.users == 1

@@ -266,7 +266,7 @@ def test_out_of_descriptors_users_wait_and_are_served_later() -> None:
         seen = wait_for(lines, "log ")
         assert seen == [
             *(f"accepted {number}" for number in range(1, 5)),
-            "log not accepting for a moment: Too many open files",
+            "log accept paused: Too many open files",
         ]
         stdin.write("free\n")
         stdin.flush()

@@ -70,8 +70,7 @@ class ClientConnection:
         self._tasks.start(self._serve(stream), f"control of connection {self.connection.number}")
 
     def datagram_received(self, data: bytes) -> None:
-        """See ``ConnectionHandler``: there is no datagram type in this version; counted, not answered."""
-        self._roster.unexpected_datagrams += 1
+        """See ``ConnectionHandler``: there is no datagram type in this version."""
 
     def closed(self, reason: CloseReason) -> None:
         """See ``ConnectionHandler``."""
@@ -244,7 +243,7 @@ class ClientConnection:
     @property
     def active(self) -> int:
         """Users on this connection, those included whom the engine serves alone."""
-        return self._users + self._roster.engine_users_on(self.connection)
+        return self._users + self._roster.ledger.offloaded_on(self.connection)
 
     def user_added(self) -> None:
         """A user connection begins on this connection."""
@@ -261,7 +260,7 @@ class ClientConnection:
 
     def limit_users(self) -> None:
         """The engine serves users up to the limit of the connection, those of this worker's tasks included."""
-        self._roster.limit_engine_users(self.connection, self._users, self._roster.config.quic.max_streams)
+        self._roster.ledger.limit_on(self.connection, self._users, self._roster.config.quic.max_streams)
 
     def recount(self) -> None:
         """The number of users changed."""

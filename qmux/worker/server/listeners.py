@@ -15,10 +15,8 @@ OnAccepted = Callable[[str, socket.socket, object, object], None]
 class Listeners:
     """Owns the binds of a worker."""
 
-    def __init__(
-        self, on_accepted: OnAccepted, may_accept: Callable[[], bool], accepting: Accepting | None = None
-    ) -> None:
-        """``accepting``: the engine accepts, and tells whom it does not serve itself."""
+    def __init__(self, on_accepted: OnAccepted, may_accept: Callable[[], bool], accepting: Accepting) -> None:
+        """``accepting``: where the engine accepts, it gets the binds, and hands back what it does not serve itself."""
         self._on_accepted = on_accepted
         self._may_accept = may_accept
         self._accepting = accepting
@@ -30,7 +28,7 @@ class Listeners:
         self._by_key[key] = self._bind(service, sock)
 
     def _bind(self, service: str, sock: socket.socket) -> Bind:
-        if self._accepting is not None:
+        if self._accepting.accepts:
             return self._accepting.add_bind(service, sock)
 
         def on_accept(user: socket.socket, address: object) -> None:

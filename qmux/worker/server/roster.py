@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from qmux.config.schema import ServerConfig
 from qmux.pool.candidates import SessionKey
@@ -17,6 +17,7 @@ from qmux.quic.engine import Connection
 from qmux.tasks import TaskSet
 from qmux.worker.server.client_connection import ClientConnection
 from qmux.worker.server.lane_choice import MAX_LANES, lanes_for
+from qmux.worker.server.ledger import Ledger
 from qmux.worker.server.registration import Admission, settings_of
 
 SWEEP_S = 0.25
@@ -30,28 +31,25 @@ CONNECTIONS_PER_SESSION = 4
 
 
 class Roster:
-    """Owns the ClientConnections. ``on_change`` is called when a row of ours changed."""
+    """Owns the ClientConnections."""
 
     def __init__(
         self,
         config: ServerConfig,
         pool: Pool,
+        ledger: Ledger,
         slot: int,
         server_id: bytes,
-        on_change: Callable[[], None],
         tasks: TaskSet,
     ) -> None:
         self.config = config
         self.pool = pool
+        self.ledger = ledger
         self.slot = slot
         self.server_id = server_id
         self.stopping = False
         self.rejected = 0
         self.protocol_errors = 0
-        self.unexpected_datagrams = 0
-        self.engine_users_on: Callable[[Connection], int] = lambda _: 0
-        self.limit_engine_users: Callable[[Connection, int, int], None] = lambda _, others, most: None
-        self._on_change = on_change
         self._tasks = tasks
         self._active_slots: tuple[int, ...] = (slot,)
         self._all: dict[Connection, ClientConnection] = {}
@@ -105,7 +103,6 @@ class Roster:
         self._by_key[row.key] = client
         client.limit_users()
         self.pool.add(row)
-        self._on_change()
 
     def gone(self, client: ClientConnection) -> None:
         """The connection of ``client`` ended."""
@@ -114,8 +111,7 @@ class Roster:
         if client.key:
             self._by_key.pop(client.key, None)
             self.pool.remove(client.key)
-            self._on_change()
-        key = client.session_key
+            key = client.session_key
         if key is not None and client in (held := self._by_session.get(key, [])):
             held.remove(client)
             if not held:
@@ -141,14 +137,12 @@ class Roster:
         if _needs_registration(previous, config):
             for number, client in enumerate(self):
                 self._loop.call_later(number / REPLACEMENTS_PER_S, client.drain, config.process.stop_after_s, True)
-        self._on_change()
 
     def drain(self, deadline_s: float, replace: bool) -> None:
         """Tell every client that no new work comes on its connection."""
         self.stopping = self.stopping or not replace
         for client in self:
             client.drain(deadline_s, replace)
-        self._on_change()
 
     def close(self) -> None:
         """Stop the clock; the endpoint closes the connections."""

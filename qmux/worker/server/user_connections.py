@@ -1,4 +1,4 @@
-"""The users of one worker: accepted here or handed over, counted, and served as tasks."""
+"""The user connections that this worker's tasks serve: accepted here, handed back by the engine, or handed over."""
 
 from __future__ import annotations
 
@@ -7,83 +7,70 @@ import itertools
 import logging
 import socket
 import time
-from collections import defaultdict
-from collections.abc import Callable
+
+from typing_extensions import override
 
 from qmux.config.schema import ServerConfig
 from qmux.pool.pool import Pool
-from qmux.quic.accepting import AcceptingEngine, NewUser
-from qmux.quic.engine import Engine
+from qmux.quic.accepting import Accepted, Accepting
+from qmux.quic.offload import OffloadCounts
 from qmux.relay import sockets
 from qmux.relay.counters import Counters
-from qmux.relay.handoff import Handoff, HandoffLink
-from qmux.relay.surroundings import Carrier, ServiceRuntime, StartedAttempt
+from qmux.relay.handoff import Handoff
+from qmux.relay.surroundings import Carrier, ServiceRuntime, StartedAttempt, Surroundings
 from qmux.relay.user_connection import UserConnection
 from qmux.tasks import TaskSet
-from qmux.worker.server.offload import AcceptedUsers, EngineUsers
+from qmux.worker.server.ledger import Ledger
+from qmux.worker.server.peers import PeerLinks
+from qmux.worker.server.plans import Plans
 from qmux.worker.server.roster import Roster
 from qmux.worker.signal import ChangeSignal
 
 log = logging.getLogger(__name__)
 
 
-class Users:
-    """Implements ``qmux.relay.surroundings.Surroundings``."""
+class UserConnections(Surroundings):
+    """Starts a task for each, and offers it what it needs of this worker."""
 
     def __init__(
         self,
         config: ServerConfig,
         pool: Pool,
         roster: Roster,
-        links: dict[int, HandoffLink],
+        ledger: Ledger,
+        plans: Plans,
+        peers: PeerLinks,
         signal: ChangeSignal,
-        on_change: Callable[[], None],
         tasks: TaskSet,
-        limit: int,
-        engine: Engine,
+        accepting: Accepting,
     ) -> None:
         self.slot = pool.slot
         self.pool = pool
-        self.services: dict[str, ServiceRuntime] = {}
+        self.counters = Counters(self._offload_counts)
+        self._services: dict[str, ServiceRuntime] = {}
         self._roster = roster
-        self._links = links
+        self._ledger = ledger
+        self._plans = plans
+        self._peers = peers
         self._signal = signal
-        self._on_change = on_change
         self._tasks = tasks
-        self._limit = limit
-        self._served = 0
-        self._active: defaultdict[str, int] = defaultdict(int)
-        self._waiting: defaultdict[str, int] = defaultdict(int)
-        first_conn_id = self.slot << 40
-        self._numbers = itertools.count(first_conn_id)
-        self.engine = EngineUsers()
-        if isinstance(engine, AcceptingEngine):
-            self.engine = AcceptedUsers(engine, self, pool, roster, first_conn_id, limit)
-        self.counters = Counters(self.engine.counts)
+        self._accepting = accepting
+        self._numbers = itertools.count(first_conn_id(self.slot))
         self.reconfigure(config)
 
     def reconfigure(self, config: ServerConfig) -> None:
-        """Use another configuration for users from now on; what round-robin remembers stays where the policy does."""
-        known, self.services = self.services, {}
+        """Use another configuration from now on; what round-robin remembers stays where the policy does."""
+        known, self._services = self._services, {}
         for name, service in config.services.items():
-            runtime = self.services[name] = ServiceRuntime(service, self.slot)
+            runtime = self._services[name] = ServiceRuntime(service, self.slot)
             if name in known and known[name].config.balance == service.balance:
                 runtime.selector = known[name].selector
-        self.engine.reconfigure()
+        self._plans.reconfigure(self._services)
 
-    # --- new users ---
+    # --- new ones ---
 
-    @property
-    def count(self) -> int:
-        """Users of this worker: in its tasks, and in the engine."""
-        return self._served + self.engine.total
-
-    def may_accept(self) -> bool:
-        """Whether there are descriptors for another user."""
-        return self.count < self._limit
-
-    def accepted(self, service: str, user: socket.socket, address: object, bind_address: object) -> None:
-        """A user was accepted on a bind of ``service``."""
+    def accept(self, service: str, user: socket.socket, address: object, bind_address: object) -> None:
+        """A connection was accepted on a bind of ``service``."""
         try:
             sockets.prepare(user)
         except OSError as error:
@@ -91,42 +78,41 @@ class Users:
             user.close()
             return
         dest = _destination(user, bind_address)
-        self.came(NewUser(service, next(self._numbers), sockets.endpoint_text(address), dest), user)
+        self.begin(Accepted(service, next(self._numbers), sockets.endpoint_text(address), dest), user)
 
-    def came(self, new: NewUser, user: socket.socket) -> None:
-        """A user is there, whose socket has its options."""
-        runtime = self.services.get(new.service)
-        if runtime is not None and not runtime.access.permits(sockets.host_of(new.source)):
-            self._refused(new.service, new.conn_id, new.source, "denied", "")
+    def begin(self, accepted: Accepted, user: socket.socket) -> None:
+        """Serve a connection from its beginning; its socket has its options."""
+        runtime = self._services.get(accepted.service)
+        if runtime is not None and not runtime.access.permits(sockets.host_of(accepted.source)):
+            self._refused(accepted.service, accepted.conn_id, accepted.source, "denied", "")
             sockets.reset(user)
             return
-        self._serve(user, _about(new))
+        self._serve(user, _about(accepted))
 
-    def handed(self, user: socket.socket, about: Handoff) -> None:
-        """Another worker handed a user over."""
+    def take_over(self, user: socket.socket, about: Handoff) -> None:
+        """Another worker handed a connection over."""
         self._serve(user, about)
 
-    def asked(self, new: NewUser, user: socket.socket, begun: StartedAttempt) -> None:
-        """The engine gives up a user, whom it had admitted and asked a client for."""
-        self._count(new.service, 1)
-        if begun.carrier is not None:
-            begun.carrier.user_added()
-        self._serve(user, _about(new), begun)
+    def resume(self, accepted: Accepted, user: socket.socket, started: StartedAttempt) -> None:
+        """The engine hands back a connection that it had admitted, and for which it had asked a client."""
+        self._ledger.admitted(accepted.service)
+        self._counted(accepted.service)
+        if started.carrier is not None:
+            started.carrier.user_added()
+        self._serve(user, _about(accepted), started)
 
-    def gone(self, service: str, conn_id: int, source: str) -> None:
-        """A user of the engine gave up while a client was asked."""
+    def gave_up(self, service: str, conn_id: int, source: str) -> None:
+        """A user reset its connection while the engine asked a client."""
         self._refused(service, conn_id, source, "user_reset", "the user gave up while it waited")
 
-    def _serve(self, user: socket.socket, about: Handoff, begun: StartedAttempt | None = None) -> None:
-        connection = UserConnection(self, user, about, time.monotonic(), begun)
-        self._served += 1
-        self.engine.set_others(self._served)
+    def _serve(self, user: socket.socket, about: Handoff, started: StartedAttempt | None = None) -> None:
+        connection = UserConnection(self, user, about, time.monotonic(), started)
+        self._ledger.served(1)
         task = self._tasks.start(connection.serve(), "user connection")
         task.add_done_callback(self._ended)
 
     def _ended(self, _: asyncio.Task[None]) -> None:
-        self._served -= 1
-        self.engine.set_others(self._served)
+        self._ledger.served(-1)
         self._signal.fire()
 
     def _refused(self, service: str, conn_id: int, source: str, code: str, reason: str) -> None:
@@ -134,60 +120,52 @@ class Users:
         fields = {"service": service, "source": source, "conn": f"{conn_id:x}"}
         log.warning("user connection refused", extra={**fields, "reason": f"{code}: {reason}" if reason else code})
 
-    # --- what the engine's users need ---
+    def _counted(self, service: str) -> None:
+        self.counters[service].active = self._ledger.active(service)
 
-    def waiting(self, service: str) -> int:
-        """How many users of it wait."""
-        return self._waiting[service]
+    def _offload_counts(self) -> dict[str, OffloadCounts]:
+        self._accepting.tell_usual_ends(log.isEnabledFor(logging.DEBUG))  # a reload may have changed the level
+        return self._accepting.counts()
 
-    def workers(self) -> int:
-        """How many workers take users."""
-        return len(self._links) + 1
+    # --- what each of them needs ---
 
-    def recount(self, service: str) -> None:
-        """The engine has another number of users of it."""
-        self.pool.set_active(service, self._active[service] + self.engine.of(service))
-
-    # --- qmux.relay.surroundings.Surroundings ---
-
+    @override
     def service(self, name: str) -> ServiceRuntime | None:
-        """See ``Surroundings.service``."""
-        return self.services.get(name)
+        return self._services.get(name)
 
+    @override
     def carrier(self, key: int) -> Carrier | None:
-        """See ``Surroundings.carrier``."""
         client = self._roster.by_key(key)
         return None if client is None or client.connection.is_closed else client
 
+    @override
     def admit(self, service: str) -> bool:
-        """See ``Surroundings.admit``."""
-        runtime = self.services.get(service)
-        limit = runtime.config.maxconn if runtime is not None else None
-        if limit is None:
-            self._count(service, 1)
-            return True
-        self.engine.merge()
-        if self.pool.active(service) >= limit:
+        runtime = self._services.get(service)
+        maxconn = runtime.config.maxconn if runtime is not None else None
+        if maxconn is not None:
+            self._plans.merge()
+        if not self._ledger.admit(service, maxconn):
             return False
-        self._count(service, 1)
-        self.engine.admitted(service)
+        self._counted(service)
+        if maxconn is not None:
+            self._plans.renew((service,))  # for one less, at once
         return True
 
+    @override
     def release(self, service: str) -> None:
-        """See ``Surroundings.release``."""
-        self._count(service, -1)
+        self._ledger.release(service)
+        self._counted(service)
 
+    @override
     def hand_over(self, slot: int, user: socket.socket, about: Handoff) -> bool:
-        """See ``Surroundings.hand_over``."""
-        link = self._links.get(slot)
-        return link is not None and link.send(user, about)
+        return self._peers.hand_over(slot, user, about)
 
+    @override
     def takes_users(self, slot: int) -> bool:
-        """See ``Surroundings.takes_users``."""
-        return slot in self._links and not self.pool.is_late(slot, time.monotonic())
+        return self._peers.takes_users(slot)
 
+    @override
     async def changed(self, service: str, timeout_s: float) -> None:
-        """See ``Surroundings.changed``."""
         self._waits(service, 1)
         try:
             await self._signal.wait(timeout_s)
@@ -195,24 +173,21 @@ class Users:
             self._waits(service, -1)
 
     def _waits(self, service: str, change: int) -> None:
-        before = self._waiting[service]
-        self._waiting[service] = before + change
-        if not before or before + change == 0:
-            self.engine.wanted(service)
-
-    def _count(self, service: str, change: int) -> None:
-        self._active[service] += change
-        self.counters[service].active = self._active[service]
-        self.recount(service)
-        self._on_change()
+        if self._ledger.wait(service, change):
+            self._plans.wanted(service)  # none while one waits: it is first
 
 
-def _about(new: NewUser) -> Handoff:
+def first_conn_id(slot: int) -> int:
+    """Where the worker of ``slot`` begins to number its user connections, so that no two workers use a number."""
+    return slot << 40
+
+
+def _about(accepted: Accepted) -> Handoff:
     return Handoff(
-        service=new.service,
-        source=new.source,
-        dest=new.dest,
-        conn_id=new.conn_id,
+        service=accepted.service,
+        source=accepted.source,
+        dest=accepted.dest,
+        conn_id=accepted.conn_id,
         principal="",
         session=b"",
         hops=0,

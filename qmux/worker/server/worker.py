@@ -29,14 +29,19 @@ from qmux.messages import (
 from qmux.pool.pool import Pool
 from qmux.pool.rows import WorkerReport
 from qmux.protocol.frames import AppCode
+from qmux.quic.accepting import accepting_of
 from qmux.quic.choose import load_engine
 from qmux.quic.engine import Acceptor, EndpointConfig
 from qmux.relay.handoff import HandoffLink
 from qmux.tasks import TaskSet
 from qmux.worker.publishing import Publishing, worker_report
+from qmux.worker.server.ledger import Ledger
 from qmux.worker.server.listeners import Listeners
+from qmux.worker.server.offload import Offload
+from qmux.worker.server.peers import PeerLinks
+from qmux.worker.server.plans import Plans
 from qmux.worker.server.roster import Roster
-from qmux.worker.server.user_connections import Users
+from qmux.worker.server.user_connections import UserConnections, first_conn_id
 from qmux.worker.signal import ChangeSignal
 
 log = logging.getLogger(__name__)
@@ -55,30 +60,33 @@ class ServerWorker:
         self._epoch = message.epoch
         self._is_ready = False
         self._quic_sockets: list[socket.socket] = []
-        self._links: dict[int, HandoffLink] = {}
         self._tasks = TaskSet()
-        self._signal = ChangeSignal()
         self._engine = load_engine(self._config.process.engine)
         self._pool = Pool(message.slot, message.epoch)
-        self._roster = Roster(
-            self._config, self._pool, message.slot, message.server_id, self._rows_changed, self._tasks
-        )
+        self._publishing = Publishing(message.bus_publish, message.bus_subscribe, self._pool, self._report)
+        self._signal = ChangeSignal()
+        self._pool.subscribe(self._signal.fire)
+        limit = _users_limit()
+        self._accepting = accepting_of(self._engine, first_conn_id(message.slot), limit)
+        self._ledger = Ledger(self._pool, self._accepting, limit)
+        self._peers = PeerLinks(self._pool)
+        self._roster = Roster(self._config, self._pool, self._ledger, message.slot, message.server_id, self._tasks)
         acceptor: Acceptor = self._roster.accept
         self._endpoint = self._engine.serve(_endpoint_config(self._config, message), acceptor)
-        self._users = Users(
+        self._plans = Plans(self._accepting, self._pool, self._roster, self._ledger, self._peers)
+        self._users = UserConnections(
             self._config,
             self._pool,
             self._roster,
-            self._links,
+            self._ledger,
+            self._plans,
+            self._peers,
             self._signal,
-            self._rows_changed,
             self._tasks,
-            _users_limit(),
-            self._engine,
+            self._accepting,
         )
-        self._listeners = Listeners(self._users.accepted, self._users.may_accept, self._users.engine.accepting)
-        self._publishing = Publishing(message.bus_publish, message.bus_subscribe, self._pool, self._report)
-        self._pool.on_change = self._pool_changed
+        self._accepting.begin(Offload(self._users, self._plans, self._roster))
+        self._listeners = Listeners(self._users.accept, self._ledger.may_accept, self._accepting)
 
     # --- qmux.worker.role.Worker ---
 
@@ -89,6 +97,7 @@ class ServerWorker:
         self._config = config
         self._roster.reconfigure(config)
         self._users.reconfigure(config)
+        self._signal.fire()  # ``maxconn`` may leave a place now
 
     def received(self, message: Down, fds: list[int]) -> None:
         """See ``Worker.received``."""
@@ -97,7 +106,7 @@ class ServerWorker:
         elif isinstance(message, RemoveBind):
             self._listeners.remove(message.key, message.shutdown)
         elif isinstance(message, Peers):
-            self._peers(message, fds)
+            self._peers_changed(message, fds)
         elif isinstance(message, Accept):
             self._accept()
         elif isinstance(message, StopAccepting):
@@ -109,16 +118,16 @@ class ServerWorker:
 
     def active(self) -> int:
         """See ``Worker.active``."""
-        return self._users.count
+        return self._ledger.total
 
     async def close(self) -> None:
         """See ``Worker.close``."""
         self._listeners.close(shutdown=False)
-        self._users.engine.close()
+        self._plans.close()
+        self._accepting.close()
         self._roster.close()
         self._endpoint.close(AppCode.GOING_AWAY, "the server stops")
-        for link in self._links.values():
-            link.close()
+        self._peers.close()
         await self._tasks.close()
         self._publishing.close()
 
@@ -137,15 +146,12 @@ class ServerWorker:
         self._quic_sockets.clear()
         self._listeners.start()
 
-    def _peers(self, message: Peers, fds: list[int]) -> None:
+    def _peers_changed(self, message: Peers, fds: list[int]) -> None:
         live = {peer.slot: peer for peer in message.slots}
-        for slot in [*message.died, *(slot for slot in self._links if slot not in live)]:
-            if (link := self._links.pop(slot, None)) is not None:
-                link.close()
+        self._peers.keep(live.keys() - set(message.died))
         for slot, fd in zip(message.links, fds, strict=True):
-            if (link := self._links.pop(slot, None)) is not None:
-                link.close()
-            self._links[slot] = HandoffLink(socket.socket(fileno=fd), self._users.handed, self._users.may_accept)
+            link = HandoffLink(socket.socket(fileno=fd), self._users.take_over, self._ledger.may_accept)
+            self._peers.set(slot, link)
         self._pool.set_live({slot: peer.epoch for slot, peer in live.items()})
         self._endpoint.set_live_slots(tuple(live))
         active = tuple(slot for slot, peer in live.items() if peer.active)
@@ -159,26 +165,16 @@ class ServerWorker:
         # At once: Peers may follow in the same read, and clients must not be moved away from users who wait here.
         self._endpoint.refuse_new(True)
         self._roster.drain(message.deadline_s, message.replace)
+        self._signal.fire()
         self._tasks.start(self._finish(message), "drain")
 
     async def _finish(self, message: Drain) -> None:
         until = time.monotonic() + message.deadline_s
-        await self._signal.wait_until(lambda: not self._users.count, message.deadline_s)
-        for link in self._links.values():
-            link.finish()
-        await self._signal.wait_until(lambda: not self._users.count, until - time.monotonic())
+        await self._signal.wait_until(lambda: not self._ledger.total, message.deadline_s)
+        self._peers.finish()
+        await self._signal.wait_until(lambda: not self._ledger.total, until - time.monotonic())
         self._child.send(Done())
         self._child.exit(0)
-
-    # --- what others tell ---
-
-    def _pool_changed(self) -> None:
-        self._rows_changed()
-        self._users.engine.pool_changed()
-
-    def _rows_changed(self) -> None:
-        self._publishing.changed()
-        self._signal.fire()
 
     def _report(self) -> WorkerReport:
         endpoint = {name: int(value) for name, value in asdict(self._endpoint.stats()).items()}

@@ -15,20 +15,23 @@ from typing import Any
 import pytest
 
 from qmux.config.schema import ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
-from qmux.pki.material import Material
 from qmux.pool.planning import PLANNED_USERS
 from qmux.pool.pool import Pool
 from qmux.pool.rows import Row
 from qmux.protocol.frames import ConnReady, ConnRefused
-from qmux.quic.accepting import Accepting, Bind, Changes, EngineAttempt, NewUser, UserHandler
-from qmux.quic.engine import Acceptor, ConnectConfig, Connection, Endpoint, EndpointConfig, Relay, RelayEnd, RelayLimits
+from qmux.quic.accepting import Accepted, Accepting, Bind, Changes, EngineAttempt, UserHandler
+from qmux.quic.engine import Connection, Relay, RelayEnd, RelayLimits
 from qmux.quic.offload import OffloadCounts, OffloadEnd
 from qmux.relay.handoff import HandoffLink
 from qmux.tasks import TaskSet
-from qmux.worker.server import offload, plans
+from qmux.worker.server import plans
 from qmux.worker.server.client_connection import ClientConnection
+from qmux.worker.server.ledger import Ledger
+from qmux.worker.server.offload import Offload
+from qmux.worker.server.peers import PeerLinks
+from qmux.worker.server.plans import Plans
 from qmux.worker.server.roster import Roster
-from qmux.worker.server.user_connections import Users
+from qmux.worker.server.user_connections import UserConnections, first_conn_id
 from qmux.worker.signal import ChangeSignal
 from tests.aio import run, until
 from tests.pool.examples import row
@@ -36,7 +39,7 @@ from tests.relay import fakes
 
 SLOT = 2
 LIMIT = 500
-ABOUT = NewUser("web", (SLOT << 40) | 7, "192.0.2.1:5", "192.0.2.2:80")
+ABOUT = Accepted("web", (SLOT << 40) | 7, "192.0.2.1:5", "192.0.2.2:80")
 
 
 class FakeRelay(Relay):
@@ -78,8 +81,10 @@ class FakeConnection(fakes.FakeConnection):
 class FakeAccepting(Accepting):
     """``plans``: the one in force of each service; ``on`` and ``of``: what the engine says of its users."""
 
-    def __init__(self, handler: UserHandler, first_conn_id: int, limit: int) -> None:
-        self.handler = handler
+    accepts = True
+    handler: UserHandler
+
+    def __init__(self, first_conn_id: int, limit: int) -> None:
         self.first = (first_conn_id, limit)
         self.plans: dict[str, list[tuple[Connection, int]]] = {}
         self.made = 0
@@ -89,6 +94,9 @@ class FakeAccepting(Accepting):
         self.on: dict[Connection, int] = {}
         self.by_service: dict[str, int] = {}
         self.is_closed = False
+
+    def begin(self, handler: UserHandler) -> None:
+        self.handler = handler
 
     def add_bind(self, service: str, sock: socket.socket) -> Bind:
         raise NotImplementedError
@@ -137,23 +145,6 @@ class FakeAccepting(Accepting):
         self.handler.counts_changed()
 
 
-class FakeEngine:
-    name = "fake"
-
-    def serve(self, config: EndpointConfig, acceptor: Acceptor) -> Endpoint:
-        raise NotImplementedError
-
-    def connect(self, address: tuple[str, int], config: ConnectConfig, handler: Any) -> Connection:
-        raise NotImplementedError
-
-    def set_material(self, material: Material) -> None:
-        raise NotImplementedError
-
-    def accepting(self, handler: UserHandler, first_conn_id: int, limit: int) -> FakeAccepting:
-        self.made = FakeAccepting(handler, first_conn_id, limit)
-        return self.made
-
-
 def config_of(*, max_streams: int = 4096, **services: dict[str, Any]) -> ServerConfig:
     return ServerConfig(
         source="/etc/qmux/server.toml",
@@ -170,19 +161,25 @@ class Worker:
         self.tasks = TaskSet()
         self.signal = ChangeSignal()
         self.pool = Pool(SLOT, 1)
-        self.links: dict[int, HandoffLink] = {}
-        self.roster = Roster(config, self.pool, SLOT, b"s" * 16, lambda: None, self.tasks)
-        self.engine = FakeEngine()
-        self.users = Users(
-            config, self.pool, self.roster, self.links, self.signal, lambda: None, self.tasks, LIMIT, self.engine
+        self.pool.subscribe(self.signal.fire)
+        self.accepting = FakeAccepting(first_conn_id(SLOT), LIMIT)
+        self.ledger = Ledger(self.pool, self.accepting, LIMIT)
+        self.peers = PeerLinks(self.pool)
+        self.roster = Roster(config, self.pool, self.ledger, SLOT, b"s" * 16, self.tasks)
+        self.plans = Plans(self.accepting, self.pool, self.roster, self.ledger, self.peers)
+        self.users = UserConnections(
+            config,
+            self.pool,
+            self.roster,
+            self.ledger,
+            self.plans,
+            self.peers,
+            self.signal,
+            self.tasks,
+            self.accepting,
         )
-        self.accepting = self.engine.made
-        self.pool.on_change = self._changed
+        self.accepting.begin(Offload(self.users, self.plans, self.roster))
         self._sockets: list[socket.socket] = []
-
-    def _changed(self) -> None:
-        self.signal.fire()
-        self.users.engine.pool_changed()
 
     def client(self, name: str, key: int, **changes: Any) -> FakeConnection:
         """A registered client."""
@@ -194,6 +191,12 @@ class Worker:
         self.roster.registered(client, about)
         return connection
 
+    def joins(self, slot: int) -> None:
+        """One more worker."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sockets.append(far)
+        self.peers.set(slot, HandoffLink(near, self.users.take_over))
+
     def user(self) -> tuple[socket.socket, socket.socket]:
         """(the engine's end, the user's end)."""
         pair = socket.socketpair()
@@ -204,7 +207,7 @@ class Worker:
 
     def comes(self, service: str = "web") -> None:
         """A user whom the engine leaves to us."""
-        about = NewUser(service, ABOUT.conn_id, ABOUT.source, ABOUT.dest)
+        about = Accepted(service, ABOUT.conn_id, ABOUT.source, ABOUT.dest)
         self.accepting.handler.unplanned(about, self.user()[0])
 
     def planned(self, service: str = "web") -> list[tuple[Connection, int]]:
@@ -218,7 +221,9 @@ class Worker:
         await until(lambda: not self.planned(service), what=f"no plan for {service}")
 
     async def close(self) -> None:
-        self.users.engine.close()
+        self.plans.close()
+        self.accepting.close()
+        self.peers.close()
         self.roster.close()
         await self.tasks.close()
         for sock in self._sockets:
@@ -254,7 +259,7 @@ def test_who_comes_first_is_served_here_and_the_next_are_planned() -> None:
             worker.comes()
             stream = await client.asked()
             assert stream.request()[1].conn_id == ABOUT.conn_id
-            assert worker.accepting.others == worker.users.count == 1
+            assert worker.accepting.others == worker.ledger.total == 1
             await until(lambda: worker.planned() == [(client, 4095)], what="one place is taken")
 
     run(main())
@@ -324,7 +329,8 @@ def test_a_plan_keeps_to_the_share_of_maxconn() -> None:
             client = worker.client("pod-1", 1)
             worker.comes()
             assert await worker.until_planned() == [(client, 9)]
-            worker.links[3] = worker.links[4] = None  # type: ignore[assignment]  # two workers more
+            for slot in (3, 4):  # two workers more
+                worker.joins(slot)
             worker.accepting.serves(client, 2)
             await until(lambda: worker.planned() == [(client, 2)], what="a third of 10 - 1 - 2")
             worker.accepting.serves(client, 9)
@@ -357,10 +363,10 @@ def test_nobody_is_planned_while_others_wait() -> None:
             client = worker.client("pod-1", 1)
             worker.accepting.on[client] = worker.accepting.by_service["web"] = 1
             worker.comes()
-            await until(lambda: worker.users.waiting("web") == 1)
+            await until(lambda: worker.ledger.waiting("web") == 1)
             worker.accepting.serves(client, 0)
             stream = await client.asked()  # who waits is the next
-            assert worker.users.waiting("web") == 0
+            assert worker.ledger.waiting("web") == 0
             assert worker.planned() == []
             stream.peer_sends(ConnReady())
             await until(lambda: hasattr(stream, "relayed"))
@@ -408,14 +414,13 @@ def test_however_long_planning_takes_the_loop_has_most_of_its_time(monkeypatch: 
                 while loop.time() < until_s:
                     pass
 
-            assert isinstance(worker.users.engine, offload.AcceptedUsers)
-            monkeypatch.setattr(worker.users.engine._plans, "renew", slow)
+            monkeypatch.setattr(worker.plans, "renew", slow)
             for _ in range(100):
                 worker.accepting.handler.plan_low("web")
                 await asyncio.sleep(0.005)
             pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
             assert len(looks) >= 2
-            assert min(pauses) >= 0.02 * offload.REST
+            assert min(pauses) >= 0.02 * plans.REST
 
     run(main())
 
@@ -432,11 +437,11 @@ def test_the_engines_users_count_in_the_pool() -> None:
             own = worker.pool.own(1)
             assert own is not None
             assert own.active == 7
-            assert worker.users.count == 7
+            assert worker.ledger.total == 7
             worker.comes()
             await client.asked()
             assert worker.pool.active("web") == 8
-            assert worker.users.count == 8
+            assert worker.ledger.total == 8
             counters = worker.users.counters.snapshot()["web"]
             assert (counters.active, counters.total, counters.bytes_in, counters.bytes_out) == (8, 100, 6, 5)
             worker.accepting.serves(client, 0)
@@ -450,9 +455,9 @@ def test_the_limit_counts_both() -> None:
         async with worker_of() as worker:
             client = worker.client("pod-1", 1)
             worker.accepting.on[client] = LIMIT - 1
-            assert worker.users.may_accept()
+            assert worker.ledger.may_accept()
             worker.comes()
-            assert not worker.users.may_accept()
+            assert not worker.ledger.may_accept()
 
     run(main())
 
@@ -462,7 +467,7 @@ def test_closing_closes_the_engines_side() -> None:
         async with worker_of() as worker:
             worker.comes()
         assert worker.accepting.is_closed
-        assert worker.users.count == 0
+        assert worker.ledger.total == 0
 
     run(main())
 
@@ -486,7 +491,7 @@ def test_a_refused_user_goes_on_with_another_client() -> None:
             stream.peer_sends(ConnReady())
             await until(lambda: counters.total == 1)
             stream.relayed.end()
-            await until(lambda: worker.users.count == 0)
+            await until(lambda: worker.ledger.total == 0)
             assert worker.pool.active("web") == 0
 
     run(main())
@@ -499,7 +504,7 @@ def test_the_engines_attempt_is_one_of_those_that_are_allowed(caplog: pytest.Log
             ours, theirs = worker.user()
             asked = EngineAttempt(first, 0.0, refused=ConnRefused("refused", "nobody listens"))
             worker.accepting.handler.handed_back(ABOUT, ours, asked)
-            await until(lambda: worker.users.count == 0)
+            await until(lambda: worker.ledger.total == 0)
             assert second.streams == []
             assert worker.users.counters["web"].refused == {"service_refused": 1}
             assert theirs.recv(1) == b""
@@ -539,7 +544,7 @@ def test_an_open_attempt_goes_on() -> None:
             await until(lambda: hasattr(stream, "relayed"))
             assert stream.sent == b""
             stream.relayed.end()
-            await until(lambda: worker.users.count == 0)
+            await until(lambda: worker.ledger.total == 0)
             own = worker.pool.own(1)
             assert own is not None
             assert own.active == 0
@@ -554,7 +559,7 @@ def test_an_open_attempt_of_a_service_that_was_removed_meanwhile() -> None:
             stream = client.open_stream()
             worker.users.reconfigure(config_of(ssh={}))
             worker.accepting.handler.handed_back(ABOUT, worker.user()[0], EngineAttempt(client, 0.0, stream))
-            await until(lambda: worker.users.count == 0)
+            await until(lambda: worker.ledger.total == 0)
             assert stream.aborted is not None
             assert worker.users.counters["web"].refused == {"unknown_service": 1}
             assert worker.pool.active("web") == 0
@@ -579,7 +584,7 @@ def test_who_may_not_connect_is_reset() -> None:
             worker.accepting.handler.unplanned(ABOUT, ours)
             assert theirs.recv(1) == b""
             assert worker.users.counters["web"].refused == {"denied": 1}
-            assert worker.users.count == 0
+            assert worker.ledger.total == 0
 
     run(main())
 
@@ -598,4 +603,4 @@ def test_ends_are_logged_as_those_of_our_own_users(end: RelayEnd, level: str, ca
     run(main())
     ended, paused = (record for record in caplog.records if record.name.startswith("qmux"))
     assert (ended.levelname, ended.__dict__["conn"], ended.__dict__["reason"]) == (level, "abc", end.value)
-    assert paused.message == "not accepting for a moment"
+    assert paused.message == "accept paused"
