@@ -63,6 +63,8 @@ pub struct Conn {
     pub dirty: bool,
     pub quic_at: Option<Instant>,
     pub handshake_at: Option<Instant>,
+    /// At a client: when it asks again, should the handshake stand still.
+    pub ping_at: Option<Instant>,
     /// Python knows that it is connected.
     pub is_connected: bool,
     /// Python knows that it is closed.
@@ -106,6 +108,7 @@ impl Conn {
             dirty: false,
             quic_at: None,
             handshake_at: None,
+            ping_at: None,
             is_connected: false,
             is_over: false,
             early: Vec::new(),

@@ -284,6 +284,7 @@ impl Engine {
             endpoint.added(handle, id);
         }
         self.started(id, now + limits.handshake_timeout);
+        self.arm_ping(id, now);
         Ok(id)
     }
 

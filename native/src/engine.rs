@@ -291,6 +291,7 @@ impl Engine {
                     }
                 }
                 Timer::Handshake(id) => self.handshake_timed_out(id, now),
+                Timer::Ping(id) => self.ping_handshake(id, now),
                 Timer::Relay(id) => self.relay_timed_out(id, now),
                 Timer::Newcomer(id) => self.newcomer_timed_out(id, now),
                 Timer::Listener(id) => self.listener_resumed(id),

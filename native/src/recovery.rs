@@ -15,21 +15,35 @@ const GRANULARITY: Duration = Duration::from_millis(1);
 /// Neither congestion nor pacing holds a packet back.
 const UNLIMITED: u64 = u64::MAX / 2;
 
+/// RFC 9002 §7.2.
+const INITIAL_WINDOW_BYTES: u64 = 14_720;
+
 /// Makes the controllers of new connections.
-#[derive(Default)]
 pub struct WatchedCubic(Arc<CubicConfig>);
+
+impl WatchedCubic {
+    /// The window begins with room for two of the largest datagrams that a path may carry (RFC 9002 §7.2): the search for
+    /// the size does not ask whether there is room, and what it has in flight must not hold everything else back.
+    pub fn for_datagrams(largest: u16) -> Self {
+        let largest = u64::from(largest);
+        let mut config = CubicConfig::default();
+        config.initial_window(INITIAL_WINDOW_BYTES.clamp(2 * largest, 10 * largest));
+        Self(Arc::new(config))
+    }
+}
 
 impl ControllerFactory for WatchedCubic {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = self.0.clone().build(now, current_mtu);
-        Box::new(Watched { inner, closing: Arc::default(), acked_sent_at: None, sample: None, variance: None })
+        Box::new(Watched { inner, is_open: Arc::default(), acked_sent_at: None, sample: None, variance: None })
     }
 }
 
 /// Cubic, when the newest acknowledged packet was sent, and how far round-trip times vary.
 pub struct Watched {
     inner: Box<dyn Controller>,
-    closing: Arc<AtomicBool>,
+    /// The window is, whatever Cubic says.
+    is_open: Arc<AtomicBool>,
     acked_sent_at: Option<Instant>,
     sample: Option<(Duration, Duration)>, // smoothed, latest
     variance: Option<Duration>,
@@ -66,7 +80,7 @@ impl Controller for Watched {
     }
 
     fn window(&self) -> u64 {
-        match self.closing.load(Relaxed) {
+        match self.is_open.load(Relaxed) {
             true => UNLIMITED,
             false => self.inner.window(),
         }
@@ -77,7 +91,7 @@ impl Controller for Watched {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), closing: self.closing.clone(), ..*self })
+        Box::new(Self { inner: self.inner.clone_box(), is_open: self.is_open.clone(), ..*self })
     }
 
     fn initial_window(&self) -> u64 {
@@ -102,11 +116,20 @@ fn watched(quic: &Connection) -> Option<Box<Watched>> {
     quic.congestion_state().clone_box().into_any().downcast().ok()
 }
 
-/// Let a CONNECTION_CLOSE out: quinn 0.11 holds even that back while stream data waits for the congestion window, and a
-/// closed connection takes no acknowledgement that would open it.
-pub fn closing(quic: &Connection) {
+/// Let out what quinn 0.11 holds back although no acknowledgement will come that opens the window. A CONNECTION_CLOSE: it
+/// waits behind stream data, and a closed connection takes no acknowledgement. A client's Finished: it waits behind what
+/// was sent early, and a server that has no Finished can read no probe of that. Limited again once it is confirmed.
+pub fn open_window(quic: &Connection) {
+    set_open(quic, true);
+}
+
+pub fn limit_window(quic: &Connection) {
+    set_open(quic, false);
+}
+
+fn set_open(quic: &Connection, is_open: bool) {
     if let Some(watched) = watched(quic) {
-        watched.closing.store(true, Relaxed);
+        watched.is_open.store(is_open, Relaxed);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::arena::Id;
 pub enum Timer {
     Quic(Id),
     Handshake(Id),
+    Ping(Id),
     Relay(Id),
     Newcomer(Id),
     Listener(Id),

@@ -51,6 +51,7 @@ pub struct Limits {
 /// quinn's configuration for a path whose interface takes `payload` bytes.
 pub fn transport(limits: &Limits, payload: Option<u16>) -> Arc<TransportConfig> {
     let window = |bytes: u64| VarInt::from_u64(bytes).unwrap_or(UNLIMITED);
+    let largest = largest_datagram(payload);
     let mut config = TransportConfig::default();
     config
         // Longer than a VarInt of milliseconds: no timeout.
@@ -66,9 +67,9 @@ pub fn transport(limits: &Limits, payload: Option<u16>) -> Arc<TransportConfig> 
         .initial_rtt(INITIAL_RTT)
         .initial_mtu(SMALLEST_DATAGRAM)
         .min_mtu(SMALLEST_DATAGRAM)
-        .congestion_controller_factory(Arc::new(WatchedCubic::default()));
+        .congestion_controller_factory(Arc::new(WatchedCubic::for_datagrams(largest)));
     let mut search = MtuDiscoveryConfig::default();
-    search.upper_bound(largest_datagram(payload));
+    search.upper_bound(largest);
     config.mtu_discovery_config(Some(search));
     Arc::new(config)
 }

@@ -1,6 +1,6 @@
 //! The connections of an engine: what quinn says of them, and how they end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn_proto::{Event as QuicEvent, StreamEvent, VarInt};
@@ -12,6 +12,9 @@ use crate::recovery;
 use crate::stream::Use;
 use crate::timers::Timer;
 use crate::verifier::Peer;
+
+/// A client whose handshake takes longer sends a PING, and one more each time this has passed.
+const HANDSHAKE_PING: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// This connection may have something to send.
@@ -57,7 +60,10 @@ impl Engine {
                 self.connection_over(id, Some(reason), now);
             }
             _ if conn.is_over => {}
-            QuicEvent::Connected if conn.is_client() => self.settle_early_writes(id),
+            QuicEvent::Connected if conn.is_client() => {
+                recovery::open_window(&conn.quic);
+                self.settle_early_writes(id);
+            }
             QuicEvent::Stream(event) if !conn.is_connected => conn.came_early(event),
             QuicEvent::Stream(event) => self.stream_event(id, event),
             QuicEvent::DatagramReceived if conn.is_connected => self.datagrams_received(id),
@@ -89,6 +95,7 @@ impl Engine {
             (false, _) => return self.nobody(id, now),
         };
         conn.is_connected = true;
+        recovery::limit_window(&conn.quic);
         // A server has the keys of 0-RTT only where it accepted it.
         let early_data = conn.quic.has_0rtt() && (!conn.is_client() || conn.quic.accepted_0rtt());
         let (early, endpoint) = (std::mem::take(&mut conn.early), conn.endpoint);
@@ -128,7 +135,7 @@ impl Engine {
         if std::mem::replace(&mut conn.is_over, true) {
             return;
         }
-        recovery::closing(&conn.quic);
+        recovery::open_window(&conn.quic);
         let (was_connected, endpoint) = (conn.is_connected, conn.endpoint);
         self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
         let streams = std::mem::take(&mut conn.streams);
@@ -169,10 +176,31 @@ impl Engine {
         let Some(mut conn) = self.conns.remove(id) else { return };
         self.timers.set(Timer::Quic(id), &mut conn.quic_at, None);
         self.timers.set(Timer::Handshake(id), &mut conn.handshake_at, None);
+        self.timers.set(Timer::Ping(id), &mut conn.ping_at, None);
         if conn.is_client() {
             self.remove_endpoint(conn.endpoint);
         } else if let Some(endpoint) = self.endpoints.get_mut(conn.endpoint) {
             endpoint.forget(conn.handle);
+        }
+    }
+
+    /// A client's next PING while the handshake lasts.
+    pub fn arm_ping(&mut self, id: Id, now: Instant) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            self.timers.set(Timer::Ping(id), &mut conn.ping_at, Some(now + HANDSHAKE_PING));
+        }
+    }
+
+    /// quinn has no timer while nothing but 0-RTT is in flight, and a server may not be allowed to send more before it
+    /// hears from us.
+    pub fn ping_handshake(&mut self, id: Id, now: Instant) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.ping_at = None;
+        if conn.quic.is_handshaking() && !conn.is_over {
+            recovery::open_window(&conn.quic); // 0-RTT may have filled it
+            conn.quic.ping();
+            self.mark(id);
+            self.arm_ping(id, now);
         }
     }
 

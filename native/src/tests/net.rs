@@ -63,6 +63,14 @@ pub struct Datagram {
     ecn: Option<EcnCodepoint>,
 }
 
+/// What happens to one datagram, whatever happens to all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Arrives,
+    Late(Duration),
+    Lost,
+}
+
 pub struct State {
     started: Instant,
     now: Instant,
@@ -80,6 +88,8 @@ pub struct State {
     blocked: Vec<SocketAddr>,
     /// Everything that was sent, where a test asks for it.
     pub tap: Option<Vec<Datagram>>,
+    /// Where a test decides for each datagram.
+    pub fate: Option<Box<dyn FnMut(&Datagram) -> Fate + Send>>,
 }
 
 /// All of it; one handle for the test and for each wire.
@@ -100,6 +110,7 @@ impl Net {
             outside: HashMap::new(),
             blocked: Vec::new(),
             tap: None,
+            fate: None,
         })))
     }
 
@@ -181,6 +192,12 @@ impl State {
         if let Some(tap) = &mut self.tap {
             tap.push(datagram.clone());
         }
+        let fate = self.fate.as_mut().map_or(Fate::Arrives, |decide| decide(&datagram));
+        let late = match fate {
+            Fate::Arrives => Duration::ZERO,
+            Fate::Late(late) => late,
+            Fate::Lost => return,
+        };
         let faults = self.faults.clone();
         let is_too_large = datagram.data.len() > usize::from(faults.payload);
         if faults.is_cut || is_too_large || self.random.random_bool(faults.loss) {
@@ -194,7 +211,7 @@ impl State {
             datagram.data[at] ^= 1 << self.random.random_range(0..8);
         }
         for _ in 0..=u32::from(self.random.random_bool(faults.duplicates)) {
-            let at = sent + faults.delay + faults.jitter.mul_f64(self.random.random());
+            let at = sent + late + faults.delay + faults.jitter.mul_f64(self.random.random());
             let number = self.number();
             self.flying.insert((at, number), datagram.clone());
         }

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use super::net::Faults;
-use super::world::{identity_that, Dial, Say, Serve, World, MS, S};
+use super::net::{Fate, Faults, State, JUMBO_PAYLOAD, LOOPBACK_PAYLOAD};
+use super::world::{identity_that, limits, Dial, Say, Serve, World, MS, S, SERVER};
 use crate::arena::Id;
 use crate::events::Event;
 use crate::tickets::Session;
 use crate::tls::Client;
+use crate::transport::Limits;
 
 /// A client, and the ticket that its first connection brought.
 fn first(world: &mut World) -> (Rc<Client>, Session) {
@@ -98,4 +99,81 @@ fn a_replayed_first_flight_opens_nothing() {
     assert!(!world.server.has(|event| matches!(event, Event::Connected { .. } | Event::StreamOpened { .. })));
     assert_eq!(world.endpoint().stats.handshakes_completed, before);
     assert!(world.server.is_empty());
+}
+
+/// A world in which a client dials again, and writes `early` bytes at once; it has patience.
+fn resumed(seed: u64, payload: u16, early: usize, spoil: impl FnOnce(&mut State)) -> (World, Id) {
+    let limits = Limits { handshake_timeout: 300 * S, idle_timeout: 600 * S, ..limits() };
+    let mut world = World::with(Faults::default(), seed, Serve { limits: limits.clone(), payload, ..Serve::default() });
+    let (identity, ticket) = first(&mut world);
+    spoil(&mut world.net.state());
+    let dial = Dial { identity: Some(identity), ticket: Some(ticket), limits, payload, ..Dial::default() };
+    let conn = world.dial(dial);
+    let stream = world.client.open(conn);
+    world.client.write(conn, stream, &vec![7; early]);
+    (world, conn)
+}
+
+/// Each datagram meets what `decide` says.
+fn decided(mut decide: impl FnMut(bool, usize) -> Fate + Send + 'static) -> impl FnOnce(&mut State) {
+    let mut sent = [0, 0];
+    move |state| {
+        state.fate = Some(Box::new(move |datagram| {
+            let from_server = datagram.from == SERVER;
+            let count = &mut sent[usize::from(from_server)];
+            *count += 1;
+            decide(from_server, *count - 1)
+        }));
+    }
+}
+
+#[test]
+fn the_handshake_goes_before_early_data() {
+    // Initials that were sent again and early data fill the window when the Handshake packets of the server come.
+    let (mut world, conn) = resumed(
+        1,
+        JUMBO_PAYLOAD,
+        8 << 10,
+        decided(|from_server, number| match (from_server, number) {
+            (true, 0) | (false, 10) => Fate::Lost,
+            _ => Fate::Arrives,
+        }),
+    );
+    world.until(|world| world.client.is_connected(conn));
+}
+
+#[test]
+fn the_handshake_goes_before_the_search_for_a_size() {
+    // Half of what loopback carries is in flight before the Finished, and lost for a server that has no Finished.
+    let (mut world, conn) = resumed(
+        1,
+        LOOPBACK_PAYLOAD,
+        30_000,
+        decided(|from_server, number| match (from_server, number) {
+            (true, 0) => Fate::Lost,
+            (false, 1) => Fate::Late(5 * MS),
+            _ => Fate::Arrives,
+        }),
+    );
+    world.until(|world| world.client.is_connected(conn));
+}
+
+#[test]
+fn handshakes_with_early_data_survive_loss() {
+    for early in [1, 8 << 10, 30_000] {
+        for seed in 0..40 {
+            let (mut world, conn) = resumed(seed, LOOPBACK_PAYLOAD, early, |state| state.faults.loss = 0.1);
+            assert!(world.run(60 * S, |world| world.client.is_connected(conn)), "{early} bytes, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_handshake_goes_on_when_the_network_is_back() {
+    for seed in 0..150 {
+        let (mut world, conn) = resumed(seed, JUMBO_PAYLOAD, 30_000, |state| state.faults.loss = 0.3);
+        world.pass(S);
+        world.net.set(|faults| faults.loss = 0.0);
+        assert!(world.run(30 * S, |world| world.client.is_connected(conn)), "seed {seed}");
+    }
 }
