@@ -29,4 +29,4 @@ def stays(holds: Callable[[], Any], for_s: float) -> bool:
 
 def lasts(for_s: float) -> None:
     """A fault that lasts for this time, which itself is what the test needs: no state tells its end."""
-    time.sleep(for_s)
+    time.sleep(for_s)  # what the caller asks for

@@ -41,20 +41,14 @@ SERVICES = {
 
 @pytest.fixture(scope="module")
 def tunnel(shared: Deployment) -> Iterator[Tunnel]:
+    """A second client offers ``retried`` and ``early``, and cannot reach them."""
     with swallowing() as (host, port):
         tunnel = Tunnel(shared, SERVICES, {"swallowed": f"{host}:{port}"}, unserved=("nowhere", "late"), workers=1)
+        nobody = f"127.0.0.1:{free_port()}"
+        shared.client("bad", {"retried": nobody, "early": nobody})
+        tunnel.server.until_clients(2)
         yield tunnel
         tunnel.until_left()
-
-
-@pytest.fixture
-def bad_client(tunnel: Tunnel) -> Iterator[None]:
-    """A second client, that cannot reach its services."""
-    nobody = f"127.0.0.1:{free_port()}"
-    client = tunnel.deployment.client("bad", {"retried": nobody, "early": nobody})
-    tunnel.server.until_clients(2)
-    yield
-    assert client.stop() == 0
 
 
 def test_half_close_by_the_user_first(tunnel: Tunnel) -> None:
@@ -114,7 +108,7 @@ def test_reset_by_the_service_reaches_the_user(tunnel: Tunnel) -> None:
             user.recv(1)
 
 
-def test_refused_attempt_goes_to_another_client(tunnel: Tunnel, bad_client: None) -> None:
+def test_refused_attempt_goes_to_another_client(tunnel: Tunnel) -> None:
     with tunnel.service("retried", named("good")):
         for _ in range(20):
             assert says(tunnel.ports["retried"]) == "good"
@@ -122,7 +116,7 @@ def test_refused_attempt_goes_to_another_client(tunnel: Tunnel, bad_client: None
     assert tunnel.refused("retried") == {}
 
 
-def test_early_data_arrives_once(tunnel: Tunnel, bad_client: None) -> None:
+def test_early_data_arrives_once(tunnel: Tunnel) -> None:
     with tunnel.service("early", echo):
         for number in range(20):
             with connect(tunnel.ports["early"]) as user:

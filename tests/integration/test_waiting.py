@@ -13,6 +13,7 @@ import pytest
 
 from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, named
+from tests.integration.shared import Tunnel
 from tests.integration.test_network import Network
 from tests.integration.test_pool import names
 from tests.integration.users import read_line, reset
@@ -31,16 +32,25 @@ def refused(server: Daemon) -> dict[str, int]:
     return found
 
 
-def test_more_users_than_a_new_client_has_streams(deployment: Deployment) -> None:
+@pytest.fixture(scope="module")
+def tunnel(shared: Deployment) -> Tunnel:
+    services = {"late": 'queue_timeout = "30s"', "one": 'queue_timeout = "20s"\nmaxconn = 1'}
+    return Tunnel(shared, services, unserved=("late",), workers=1)
+
+
+def test_more_users_than_a_new_client_has_streams(tunnel: Tunnel) -> None:
     """A client's first 64 streams are raised by its registration, one round trip later: who came earlier waits."""
-    port = free_port()
-    with Service(named("x")) as service:
-        server = deployment.server({"web": f'bind = "127.0.0.1:{port}"\nqueue_timeout = "30s"'}, workers=1)
-        with users(port, 200) as waiting, Network(deployment.quic_port, Conditions(delay_s=0.05)) as network:
-            host, quic_port = network.address
-            deployment.client("pod-1", {"web": service.target}, servers=[f"{host}:{quic_port}"])
-            assert names(waiting) == {"x": 200}
-        assert refused(server) == {}
+    quic_port = tunnel.deployment.quic_port
+    with (
+        Service(named("x")) as service,
+        users(tunnel.ports["late"], 200) as waiting,
+        Network(quic_port, Conditions(delay_s=0.05)) as network,
+    ):
+        servers = ["{}:{}".format(*network.address)]
+        client = tunnel.deployment.client("pod-2", {"late": service.target}, servers=servers)
+        assert names(waiting) == {"x": 200}
+        assert client.stop() == 0
+    assert tunnel.refused("late") == {}
 
 
 def test_users_wait_for_a_stream(deployment: Deployment) -> None:
@@ -60,18 +70,14 @@ def test_users_wait_for_a_stream(deployment: Deployment) -> None:
         until(lambda: refused(server) == {"client_full": 2}, "counted")
 
 
-def test_a_user_that_gave_up_is_not_connected(deployment: Deployment) -> None:
-    port = free_port()
-    with Service(named("x")) as service:
-        lines = f'bind = "127.0.0.1:{port}"\nqueue_timeout = "20s"\nmaxconn = 1'
-        server = deployment.server({"web": lines}, workers=1)
-        deployment.client("pod-1", {"web": service.target})
-        server.until_clients(1)
+def test_a_user_that_gave_up_is_not_connected(tunnel: Tunnel) -> None:
+    port = tunnel.ports["one"]
+    with tunnel.service("one", named("x")) as service:
         with users(port, 1) as served, users(port, 1) as waiting:
             assert names(served) == {"x": 1}
             reset(waiting[0])
             served[0].close()
-            until(lambda: refused(server) == {"user_reset": 1}, "the reset is seen")
+            until(lambda: tunnel.refused("one") == {"user_reset": 1}, "the reset is seen")
         assert service.connections == 1
 
 
