@@ -80,8 +80,21 @@ class Core:
         stream_window_bytes: int,
     ) -> int: ...
     def add_socket(self, endpoint: int, fd: int) -> None: ...
-    def set_material(
-        self, endpoint: int, chain: Sequence[bytes], key: bytes, alpn: bytes, verify: Callable[[Sequence[bytes]], Any]
+    def reconfigure(
+        self,
+        endpoint: int,
+        *,
+        chain: Sequence[bytes],
+        key: bytes,
+        alpn: bytes,
+        verify: Callable[[Sequence[bytes]], Any],
+        idle_timeout_s: float,
+        keep_alive_s: float,
+        handshake_timeout_s: float,
+        retry_threshold: int,
+        max_connections: int,
+        connection_window_bytes: int,
+        stream_window_bytes: int,
     ) -> None: ...
     def set_live_slots(self, endpoint: int, slots: Sequence[int]) -> None: ...
     def refuse_new(self, endpoint: int, refuse: bool) -> None: ...

@@ -125,10 +125,22 @@ impl Endpoint {
         }
     }
 
-    /// For new handshakes; tickets stay good for as long as their clients are.
-    pub fn set_credentials(&mut self, credentials: Credentials) -> tls::Result<()> {
+    /// Limits and credentials are for connections that begin from now on, tickets stay good for as long as their clients
+    /// are. The threshold and the cap hold at once. Fails where `tls::server` does, and changes nothing then.
+    pub fn reconfigure(
+        &mut self,
+        limits: Limits,
+        retry_threshold: usize,
+        max_connections: usize,
+        credentials: Credentials,
+    ) -> tls::Result<()> {
         if let Some(server) = &mut self.server {
             server.crypto = tls::server(credentials, server.issued.clone())?;
+            let policy = &mut server.policy;
+            (policy.limits, policy.retry_threshold, policy.max_connections) =
+                (limits, retry_threshold, max_connections);
+            let surplus = server.failed_at.len().saturating_sub(retry_threshold.max(1));
+            server.failed_at.drain(..surplus);
             server.configs.clear();
             self.quic.set_server_config(Some(server.config(None)));
         }

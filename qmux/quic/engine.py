@@ -299,7 +299,7 @@ Acceptor = Callable[[Connection], ConnectionHandler]
 
 
 class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What an endpoint is created with. ``slot`` goes into every connection ID it issues.
+    """What an endpoint works with. ``slot`` goes into every connection ID it issues.
 
     ``unregistered_window_bytes``: a peer's whole receive window until ``raise_limits``; likewise one stream.
     ``stream_window_bytes``: what ``raise_limits`` will say, for engines that cannot widen a stream later.
@@ -361,8 +361,12 @@ class Endpoint(Protocol):
         """Read and answer on one more inherited UDP socket; the endpoint owns it."""
         ...
 
-    def set_material(self, material: Material) -> None:
-        """Use another certificate, key and CA for new handshakes. Raises CertificateError; then nothing changes."""
+    def reconfigure(self, config: EndpointConfig) -> None:
+        """Use another configuration of the same ``slot`` and ``keys``.
+
+        ``retry_threshold`` and ``max_connections`` hold at once, the rest for connections that begin from now on.
+        Raises CertificateError; then nothing changes.
+        """
         ...
 
     def set_live_slots(self, slots: Sequence[int]) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from qmux.pki.material import Keys
 from qmux.quic.engine import (
     CloseReason,
@@ -82,8 +84,13 @@ class Server:
     """An endpoint on a socket of its own."""
 
     endpoint: Endpoint
+    config: EndpointConfig
     address: tuple[str, int]
     sides: list[Side] = field(default_factory=list)
+
+    def reconfigure(self, **changed: Any) -> None:
+        self.config = replace(self.config, **changed)
+        self.endpoint.reconfigure(self.config)
 
     async def side(self, number: int = 0) -> Side:
         await until(lambda: len(self.sides) > number, what="a connection at the server")
@@ -153,9 +160,10 @@ class World:
             server.sides.append(Side(connection, heard))
             return heard
 
-        endpoint = self.engine.serve(EndpointConfig(**{**defaults, **changed}), accept)
+        config = EndpointConfig(**{**defaults, **changed})
+        endpoint = self.engine.serve(config, accept)
         sock = sock or udp_socket(host, port)
-        server = Server(endpoint, sock.getsockname()[:2])
+        server = Server(endpoint, config, sock.getsockname()[:2])
         endpoint.add_socket(sock)
         self._servers.append(server)
         return server

@@ -277,7 +277,7 @@ async def test_a_client_whose_ca_a_reload_took_away_is_refused(world: World) -> 
     server, tickets = world.serve(), Tickets()
     await first(world, server, tickets)
     ours, theirs = world.pki.server, world.pki.foreign_client
-    server.endpoint.set_material(Material(ours.chain, ours.key, foreign_ca(world.pki)))
+    server.reconfigure(material=Material(ours.chain, ours.key, foreign_ca(world.pki)))
     reason = await world.connect(server.address, tickets=tickets).heard.is_closed()
     assert (reason.kind, reason.code) == (CloseKind.TLS, 48)
     assert (await (await server.side(1)).heard.is_closed()).kind is CloseKind.CERTIFICATE
@@ -291,7 +291,7 @@ def foreign_ca(pki: Pki) -> bytes:
 async def test_sessions_outlive_a_reload_with_the_same_ca(world: World) -> None:
     server, tickets = world.serve(), Tickets()
     await first(world, server, tickets)
-    server.endpoint.set_material(world.pki.made(usage=SERVER_AUTH))
+    server.reconfigure(material=world.pki.made(usage=SERVER_AUTH))
     assert resumed(await again(world, server, tickets)) == RESUMED_EARLY
 
 

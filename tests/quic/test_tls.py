@@ -120,7 +120,7 @@ async def test_the_reasons_can_be_told_apart(world: World) -> None:
 async def test_new_material_is_used_for_new_handshakes_only(world: World) -> None:
     server = world.serve()
     old = await world.pair(server)
-    server.endpoint.set_material(world.pki.made(usage=SERVER_AUTH, names=["renewed.example"]))
+    server.reconfigure(material=world.pki.made(usage=SERVER_AUTH, names=["renewed.example"]))
     new = world.connect(server.address, server_name="renewed.example")
     await new.heard.is_connected()
     assert (await world.connect(server.address).heard.is_closed()).kind == CloseKind.CERTIFICATE
@@ -131,7 +131,7 @@ async def test_material_that_cannot_be_used_changes_nothing(world: World) -> Non
     server = world.serve()
     good, other = world.pki.server, world.pki.client
     with pytest.raises(CertificateError):
-        server.endpoint.set_material(Material(good.chain, other.key, good.ca))
+        server.reconfigure(material=Material(good.chain, other.key, good.ca))
     await world.pair(server)
     with pytest.raises(CertificateError):
         world.connect(server.address, material=Material(good.chain, other.key, good.ca))

@@ -18,6 +18,18 @@ use crate::tls::Credentials;
 use crate::transport::Limits;
 use crate::udp::Socket;
 
+/// What a server's connection begins with, until `raise_limits`. `timeouts`: idle, keep-alive, handshake.
+fn unregistered(timeouts: (f64, f64, f64), connection_window: u64, stream_window: u64) -> PyResult<Limits> {
+    Ok(Limits {
+        idle_timeout: seconds(timeouts.0)?,
+        keep_alive: seconds(timeouts.1)?,
+        handshake_timeout: seconds(timeouts.2)?,
+        max_streams: 1,
+        stream_window,
+        connection_window: Some(connection_window),
+    })
+}
+
 #[pymethods]
 impl Core {
     #[pyo3(signature = (*, slot, chain, key, alpn, verify, reset_key, retry_key, idle_timeout_s, keep_alive_s,
@@ -41,14 +53,8 @@ impl Core {
         stream_window_bytes: u64,
     ) -> PyResult<u64> {
         let credentials = Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) };
-        let limits = Limits {
-            idle_timeout: seconds(idle_timeout_s)?,
-            keep_alive: seconds(keep_alive_s)?,
-            handshake_timeout: seconds(handshake_timeout_s)?,
-            max_streams: 1,
-            stream_window: stream_window_bytes,
-            connection_window: Some(connection_window_bytes),
-        };
+        let timeouts = (idle_timeout_s, keep_alive_s, handshake_timeout_s);
+        let limits = unregistered(timeouts, connection_window_bytes, stream_window_bytes)?;
         let policy =
             Policy { limits, retry_threshold, max_connections, retry_key, wall_clock: Arc::new(StdSystemTime) };
         let endpoint = Endpoint::server(slot, &reset_key, policy, credentials).map_err(PyValueError::new_err)?;
@@ -62,16 +68,29 @@ impl Core {
         Ok(())
     }
 
-    fn set_material(
+    #[pyo3(signature = (endpoint, *, chain, key, alpn, verify, idle_timeout_s, keep_alive_s, handshake_timeout_s,
+        retry_threshold, max_connections, connection_window_bytes, stream_window_bytes))]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
+    fn reconfigure(
         &mut self,
         endpoint: u64,
         chain: Vec<Vec<u8>>,
         key: Vec<u8>,
         alpn: Vec<u8>,
         verify: Py<PyAny>,
+        idle_timeout_s: f64,
+        keep_alive_s: f64,
+        handshake_timeout_s: f64,
+        retry_threshold: usize,
+        max_connections: usize,
+        connection_window_bytes: u64,
+        stream_window_bytes: u64,
     ) -> PyResult<()> {
         let credentials = Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) };
-        self.endpoint(endpoint)?.set_credentials(credentials).map_err(PyValueError::new_err)
+        let timeouts = (idle_timeout_s, keep_alive_s, handshake_timeout_s);
+        let limits = unregistered(timeouts, connection_window_bytes, stream_window_bytes)?;
+        let endpoint = self.endpoint(endpoint)?;
+        endpoint.reconfigure(limits, retry_threshold, max_connections, credentials).map_err(PyValueError::new_err)
     }
 
     fn set_live_slots(&mut self, endpoint: u64, slots: Vec<u16>) -> PyResult<()> {

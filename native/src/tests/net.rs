@@ -71,6 +71,8 @@ pub enum Fate {
     Lost,
 }
 
+type Decide = Box<dyn FnMut(&Datagram) -> Fate + Send>;
+
 pub struct State {
     started: Instant,
     now: Instant,
@@ -89,7 +91,7 @@ pub struct State {
     /// Everything that was sent, where a test asks for it.
     pub tap: Option<Vec<Datagram>>,
     /// Where a test decides for each datagram.
-    pub fate: Option<Box<dyn FnMut(&Datagram) -> Fate + Send>>,
+    pub fate: Option<Decide>,
 }
 
 /// All of it; one handle for the test and for each wire.

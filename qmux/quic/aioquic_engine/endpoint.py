@@ -24,9 +24,9 @@ from aioquic.quic.packet import (
     encode_quic_version_negotiation,
     pull_quic_header,
 )
+from typing_extensions import override
 
 from qmux import steering
-from qmux.pki.material import Material
 from qmux.quic.aioquic_engine import udp
 from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
 from qmux.quic.aioquic_engine.credentials import Credentials
@@ -35,7 +35,7 @@ from qmux.quic.aioquic_engine.overrides import reset_token
 from qmux.quic.aioquic_engine.refusal import refuse_initial
 from qmux.quic.aioquic_engine.resumption import Client, Sessions
 from qmux.quic.aioquic_engine.tokens import RetryTokens
-from qmux.quic.engine import Acceptor, EndpointConfig, EndpointStats
+from qmux.quic.engine import Acceptor, Endpoint, EndpointConfig, EndpointStats
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +53,10 @@ HALF_OPEN_CAP_FACTOR = 10
 """Even validated addresses may have at most this many times ``retry_threshold`` handshakes half open."""
 
 
-class AioquicEndpoint:
-    """Implements ``qmux.quic.engine.Endpoint``."""
+class AioquicEndpoint(Endpoint):
+    """One endpoint for all sockets of a slot: aioquic itself knows connections only."""
 
     def __init__(self, config: EndpointConfig, acceptor: Acceptor, loop: asyncio.AbstractEventLoop) -> None:
-        self._config = config
         self._acceptor = acceptor
         self._loop = loop
         self._sockets: list[socket.socket] = []
@@ -68,46 +67,51 @@ class AioquicEndpoint:
         self._live_slots: frozenset[int] = frozenset({config.slot})
         self._refuse = False
         self._stats = EndpointStats()
-        self._failed_at: deque[float] = deque(maxlen=max(1, config.retry_threshold))
+        self._failed_at: deque[float] = deque()
         self._resets = _Rate(RESETS_PER_S)
         self._paths: dict[AioquicConnection, tuple[socket.socket, udp.LocalAddress | None]] = {}
-        self.set_material(config.material)
+        self._apply(config)
 
     # --- the seam ---
 
+    @override
     def add_socket(self, sock: socket.socket) -> None:
-        """See ``qmux.quic.engine.Endpoint.add_socket``."""
         sock.setblocking(False)
         udp.forbid_fragments(sock)
         self._sockets.append(sock)
         self._loop.add_reader(sock.fileno(), self._on_readable, sock)
 
-    def set_material(self, material: Material) -> None:
-        """See ``qmux.quic.engine.Endpoint.set_material``."""
-        credentials = Credentials(material)
+    @override
+    def reconfigure(self, config: EndpointConfig) -> None:
+        self._apply(config)
+
+    def _apply(self, config: EndpointConfig) -> None:
+        credentials = Credentials(config.material)
         self._quic_config = credentials.configuration(
             is_client=False,
-            idle_timeout_s=self._config.idle_timeout_s,
-            window_bytes=self._config.unregistered_window_bytes,
+            idle_timeout_s=config.idle_timeout_s,
+            window_bytes=config.unregistered_window_bytes,
         )
         self._credentials = credentials
+        self._config = config
+        self._failed_at = deque(self._failed_at, maxlen=max(1, config.retry_threshold))
 
+    @override
     def set_live_slots(self, slots: Sequence[int]) -> None:
-        """See ``qmux.quic.engine.Endpoint.set_live_slots``."""
         self._live_slots = frozenset({*slots, self._config.slot})
 
+    @override
     def refuse_new(self, refuse: bool) -> None:
-        """See ``qmux.quic.engine.Endpoint.refuse_new``."""
         self._refuse = refuse
 
+    @override
     def stats(self) -> EndpointStats:
-        """See ``qmux.quic.engine.Endpoint.stats``."""
         self._stats.connections = len(self._ids)
         self._stats.tickets_refused = self._sessions.refused
         return self._stats
 
+    @override
     def close(self, code: int, reason: str) -> None:
-        """See ``qmux.quic.engine.Endpoint.close``."""
         for connection in list(self._ids):
             connection.close(code, reason)
         for sock in self._sockets:

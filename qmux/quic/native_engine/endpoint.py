@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+from typing_extensions import override
 
 from qmux.errors import CertificateError
-from qmux.pki.material import Material
-from qmux.quic.engine import Acceptor, EndpointConfig, EndpointStats
+from qmux.quic.engine import Acceptor, Endpoint, EndpointConfig, EndpointStats
 from qmux.quic.native_engine.connection import NativeConnection
 from qmux.quic.native_engine.credentials import Credentials
 from qmux.quic.native_engine.driver import Driver
 
 
-class NativeEndpoint:
-    """Implements ``qmux.quic.engine.Endpoint``."""
+class NativeEndpoint(Endpoint):
+    """The core's endpoint, and its connections by their handles."""
 
     def __init__(self, config: EndpointConfig, acceptor: Acceptor, driver: Driver) -> None:
         self._slot = config.slot
@@ -24,59 +26,43 @@ class NativeEndpoint:
         self._connections: set[NativeConnection] = set()
         self._last_stats = EndpointStats()
         self._is_closed = False
-        credentials = Credentials(config.material)
+        keys = config.keys
         try:
             self._handle = self._core.serve(
-                slot=config.slot,
-                chain=credentials.chain,
-                key=credentials.key,
-                alpn=credentials.alpn,
-                verify=credentials.client_verifier(),
-                reset_key=config.keys.stateless_reset,
-                retry_key=config.keys.retry,
-                idle_timeout_s=config.idle_timeout_s,
-                keep_alive_s=config.keep_alive_s,
-                handshake_timeout_s=config.handshake_timeout_s,
-                retry_threshold=config.retry_threshold,
-                max_connections=config.max_connections,
-                connection_window_bytes=config.unregistered_window_bytes,
-                stream_window_bytes=config.stream_window_bytes,
+                slot=config.slot, reset_key=keys.stateless_reset, retry_key=keys.retry, **_settings(config)
             )
         except ValueError as error:  # a key that rustls does not take
             raise CertificateError(str(error)) from None
         driver.add_endpoint(self._handle, self._accepted)
 
+    @override
     def add_socket(self, sock: socket.socket) -> None:
-        """See ``qmux.quic.engine.Endpoint.add_socket``."""
         self._core.add_socket(self._handle, sock.detach())
         self._driver.wake()
 
-    def set_material(self, material: Material) -> None:
-        """See ``qmux.quic.engine.Endpoint.set_material``."""
-        credentials = Credentials(material)
+    @override
+    def reconfigure(self, config: EndpointConfig) -> None:
         try:
-            self._core.set_material(
-                self._handle, credentials.chain, credentials.key, credentials.alpn, credentials.client_verifier()
-            )
+            self._core.reconfigure(self._handle, **_settings(config))
         except ValueError as error:
             raise CertificateError(str(error)) from None
 
+    @override
     def set_live_slots(self, slots: Sequence[int]) -> None:
-        """See ``qmux.quic.engine.Endpoint.set_live_slots``."""
         self._core.set_live_slots(self._handle, [*slots, self._slot])
 
+    @override
     def refuse_new(self, refuse: bool) -> None:
-        """See ``qmux.quic.engine.Endpoint.refuse_new``."""
         self._core.refuse_new(self._handle, refuse)
 
+    @override
     def stats(self) -> EndpointStats:
-        """See ``qmux.quic.engine.Endpoint.stats``."""
         if not self._is_closed:
             self._last_stats = EndpointStats(**self._core.endpoint_stats(self._handle))
         return self._last_stats
 
+    @override
     def close(self, code: int, reason: str) -> None:
-        """See ``qmux.quic.engine.Endpoint.close``."""
         if self._is_closed:
             return
         for connection in list(self._connections):
@@ -91,3 +77,36 @@ class NativeEndpoint:
         self._connections.add(connection)
         connection.on_closed = self._connections.discard
         connection.set_handler(self._acceptor(connection))
+
+
+class _Settings(TypedDict):
+    """What the core takes at the start and at every reload."""
+
+    chain: Sequence[bytes]
+    key: bytes
+    alpn: bytes
+    verify: Callable[[Sequence[bytes]], Any]
+    idle_timeout_s: float
+    keep_alive_s: float
+    handshake_timeout_s: float
+    retry_threshold: int
+    max_connections: int
+    connection_window_bytes: int
+    stream_window_bytes: int
+
+
+def _settings(config: EndpointConfig) -> _Settings:
+    credentials = Credentials(config.material)
+    return _Settings(
+        chain=credentials.chain,
+        key=credentials.key,
+        alpn=credentials.alpn,
+        verify=credentials.client_verifier(),
+        idle_timeout_s=config.idle_timeout_s,
+        keep_alive_s=config.keep_alive_s,
+        handshake_timeout_s=config.handshake_timeout_s,
+        retry_threshold=config.retry_threshold,
+        max_connections=config.max_connections,
+        connection_window_bytes=config.unregistered_window_bytes,
+        stream_window_bytes=config.stream_window_bytes,
+    )

@@ -93,7 +93,7 @@ class ServerWorker:
     def configure(self, message: Configure) -> None:
         """See ``Worker.configure``."""
         config = _config_of(message)
-        self._endpoint.set_material(message.material)
+        self._endpoint.reconfigure(_endpoint_config(config, message))
         self._config = config
         self._roster.reconfigure(config)
         self._users.reconfigure(config)
