@@ -46,7 +46,7 @@ async def rebind_and_rotate(server: Daemon, port: int, bundle: Path, count: int)
             for connection in connections:
                 connection.quic.change_connection_id()
                 connection.ping()
-            await aio.until(lambda since=asked_at: all(c.last_received_at >= since for c in connections), 30, "answers")
+            await aio.until(lambda since=asked_at: all(c.last_received_at >= since for c in connections), 60, "answers")
         assert not any(c.is_closed for c in connections)
         assert len({c.peer_slot for c in connections}) == 4
         for number, connection in enumerate(connections):
