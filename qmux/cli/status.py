@@ -21,9 +21,7 @@ Example:
 
 @click.command(epilog=EXAMPLE)
 @find.options
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print everything as a JSON object; with --watch, one per line."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as a JSON object; with --watch, one per line.")
 @click.option("--watch", is_flag=True, help="Repeat every 2 s, until Ctrl-C.")
 def command(config: Path | None, socket: Path | None, as_json: bool, watch: bool) -> None:
     """Show what the running daemon serves."""
