@@ -1,1 +1,1 @@
-"""The commands ``qmuxd``, ``qmuxc`` and ``qmux``: words in, words and an exit code out."""
+"""The commands ``qmuxd``, ``qmuxc`` and ``qmux``: arguments in, text and an exit code out."""

@@ -1,7 +1,6 @@
 """The one place where an error becomes lines on stderr and an exit code.
 
-Commands raise ``qmux.errors``; nothing that a user can cause ends in a traceback. What is left is a defect, and shows
-one.
+Commands raise ``qmux.errors``; no mistake of a user ends in a traceback. A traceback means a defect in QMux.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ def report(name: str, error: QmuxError) -> None:
 
 
 def describe(error: OSError) -> str:
-    """A failed system call in a user's words."""
+    """A failed system call, as a user reads it."""
     what = error.strerror or str(error)
     return f"{error.filename}: {what}" if error.filename is not None else what
 
 
 def _discard_output() -> None:
-    """The reader of stdout is gone: what Python would still flush at its exit must not fail a second time."""
+    """The reader of stdout has gone: keep Python's flush at exit from failing a second time."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: a stream without a descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``qmux check``: what can be known about configurations without starting anything."""
+"""``qmux check``: check configurations without starting anything."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Example:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list with one object for each FILE.")
 def command(files: tuple[Path, ...], as_json: bool) -> int:
-    """Check configurations, with the certificates that they name: every error at once.
+    """Check configurations and the certificates that they name; report every error, with line numbers.
 
-    A FILE may be a directory of *.toml files. With [client] it is a client's, else a server's. Exits with 3 where
-    one has an error.
+    FILE may be a directory of *.toml files. With [client] it is a client's, else a server's. Exits with 3 if there is
+    an error.
     """
     results = [_check(path) for path in files]
     if as_json:

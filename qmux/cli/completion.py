@@ -1,4 +1,4 @@
-"""``qmux completion``: the lines that make a shell complete our commands (click writes them)."""
+"""``qmux completion``: print the completion script for a shell (click generates it)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Example:
 @click.command(epilog=EXAMPLE)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the completion of qmux, qmuxd and qmuxc for a shell."""
+    """Print the completion script of qmux, qmuxd and qmuxc for a shell."""
     from qmux.cli import main, qmuxc, qmuxd
 
     programs = {"qmux": main.command, "qmuxd": qmuxd.command, "qmuxc": qmuxc.command}

@@ -1,4 +1,4 @@
-"""What ``qmuxd`` and ``qmuxc`` share: their options, the default file, and the way into the supervisor."""
+"""What ``qmuxd`` and ``qmuxc`` share: their options, the default file, and starting the supervisor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Workers: TypeAlias = "int | Literal['auto'] | None"
 
 
 def parse_workers(ctx: click.Context, param: click.Parameter, value: str | None) -> Workers:
-    """``"auto"``, a number of processes, or None where the option is not given."""
+    """``"auto"``, a number of processes, or None if the option is not given."""
     if value is None:
         return None
     if value == "auto":
@@ -39,14 +39,17 @@ def parse_workers(ctx: click.Context, param: click.Parameter, value: str | None)
 def options(command: Decorated) -> Decorated:
     """The options that both daemons have."""
     for option in (
-        click.option("--log-format", type=click.Choice(["human", "json"]), help="Instead of [log] format."),
-        click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Instead of [log] level."),
-        click.option("--check", is_flag=True, help="Only check the configuration, as `qmux check` does."),
+        click.option("--log-format", type=click.Choice(["human", "json"]), help="Overrides [log] format."),
+        click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Overrides [log] level."),
+        click.option("--check", is_flag=True, help="Check the configuration and exit, as `qmux check` does."),
         click.option(
-            "--engine", type=click.Choice(["auto", "aioquic", "native"]), help="The QUIC engine, instead of engine."
+            "--engine", type=click.Choice(["auto", "aioquic", "native"]), help="QUIC engine; overrides the file."
         ),
         click.option(
-            "--workers", callback=parse_workers, metavar="auto|N", help="Worker processes, instead of workers."
+            "--workers",
+            callback=parse_workers,
+            metavar="auto|N",
+            help="Number of worker processes; overrides the file.",
         ),
     ):
         command = option(command)
@@ -54,7 +57,7 @@ def options(command: Decorated) -> Decorated:
 
 
 def config_path(given: Path | None, role: Literal["server", "client"]) -> Path:
-    """The file or directory to use. Raises UsageError where none is given and none is at the default places."""
+    """The file or directory to use. Raises UsageError if none is given and the default files do not exist."""
     if given is not None:
         return given
     places = (Path(f"{role}.toml"), SYSTEM_DIR / f"{role}.toml")
@@ -85,7 +88,7 @@ def start(load: Callable[[], Loaded], *, check_only: bool) -> int:
 
 
 def supervisor_run() -> Callable[[Callable[[], Loaded]], int]:
-    """``supervisor.run.run`` of QMux. Raises StartError where another package has that name."""
+    """``supervisor.run.run`` of QMux. Raises StartError if another package has that name."""
     import supervisor
 
     if not getattr(supervisor, "IS_QMUX", False):
@@ -105,7 +108,7 @@ def overridden(
     log_level: str | None,
     log_format: str | None,
 ) -> Loaded:
-    """``loaded`` with what the command line says instead."""
+    """``loaded`` with the options of the command line, which override the file."""
     from qmux.config.override import with_overrides
 
     return with_overrides(loaded, workers=workers, engine=engine, log_level=log_level, log_format=log_format)

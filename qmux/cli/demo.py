@@ -1,4 +1,4 @@
-"""``qmux demo``: everything on this machine, from certificates to an answer through the tunnel."""
+"""``qmux demo``: a whole deployment on this machine, from certificates to an answer through the tunnel."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Example:
 
 
 @click.command(epilog=EXAMPLE)
-@click.option("--once", is_flag=True, help="Exit after the first answer, instead of on Ctrl-C.")
+@click.option("--once", is_flag=True, help="Exit after the first answer instead of waiting for Ctrl-C.")
 def command(once: bool) -> int:
-    """Try QMux: a server, two clients and a sample web service, all here and in a temporary folder."""
+    """Try QMux: run a server, two clients and a sample web service on this machine, in a temporary directory."""
     import asyncio
 
     from qmux.cli.demo_run import run

@@ -16,13 +16,13 @@ from aiohttp import web
 from qmux.errors import QmuxError
 
 STOP_TIMEOUT_S = 10.0
-"""A daemon without a user stops within a second; one that does not is killed."""
+"""A daemon without user connections stops within a second; one that takes longer than this is killed."""
 
 LOG_LINES_SHOWN = 20
 
 
 class Ports(NamedTuple):
-    """Where users and clients come in."""
+    """The ports that users and clients connect to."""
 
     web: int
     quic: int
@@ -41,7 +41,7 @@ class DemoError(QmuxError):
 
 
 def free_ports() -> Ports:
-    """Two ports that nobody listens on now: the kernel picks them, and picks others for the next one who asks."""
+    """Two ports that are free now. The kernel picks them, and picks others for the next bind to port 0."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
@@ -52,7 +52,7 @@ def free_ports() -> Ports:
 
 
 async def sample_service(stack: AsyncExitStack, client: str) -> int:
-    """A web service that says behind which client it is. Returns its port."""
+    """A web service whose answer names its client. Returns its port."""
 
     async def hello(request: web.Request) -> web.Response:
         return web.Response(text=f"Hello from the service behind {client}: you asked for {request.path}\n")
@@ -69,7 +69,7 @@ async def sample_service(stack: AsyncExitStack, client: str) -> int:
 
 
 async def daemon(stack: AsyncExitStack, folder: Path, name: str, module: str, *options: str) -> Part:
-    """Start a daemon with its log in a file, in a session of its own: a terminal's Ctrl-C is for the demo alone."""
+    """Start a daemon with its log in a file, in a session of its own: a terminal's Ctrl-C reaches the demo only."""
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -96,7 +96,7 @@ async def _stop(part: Part) -> None:
 
 
 def raise_if_ended(parts: Sequence[Part]) -> None:
-    """Raises DemoError where a daemon has ended."""
+    """Raises DemoError if a daemon has ended."""
     for part in parts:
         if part.process.returncode is not None:
             code = part.process.returncode
@@ -104,7 +104,7 @@ def raise_if_ended(parts: Sequence[Part]) -> None:
 
 
 def last_lines(parts: Sequence[Part]) -> str:
-    """The ends of their logs, each line with the part's name."""
+    """The last lines of their logs, each with the part's name."""
     shown = []
     for part in parts:
         lines = part.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]

@@ -1,4 +1,4 @@
-"""What ``qmux demo`` starts, asks and stops again."""
+"""``qmux demo``: start the parts, send requests through the tunnel, stop the parts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ target = "127.0.0.1:{target_port}"
 
 
 async def run(*, once: bool) -> int:
-    """The whole demo. Raises DemoError where a part fails."""
+    """Run the whole demo. Raises DemoError if a part fails."""
     started_at = time.monotonic()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ async def _start(stack: AsyncExitStack, folder: Path) -> _Parts:
 
 
 def _parent() -> str | None:
-    """The user's temporary directory, or /tmp where its name is too long for the Unix sockets below (unix(7))."""
+    """The user's temporary directory, or /tmp if its name is too long for the Unix sockets below it (unix(7))."""
     return None if len(os.fsencode(tempfile.gettempdir())) <= MAX_PARENT_BYTES else "/tmp"
 
 
@@ -117,7 +117,7 @@ async def _answers(url: str, parts: Sequence[Part]) -> dict[str, float]:
             try:
                 asked_at = time.monotonic()
                 text = await _get(session, url)
-                # The first request may have waited until a client was there: the next ones show what a request takes.
+                # The first request may have waited for a client; the next ones show what a request takes.
                 if not is_first:
                     answers.setdefault(text, time.monotonic() - asked_at)
                 is_first = False
@@ -145,7 +145,7 @@ def _show_answers(url: str, folder: Path, started_at: float, answers: dict[str, 
 
 
 async def _until_stopped(parts: Sequence[Part], stopped: asyncio.Event) -> None:
-    """Until the user has seen enough. Raises DemoError where a daemon ends first."""
+    """Wait for a signal. Raises DemoError if a daemon ends first."""
     ends = [asyncio.ensure_future(part.process.wait()) for part in parts]
     try:
         await _either(asyncio.ensure_future(asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)), stopped)

@@ -1,4 +1,4 @@
-"""Which daemon a command is about: the one of ``-c FILE``, of ``--socket PATH``, or the only one that runs."""
+"""Which daemon a command talks to: the one of ``-c FILE``, of ``--socket PATH``, or the only one that runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def options(command: Decorated) -> Decorated:
 
 
 def admin_socket(config: Path | None, socket: Path | None) -> Path:
-    """The socket of the daemon that is meant. Raises UsageError where that is not clear, UnreachableError where it
+    """The admin socket of the daemon. Raises UsageError if it is not clear which one is meant, UnreachableError if it
     does not run.
     """
     if config is not None and socket is not None:
@@ -70,7 +70,7 @@ def running() -> list[RunningDaemon]:
 
 
 def _describe(directory: Path) -> RunningDaemon | None:
-    """The daemon of a directory; None while it starts or stops and has not said who it is."""
+    """The daemon of a directory; None while it starts or stops, when ``daemon.json`` is missing or incomplete."""
     try:
         facts = json.loads((directory / "daemon.json").read_text())
         socket = Path(facts.get("admin_socket") or directory / ADMIN_SOCKET)
@@ -92,8 +92,8 @@ def _of_config(path: Path) -> Path:
 
 
 def _directory_of(path: Path) -> Path:
-    """The runtime directory of a file's daemon. Only what decides that is read: a file with an error in it, or with a
-    certificate that has expired since, still names the daemon that runs.
+    """The runtime directory of a file's daemon. Only the keys that decide it are read, so a file with an error in
+    it, or with an expired certificate, still finds the running daemon.
     """
     from qmux.config.directories import base_dir, name_of
     from qmux.config.document import read_document
@@ -102,7 +102,7 @@ def _directory_of(path: Path) -> Path:
         raise UsageError(f"{path}: no such file or directory")
     try:
         document = read_document(path)
-    except ConfigError:  # not even TOML: the daemons themselves say which of them it belongs to
+    except ConfigError:  # not valid TOML: look for it among the running daemons
         for daemon in running():
             if daemon.source == os.path.abspath(path):
                 return daemon.directory

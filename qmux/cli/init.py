@@ -1,4 +1,4 @@
-"""``qmux init``: an annotated configuration, with the facts filled in."""
+"""``qmux init``: write an annotated configuration."""
 
 from __future__ import annotations
 
@@ -32,19 +32,21 @@ Parsed = TypeVar("Parsed")
 
 @click.group(epilog=SERVER_EXAMPLE)
 def command() -> None:
-    """Write an annotated configuration. On a terminal it asks for what no option says."""
+    """Write an annotated configuration. On a terminal it asks for what the options leave out."""
 
 
 @command.command("server", epilog=SERVER_EXAMPLE)
-@click.option("--service", "services", multiple=True, metavar="NAME=BIND", help="Where its users connect; repeatable.")
-@click.option("--quic-bind", metavar="ADDRESS", help="Where clients dial in (UDP); default :8443.")
-@click.option("--bundle", metavar="FILE", help="The certificate; default server.pem.")
+@click.option(
+    "--service", "services", multiple=True, metavar="NAME=BIND", help="A service and where users connect; repeatable."
+)
+@click.option("--quic-bind", metavar="ADDRESS", help="Where clients connect (UDP); default :8443.")
+@click.option("--bundle", metavar="FILE", help="Chain, key and CA in one file; default server.pem.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="server.toml", help="Default: server.toml.")
 def server(services: tuple[str, ...], quic_bind: str | None, bundle: str | None, output: Path) -> None:
     """Write the configuration of a server."""
     _refuse_existing(output)
     services = services or (_ask("Service, as NAME=BIND", "web=:80"),)
-    quic_bind = quic_bind or _ask("Where clients dial in (UDP)", ":8443")
+    quic_bind = quic_bind or _ask("Where clients connect (UDP)", ":8443")
     _parsed(quic_bind, parse_bind)
     bundle = bundle or _ask("Bundle of certificate, key and CA", "server.pem")
     sections = [
@@ -57,9 +59,11 @@ def server(services: tuple[str, ...], quic_bind: str | None, bundle: str | None,
 
 
 @command.command("client", epilog=CLIENT_EXAMPLE)
-@click.option("--service", "services", multiple=True, metavar="NAME=TARGET", help="Where it is; repeatable.")
-@click.option("--server", "servers", multiple=True, metavar="HOST[:PORT]", help="A server to dial; repeatable.")
-@click.option("--bundle", metavar="FILE", help="The certificate; default client.pem.")
+@click.option(
+    "--service", "services", multiple=True, metavar="NAME=TARGET", help="A service and its address; repeatable."
+)
+@click.option("--server", "servers", multiple=True, metavar="HOST[:PORT]", help="A server to connect to; repeatable.")
+@click.option("--bundle", metavar="FILE", help="Chain, key and CA in one file; default client.pem.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="client.toml", help="Default: client.toml.")
 def client(services: tuple[str, ...], servers: tuple[str, ...], bundle: str | None, output: Path) -> None:
     """Write the configuration of a client."""
@@ -84,7 +88,7 @@ def _ask(question: str, default: str) -> str:
 
 
 def _split(services: Sequence[str], form: str, parse: Callable[[str], object]) -> list[tuple[str, str]]:
-    """The names with their addresses. Raises UsageError where one is not ``form``."""
+    """The names with their addresses. Raises UsageError if one is not of the form ``form``."""
     pairs: dict[str, str] = {}
     for service in services:
         name, equals, address = service.partition("=")
@@ -105,7 +109,7 @@ def _parsed(address: str, parse: Callable[[str], Parsed]) -> Parsed:
 
 
 def _key(name: str) -> str:
-    """A TOML key: quoted where a dot would make two of it."""
+    """A TOML key: quoted if it has a dot, which would make two keys of it."""
     return _quoted(name) if "." in name else name
 
 

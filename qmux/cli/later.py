@@ -1,4 +1,4 @@
-"""Commands of a later version: named, so that what a documentation has taught is answered truly."""
+"""Commands of a later version: known by name, so that the error says so instead of "no such command"."""
 
 from __future__ import annotations
 

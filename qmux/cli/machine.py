@@ -1,4 +1,4 @@
-"""What only the machine can say about a configuration: the second half of every check."""
+"""The checks of a configuration that depend on this machine: the engine, and the user that workers run as."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from qmux.errors import ConfigError, StartError
 
 
 def check(loaded: Loaded, name: str) -> None:
-    """Raise ConfigError where the daemon could not start here: no such engine, or a user that cannot run it.
+    """Raise ConfigError if the daemon could not start here: the engine is missing, or the user cannot run it.
 
-    ``name``: what messages call the configuration. The user is tried only by root: nobody else could start a daemon
-    that switches to it.
+    ``name``: the name of the configuration in messages. The user is checked only as root: only root can switch to it.
     """
     from qmux.quic.choose import load_engine
 

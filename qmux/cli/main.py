@@ -24,9 +24,9 @@ COMMANDS = {
 
 EXAMPLE = """\b
 Example:
-  qmux demo                        see it work, on this machine alone
+  qmux demo                        try it on this machine
   qmux pki init                    then: issue server, issue client, init, check, qmuxd, qmuxc
-  qmux status                      what the daemon here serves
+  qmux status                      what the running daemon serves
 """
 
 
@@ -51,7 +51,7 @@ class LazyGroup(LaterGroup):
 @click.group(cls=LazyGroup, epilog=EXAMPLE)
 @click.version_option(__version__, prog_name="qmux", message="%(prog)s %(version)s")
 def command() -> None:
-    """QMux: reach a service behind NAT or inside Kubernetes from outside. The daemons are qmuxd and qmuxc."""
+    """QMux exposes a TCP service behind NAT or inside Kubernetes. The daemons are qmuxd and qmuxc."""
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import click
 from qmux.cli.text import cpu_time, duration, memory, plural, rates, table
 
 EXPIRES_SOON_DAYS = 14
-"""Two weeks: a renewal is one command, but somebody must see the line first."""
+"""Two weeks: renewing is one command, but an operator has to see the line first."""
 
 DAY_S = 86_400
 
@@ -17,7 +17,7 @@ _COLOURS = {"ready": "green", "registered": "green", "suspect": "yellow", "drain
 
 
 def lines(status: dict[str, Any], now: float) -> list[str]:
-    """The whole picture; ``now`` is the wall clock."""
+    """All lines; ``now`` is the wall clock."""
     return _server(status, now) if "server" in status else _client(status, now)
 
 
@@ -113,7 +113,7 @@ def _rtt(milliseconds: float | None) -> str:
 
 
 def _processes(rows: list[dict[str, Any]]) -> list[str]:
-    """What each process takes: resident memory, and CPU time since it started."""
+    """Resident memory of each process, and CPU time since it started."""
     cells = [
         (row["name"], str(row["pid"]), memory(row["rss_bytes"]), cpu_time(row["cpu_s"]))
         if row["pid"]
@@ -124,7 +124,7 @@ def _processes(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _unwell(workers: list[dict[str, Any]]) -> list[str]:
-    """A line for each process that is not at work or was started anew: the table above does not show it."""
+    """A line for each process that is not ready or was restarted: the table above does not show it."""
     return [
         click.style(
             f"! {row['name']}: {row['state']}, pid {row['pid'] or '-'}, {plural(row['restarts'], 'restart')}",
@@ -136,7 +136,7 @@ def _unwell(workers: list[dict[str, Any]]) -> list[str]:
 
 
 def _coloured(rows: list[str]) -> list[str]:
-    """The state's word in its colour; click takes it out again where stdout is no terminal."""
+    """The state in its colour; click removes colours if stdout is not a terminal."""
     for word, colour in _COLOURS.items():
         rows = [row.replace(f"  {word} ", f"  {click.style(word, fg=colour)} ", 1) for row in rows]
     return rows

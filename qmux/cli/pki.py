@@ -41,26 +41,26 @@ def _directory(command: Decorated) -> Decorated:
         default=".",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="Where ca.pem and ca.key are, and bundles go; default: here.",
+        help="Directory of ca.pem, ca.key and the bundles; default: the current one.",
     )
     return option(command)
 
 
 class PkiGroup(LaterGroup):
-    """What there is of ``qmux pki``, and what there will be."""
+    """The commands of ``qmux pki``, with those of a later version."""
 
     later = ("enroll", "request", "sign", "revoke")
 
 
 @click.group(cls=PkiGroup, epilog=EXAMPLE)
 def command() -> None:
-    """Make and look at certificates. Keys are files that only their owner may read; ca.key can stay offline."""
+    """Issue and show certificates. Keys are files that only their owner can read; ca.key can stay offline."""
 
 
 @command.command(epilog="\b\nExample:\n  qmux pki init --dir pki")
 @_directory
 def init(directory: Path) -> None:
-    """Make the CA of a deployment, once: ca.pem and ca.key."""
+    """Create the CA of a deployment, once: ca.pem and ca.key."""
     from qmux.pki import authority
 
     path = authority.init(directory)
@@ -70,14 +70,14 @@ def init(directory: Path) -> None:
 
 @command.group(epilog="\b\nExample:\n  qmux pki issue client pod-1 --service web")
 def issue() -> None:
-    """Issue a bundle: chain, key and CA in one file. Issued again for the same name, it is renewed."""
+    """Issue a bundle: chain, key and CA in one file. Issuing it again for the same name renews it."""
 
 
 @issue.command("server", epilog=ISSUE_SERVER_EXAMPLE)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_directory
 def issue_server(names: tuple[str, ...], directory: Path) -> None:
-    """A server's bundle. NAME: the DNS names and IP addresses that clients dial it by."""
+    """Issue a server's bundle. NAME: the DNS names and IP addresses that clients connect to."""
     from qmux.pki import authority
 
     path = authority.issue_server(directory, names)
@@ -87,10 +87,16 @@ def issue_server(names: tuple[str, ...], directory: Path) -> None:
 
 @issue.command("client", epilog=ISSUE_CLIENT_EXAMPLE)
 @click.argument("name")
-@click.option("--service", "services", multiple=True, metavar="S", help="A service it may serve; repeatable; '*': all.")
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="S",
+    help="A service that the client may serve; repeatable; '*': all.",
+)
 @_directory
 def issue_client(name: str, services: tuple[str, ...], directory: Path) -> None:
-    """A client's bundle. NAME: what the server shall know it by."""
+    """Issue a client's bundle. NAME: the client's name in status and logs of the server."""
     from qmux.pki import authority
 
     path = authority.issue_client(directory, name, services)
@@ -102,7 +108,7 @@ def issue_client(name: str, services: tuple[str, ...], directory: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list with one object for each certificate.")
 def show(file: Path, as_json: bool) -> None:
-    """What the certificates in FILE say: names, services, validity, fingerprint, issuer. Keys are never printed."""
+    """Show the certificates in FILE: names, services, validity, fingerprint, issuer. Keys are never printed."""
     from qmux.pki import description
 
     certificates = description.describe_file(file)

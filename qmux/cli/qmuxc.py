@@ -1,4 +1,4 @@
-"""``qmuxc``: the client, in the foreground, from a file or from its arguments alone."""
+"""``qmuxc``: the client, in the foreground, configured by a file or by its arguments only."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Example:
     metavar="FILE|DIR",
     help="The configuration; default: ./client.toml, else /etc/qmux/client.toml.",
 )
-@click.option("--server", "servers", multiple=True, metavar="HOST[:PORT]", help="Dial this server; repeatable.")
+@click.option("--server", "servers", multiple=True, metavar="HOST[:PORT]", help="A server to connect to; repeatable.")
 @click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Chain, key and CA in one file.")
-@click.option("--once", is_flag=True, help="Exit with the reason where it cannot connect, instead of retrying.")
+@click.option("--once", is_flag=True, help="Exit with the reason if it cannot connect, instead of retrying.")
 @daemon.options
 @click.version_option(__version__, prog_name="qmuxc", message="%(prog)s %(version)s")
 def command(
@@ -50,9 +50,9 @@ def command(
     log_level: str | None,
     log_format: str | None,
 ) -> int:
-    """Run the QMux client: it dials out to the servers and hands their users to the services here.
+    """Run the QMux client: it dials out to the servers and forwards their user connections to the services here.
 
-    TARGET is HOST:PORT or unix:/PATH. With NAME=TARGET no file is needed, only --server and --bundle.
+    TARGET is HOST:PORT or unix:/PATH. With NAME=TARGET, --server and --bundle no file is needed.
     """
     if services or servers or bundle is not None:
         load = _from_arguments(services, config, servers, bundle, once)

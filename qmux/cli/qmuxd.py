@@ -39,9 +39,9 @@ def command(
     log_level: str | None,
     log_format: str | None,
 ) -> int:
-    """Run the QMux server: users connect to it, clients dial in to serve them.
+    """Run the QMux server: users connect to it over TCP, clients over QUIC to serve them.
 
-    SIGHUP or `qmux reload` applies a changed configuration; SIGTERM or Ctrl-C drains and stops, a second one stops now.
+    SIGHUP or `qmux reload` applies a changed configuration; SIGTERM or Ctrl-C drains and stops; a second one stops now.
     """
     path = daemon.config_path(config, "server")
 

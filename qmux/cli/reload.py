@@ -1,4 +1,4 @@
-"""``qmux reload``: apply a changed configuration to the running daemon, or say what that would do."""
+"""``qmux reload``: apply a changed configuration to the running daemon, or show what would change."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Example:
 
 @click.command(epilog=EXAMPLE)
 @find.options
-@click.option("--dry-run", is_flag=True, help="Only say what changes, and how each change is applied.")
-@click.option("--full", is_flag=True, help="Start new processes for it; not available in this version.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and how; apply nothing.")
+@click.option("--full", is_flag=True, help="Replace all processes; not available in this version.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as a JSON object.")
 def command(config: Path | None, socket: Path | None, dry_run: bool, full: bool, as_json: bool) -> int:
     """Apply the daemon's changed configuration without closing a connection.
 
-    A file with an error changes nothing: the errors are printed and the daemon goes on as it was.
+    A file with an error changes nothing: the errors are printed and the daemon keeps its configuration.
     """
     if full:
         raise UsageError("--full is not available in this version; what needs new processes needs a restart")

@@ -1,4 +1,4 @@
-"""``qmux status``: what a daemon serves, who is connected, and how it goes."""
+"""``qmux status``: services, clients or servers, and processes of a running daemon."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Example:
 
 @click.command(epilog=EXAMPLE)
 @find.options
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object; with --watch, one a line.")
-@click.option("--watch", is_flag=True, help="Print it again every 2 s, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as a JSON object; with --watch, one per line.")
+@click.option("--watch", is_flag=True, help="Repeat every 2 s, until Ctrl-C.")
 def command(config: Path | None, socket: Path | None, as_json: bool, watch: bool) -> None:
-    """Show what the daemon here serves."""
+    """Show what the running daemon serves."""
     path = find.admin_socket(config, socket)
     _show(path, as_json, None if watch else 2)
     while watch:
