@@ -68,8 +68,10 @@ def test_workers_that_hear_of_the_stop_and_of_each_other_at_once(deployment: Dep
 
 def sockets_at(server: Daemon, port: int, status: str) -> int:
     """TCP sockets of the workers of a server with this local port, in this state."""
-    workers = [psutil.Process(worker["pid"]) for worker in server.workers()]
-    held = [sock for worker in workers for sock in worker.net_connections("tcp4")]
+    held = []
+    for worker in server.workers():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended, its sockets with it
+            held += psutil.Process(worker["pid"]).net_connections("tcp4")
     return sum(sock.status == status and sock.laddr[1] == port for sock in held)
 
 

@@ -111,7 +111,7 @@ class Roster:
         if client.key:
             self._by_key.pop(client.key, None)
             self.pool.remove(client.key)
-            key = client.session_key
+        key = client.session_key
         if key is not None and client in (held := self._by_session.get(key, [])):
             held.remove(client)
             if not held:
