@@ -8,15 +8,19 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from qmux.config.schema import ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
+from qmux.pki.identity import Identity
 from qmux.pool.pool import Pool
-from qmux.pool.rows import Row
+from qmux.protocol.frames import Offered, Register
 from qmux.quic.accepting import Accepted, Accepting, Bind, Changes, UserHandler
 from qmux.quic.engine import Connection, Relay, RelayEnd, RelayLimits
 from qmux.quic.offload import OffloadCounts
 from qmux.relay.handoff import HandoffLink
 from qmux.tasks import TaskSet
 from qmux.worker.server.client_connection import ClientConnection
+from qmux.worker.server.client_row import ClientRow
 from qmux.worker.server.ledger import Ledger
 from qmux.worker.server.offload import Offload
 from qmux.worker.server.peers import PeerLinks
@@ -25,11 +29,11 @@ from qmux.worker.server.roster import Roster
 from qmux.worker.server.user_connections import UserConnections, first_conn_id
 from qmux.worker.signal import ChangeSignal
 from tests.aio import until
-from tests.pool.examples import row
-from tests.relay import fakes
+from tests.worker import fakes
 
 SLOT = 2
 LIMIT = 500
+FAR_FUTURE = 1 << 40
 ABOUT = Accepted("web", (SLOT << 40) | 7, "192.0.2.1:5", "192.0.2.2:80")
 
 
@@ -41,23 +45,47 @@ class FakeRelay(Relay):
     def __init__(self, sock: socket.socket) -> None:
         self.done: asyncio.Future[RelayEnd] = asyncio.get_running_loop().create_future()
         self._socket = socket.socket(fileno=sock.detach())
-        self.abort = self.end
 
-    def end(self) -> None:
+    @override
+    def abort(self) -> None:
+        self.end(RelayEnd.ABORTED)
+
+    def end(self, why: RelayEnd = RelayEnd.FINISHED) -> None:
         self._socket.close()
         if not self.done.done():
-            self.done.set_result(RelayEnd.FINISHED)
+            self.done.set_result(why)
 
 
 class FakeStream(fakes.FakeStream):
-    relays: list[FakeRelay]
+    """A stream to a client, or the control stream that it opened."""
 
-    def relay(self, sock: socket.socket, limits: RelayLimits) -> FakeRelay:  # type: ignore[override]
+    relayed: FakeRelay | None = None
+
+    @override
+    def relay(self, sock: socket.socket, limits: RelayLimits) -> FakeRelay:
         self.relayed = FakeRelay(sock)
         return self.relayed
 
+    def end(self) -> None:
+        """The user connection ends."""
+        assert self.relayed is not None
+        self.relayed.end()
+
 
 class FakeConnection(fakes.FakeConnection):
+    """A connection of the client called ``name``, whose certificate is for every service."""
+
+    def __init__(self, name: str = "pod-1", session: str = "") -> None:
+        super().__init__()
+        self.session = (session or name).encode().ljust(16, b".")[:16]
+        self._identity = Identity(name, ("*",), "", "", not_after=FAR_FUTURE)
+
+    @property
+    @override
+    def identity(self) -> Identity:
+        return self._identity
+
+    @override
     def open_stream(self) -> FakeStream:
         self.streams.append(stream := FakeStream(self))
         return stream
@@ -86,44 +114,57 @@ class FakeAccepting(Accepting):
         self.by_service: dict[str, int] = {}
         self.is_closed = False
 
+    @override
     def begin(self, handler: UserHandler) -> None:
         self.handler = handler
 
+    @override
     def add_bind(self, service: str, sock: socket.socket) -> Bind:
         raise NotImplementedError
 
+    @override
     def set_limits(self, service: str, limits: RelayLimits) -> None:
         self.limits[service] = limits
 
+    @override
     def plan(self, service: str, grants: Sequence[tuple[Connection, int]]) -> None:
         self.plans[service] = list(grants)
         self.made += 1
 
+    @override
     def unused(self, service: str) -> int:
         return sum(count for _, count in self.plans.get(service, []))
 
+    @override
     def limit_users(self, connection: Connection, others: int, most: int) -> None:
         self.room[connection] = (others, most)
 
+    @override
     def set_other_users(self, count: int) -> None:
         self.others = count
 
     @property
+    @override
     def users(self) -> int:
         return sum(self.on.values())
 
+    @override
     def users_on(self, connection: Connection) -> int:
         return self.on.get(connection, 0)
 
+    @override
     def changes(self) -> Changes:
         return Changes(list(self.on.items()), list(self.by_service.items()))
 
+    @override
     def counts(self) -> dict[str, OffloadCounts]:
         return {name: OffloadCounts(count, 100, 5, 6) for name, count in self.by_service.items()}
 
+    @override
     def tell_usual_ends(self, tell: bool) -> None:
         pass
 
+    @override
     def close(self) -> None:
         self.is_closed = True
 
@@ -172,15 +213,29 @@ class Worker:
         self.accepting.begin(Offload(self.users, self.plans, self.roster))
         self._sockets: list[socket.socket] = []
 
-    def client(self, name: str, key: int, **changes: Any) -> FakeConnection:
-        """A registered client."""
-        connection = FakeConnection()
-        client = ClientConnection(connection, self.roster)
-        self.roster._all[connection] = client
-        about: Row = row(key, name, **changes)
-        client.key, client.session_key = key, (about.principal, about.session)
-        self.roster.registered(client, about)
+    def accept(self, name: str = "pod-1", session: str = "") -> FakeConnection:
+        """A connection whose handshake is complete, and that says nothing yet."""
+        connection = FakeConnection(name, session)
+        handler = self.roster.accept(connection)
+        connection.of(handler)
+        handler.connected()
         return connection
+
+    def client(self, name: str, session: str = "") -> FakeConnection:
+        """A registered client, without a control stream."""
+        connection = self.accept(name, session)
+        register = Register(connection.session, name, tuple(map(Offered, self.roster.config.services)), "1.0")
+        client = connection.handler
+        assert isinstance(client, ClientConnection)
+        client.row = ClientRow(connection, register, self.roster, client.fields)
+        self.roster.registered(client, client.row)
+        return connection
+
+    def row(self, connection: FakeConnection) -> ClientRow:
+        """The row of a registered client."""
+        row = self.roster.by_connection(connection)
+        assert row is not None
+        return row
 
     def joins(self, slot: int) -> None:
         """One more worker."""

@@ -26,7 +26,7 @@ def hot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_the_engines_users_count_in_the_pool() -> None:
     async with worker_of() as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         worker.accepting.serves(client, 7)
         await until(lambda: worker.pool.active("web") == 7)
         own = worker.pool.own(1)
@@ -45,7 +45,7 @@ async def test_the_engines_users_count_in_the_pool() -> None:
 
 async def test_the_limit_counts_both() -> None:
     async with worker_of() as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         worker.accepting.on[client] = LIMIT - 1
         assert worker.ledger.may_accept()
         worker.comes()
@@ -64,7 +64,7 @@ async def test_closing_closes_the_engines_side() -> None:
 
 async def test_a_refused_user_goes_on_with_another_client() -> None:
     async with worker_of() as worker:
-        first, second = worker.client("pod-1", 1), worker.client("pod-2", 2)
+        first, second = worker.client("pod-1"), worker.client("pod-2")
         ours, _ = worker.user()
         asked = EngineAttempt(first, 0.0, refused=ConnRefused("refused", "nobody listens"))
         worker.accepting.handler.handed_back(ABOUT, ours, asked)
@@ -76,14 +76,14 @@ async def test_a_refused_user_goes_on_with_another_client() -> None:
         assert (counters.retried, counters.active, counters.refused) == (1, 1, {})
         stream.peer_sends(ConnReady())
         await until(lambda: counters.total == 1)
-        stream.relayed.end()
+        stream.end()
         await until(lambda: worker.ledger.total == 0)
         assert worker.pool.active("web") == 0
 
 
 async def test_the_engines_attempt_is_one_of_those_that_are_allowed(caplog: pytest.LogCaptureFixture) -> None:
     async with worker_of(web={"retries": 0}) as worker:
-        first, second = worker.client("pod-1", 1), worker.client("pod-2", 2)
+        first, second = worker.client("pod-1"), worker.client("pod-2")
         ours, theirs = worker.user()
         asked = EngineAttempt(first, 0.0, refused=ConnRefused("refused", "nobody listens"))
         worker.accepting.handler.handed_back(ABOUT, ours, asked)
@@ -99,9 +99,9 @@ async def test_the_engines_attempt_is_one_of_those_that_are_allowed(caplog: pyte
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_a_user_of_a_lost_connection_goes_on(is_known: bool) -> None:
     async with worker_of() as worker:
-        first, second = worker.client("pod-1", 1), worker.client("pod-2", 2)
+        first, second = worker.client("pod-1"), worker.client("pod-2")
         if not is_known:
-            worker.roster.gone(worker.roster._by_key[1])
+            first.close(0, "done")
         asked = EngineAttempt(first if is_known else None, 0.0, reason="the connection was lost")
         worker.accepting.handler.handed_back(ABOUT, worker.user()[0], asked)
         await second.asked()
@@ -110,7 +110,7 @@ async def test_a_user_of_a_lost_connection_goes_on(is_known: bool) -> None:
 
 async def test_an_open_attempt_goes_on() -> None:
     async with worker_of() as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         stream = client.open_stream()
         now = asyncio.get_running_loop().time()
         worker.accepting.handler.handed_back(ABOUT, worker.user()[0], EngineAttempt(client, now, stream))
@@ -118,9 +118,9 @@ async def test_an_open_attempt_goes_on() -> None:
         assert own is not None
         assert own.active == 1
         stream.peer_sends(ConnReady())
-        await until(lambda: hasattr(stream, "relayed"))
+        await until(lambda: stream.relayed)
         assert stream.sent == b""
-        stream.relayed.end()
+        stream.end()
         await until(lambda: worker.ledger.total == 0)
         own = worker.pool.own(1)
         assert own is not None
@@ -129,7 +129,7 @@ async def test_an_open_attempt_goes_on() -> None:
 
 async def test_an_open_attempt_of_a_service_that_was_removed_meanwhile() -> None:
     async with worker_of() as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         stream = client.open_stream()
         worker.users.reconfigure(config_of(ssh={}))
         worker.accepting.handler.handed_back(ABOUT, worker.user()[0], EngineAttempt(client, 0.0, stream))

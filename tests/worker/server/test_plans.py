@@ -13,7 +13,6 @@ from qmux.protocol.frames import ConnReady
 from qmux.quic.engine import RelayLimits
 from qmux.worker.server import plans
 from tests.aio import until
-from tests.pool.examples import row
 from tests.worker.server.fakes import ABOUT, LIMIT, SLOT, config_of, worker_of
 
 
@@ -27,7 +26,7 @@ async def test_who_comes_first_is_served_here_and_the_next_are_planned() -> None
     async with worker_of(web={"idle_timeout_s": 9.0}) as worker:
         assert worker.accepting.first == (SLOT << 40, LIMIT)
         assert worker.accepting.limits == {"web": RelayLimits(9.0, 300.0)}
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         await asyncio.sleep(0.03)
         assert worker.planned() == []  # nobody came yet
         worker.comes()
@@ -39,21 +38,21 @@ async def test_who_comes_first_is_served_here_and_the_next_are_planned() -> None
 
 async def test_plans_follow_the_pool() -> None:
     async with worker_of() as worker:
-        first = worker.client("pod-1", 1)
+        first = worker.client("pod-1")
         worker.comes()
         assert await worker.until_planned() == [(first, 4095)]
-        second = worker.client("pod-2", 2)
+        second = worker.client("pod-2")
         await until(lambda: worker.accepting.unused("web") == PLANNED_USERS, what="two sessions take turns")
         assert {connection for connection, _ in worker.planned()} == {first, second}
         worker.pool.update(1, state="suspect")
         await until(lambda: worker.planned() == [(second, 4096)], what="nobody is planned for a suspect")
-        worker.roster._by_key[2].replace_by_newer()
+        worker.row(second).drain()
         await worker.until_void()
 
 
 async def test_a_plan_that_is_low_is_made_anew() -> None:
     async with worker_of() as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         worker.comes()
         await worker.until_planned()
         worker.accepting.plans["web"] = [(client, 3)]
@@ -63,7 +62,7 @@ async def test_a_plan_that_is_low_is_made_anew() -> None:
 
 async def test_a_service_that_nobody_uses_has_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     async with worker_of() as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         worker.comes()
         await worker.until_planned()
         with monkeypatch.context() as later:
@@ -77,7 +76,7 @@ async def test_a_service_that_nobody_uses_has_no_plan(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("options", [{"deny": ("10.0.0.0/8",)}, {"balance": "source-hash"}, {"early_data": True}])
 async def test_a_service_whose_users_are_looked_at_has_no_plan(options: dict[str, Any]) -> None:
     async with worker_of(web=options, ssh={}) as worker:
-        worker.client("pod-1", 1, offers=row(1).offers + row(1, offers=()).offers)
+        worker.client("pod-1")
         worker.comes()
         await asyncio.sleep(0.05)
         assert worker.accepting.made == 0
@@ -85,7 +84,7 @@ async def test_a_service_whose_users_are_looked_at_has_no_plan(options: dict[str
 
 async def test_a_plan_keeps_to_the_share_of_maxconn() -> None:
     async with worker_of(web={"maxconn": 10}) as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         worker.comes()
         assert await worker.until_planned() == [(client, 9)]
         for slot in (3, 4):  # two workers more
@@ -100,7 +99,7 @@ async def test_who_gets_a_place_here_is_planned_for_nobody_else() -> None:
     """At once: until the next look somebody else might take the place, too."""
 
     async with worker_of(web={"maxconn": 2}) as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         worker.comes()
         assert await worker.until_planned() == [(client, 1)]
         worker.accepting.on[client] = worker.accepting.by_service["web"] = 1  # which nobody has told us
@@ -113,7 +112,7 @@ async def test_who_gets_a_place_here_is_planned_for_nobody_else() -> None:
 
 async def test_nobody_is_planned_while_others_wait() -> None:
     async with worker_of(web={"maxconn": 1}) as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         worker.accepting.on[client] = worker.accepting.by_service["web"] = 1
         worker.comes()
         await until(lambda: worker.ledger.waiting("web") == 1)
@@ -122,14 +121,14 @@ async def test_nobody_is_planned_while_others_wait() -> None:
         assert worker.ledger.waiting("web") == 0
         assert worker.planned() == []
         stream.peer_sends(ConnReady())
-        await until(lambda: hasattr(stream, "relayed"))
-        stream.relayed.end()
+        await until(lambda: stream.relayed)
+        stream.end()
         await until(lambda: worker.planned() == [(client, 1)])
 
 
 async def test_a_plan_keeps_to_max_streams() -> None:
     async with worker_of(max_streams=5) as worker:
-        client = worker.client("pod-1", 1)
+        client = worker.client("pod-1")
         worker.comes()
         await until(lambda: worker.planned() == [(client, 4)])
         worker.accepting.serves(client, 3)
@@ -138,7 +137,7 @@ async def test_a_plan_keeps_to_max_streams() -> None:
 
 async def test_a_reload_voids_every_plan() -> None:
     async with worker_of(web={}, ssh={}) as worker:
-        worker.client("pod-1", 1)
+        worker.client("pod-1")
         worker.comes()
         await worker.until_planned()
         worker.users.reconfigure(config_of(ssh={"half_closed_timeout_s": 1.0}))
@@ -148,7 +147,7 @@ async def test_a_reload_voids_every_plan() -> None:
 
 async def test_however_long_planning_takes_the_loop_has_most_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async with worker_of() as worker:
-        worker.client("pod-1", 1)
+        worker.client("pod-1")
         looks: list[float] = []
         loop = asyncio.get_running_loop()
 
