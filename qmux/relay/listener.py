@@ -8,6 +8,10 @@ import logging
 import socket
 from collections.abc import Callable
 
+from typing_extensions import override
+
+from qmux.quic.accepting import Bind
+
 log = logging.getLogger(__name__)
 
 BATCH = 32
@@ -22,7 +26,7 @@ CLOSING_BATCH = 4096
 OnAccept = Callable[[socket.socket, object], None]
 
 
-class Listener:
+class Listener(Bind):
     """One listening socket. Nothing is accepted before ``start``; ``may_accept`` is asked before each connection."""
 
     def __init__(self, sock: socket.socket, service: str, on_accept: OnAccept, may_accept: Callable[[], bool]) -> None:
@@ -36,12 +40,13 @@ class Listener:
         self._resume: asyncio.TimerHandle | None = None
         self._socket.setblocking(False)
 
+    @override
     def start(self) -> None:
-        """Accept from now on."""
         if not self._reading and self._socket.fileno() >= 0:
             self._reading = True
             self._loop.add_reader(self._socket.fileno(), self._on_readable)
 
+    @override
     def close(self, shutdown: bool) -> None:
         """Accept no more. Without ``shutdown`` the queue is left to whoever holds a duplicate of the listener. With it
         the bind is over for everybody (shutdown(2) acts on the socket, close(2) on the descriptor): who is queued is

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 
 from qmux.relay.listener import BATCH, EXHAUSTED_PAUSE_S, Listener
-from tests.aio import run, until
+from tests.aio import until
 
 
 class Bind:
@@ -54,125 +54,101 @@ def is_alive(user: socket.socket) -> bool:
         return False
 
 
-def test_nothing_before_start() -> None:
-    async def main() -> None:
-        with Bind() as bind:
-            bind.connect(3)
-            await asyncio.sleep(0.05)
-            assert not bind.accepted
-            bind.listener.start()
-            bind.listener.start()
-            await until(lambda: len(bind.accepted) == 3)
-            assert bind.listener.address == bind.address
-
-    run(main())
+async def test_nothing_before_start() -> None:
+    with Bind() as bind:
+        bind.connect(3)
+        await asyncio.sleep(0.05)
+        assert not bind.accepted
+        bind.listener.start()
+        bind.listener.start()
+        await until(lambda: len(bind.accepted) == 3)
+        assert bind.listener.address == bind.address
 
 
-def test_a_burst_leaves_the_loop_its_turns() -> None:
-    async def main() -> None:
-        with Bind() as bind:
-            bind.connect(3 * BATCH)
-            bind.listener.start()
-            most, seen = 0, 0
-            while len(bind.accepted) < 3 * BATCH:
-                await asyncio.sleep(0)
-                most, seen = max(most, len(bind.accepted) - seen), len(bind.accepted)
-            assert 0 < most <= BATCH
-
-    run(main())
+async def test_a_burst_leaves_the_loop_its_turns() -> None:
+    with Bind() as bind:
+        bind.connect(3 * BATCH)
+        bind.listener.start()
+        most, seen = 0, 0
+        while len(bind.accepted) < 3 * BATCH:
+            await asyncio.sleep(0)
+            most, seen = max(most, len(bind.accepted) - seen), len(bind.accepted)
+        assert 0 < most <= BATCH
 
 
-def test_users_above_the_limit_wait_in_the_kernel() -> None:
-    async def main() -> None:
-        allowed = 2
-        with Bind(lambda: len(bind.accepted) < allowed) as bind:
-            bind.listener.start()
-            bind.connect(5)
-            await until(lambda: len(bind.accepted) == 2)
-            await asyncio.sleep(2 * EXHAUSTED_PAUSE_S)
-            assert len(bind.accepted) == 2
-            assert all(is_alive(user) for user in bind.users)
-            allowed = 4
-            await until(lambda: len(bind.accepted) == 4)
-
-    run(main())
+async def test_users_above_the_limit_wait_in_the_kernel() -> None:
+    allowed = 2
+    with Bind(lambda: len(bind.accepted) < allowed) as bind:
+        bind.listener.start()
+        bind.connect(5)
+        await until(lambda: len(bind.accepted) == 2)
+        await asyncio.sleep(2 * EXHAUSTED_PAUSE_S)
+        assert len(bind.accepted) == 2
+        assert all(is_alive(user) for user in bind.users)
+        allowed = 4
+        await until(lambda: len(bind.accepted) == 4)
 
 
-def test_a_user_that_gave_up_while_queued() -> None:
-    async def main() -> None:
-        with Bind() as bind:
-            bind.connect(2)
-            gone = bind.users.pop(0)
-            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-            gone.close()
-            bind.listener.start()
-            await until(lambda: any(is_alive(user) for user in bind.accepted))
+async def test_a_user_that_gave_up_while_queued() -> None:
+    with Bind() as bind:
+        bind.connect(2)
+        gone = bind.users.pop(0)
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        gone.close()
+        bind.listener.start()
+        await until(lambda: any(is_alive(user) for user in bind.accepted))
+        bind.connect()
+        await until(lambda: sum(is_alive(user) for user in bind.accepted) == 2)
+
+
+async def test_close_with_shutdown_takes_who_is_queued_and_ends_the_bind_for_all() -> None:
+    with Bind() as bind:
+        duplicate = bind.socket.dup()
+        bind.listener.start()
+        bind.connect(50)
+        bind.listener.close(shutdown=True)
+        assert len(bind.accepted) == 50
+        assert all(is_alive(user) for user in bind.users)
+        with pytest.raises(ConnectionRefusedError):
             bind.connect()
-            await until(lambda: sum(is_alive(user) for user in bind.accepted) == 2)
-
-    run(main())
-
-
-def test_close_with_shutdown_takes_who_is_queued_and_ends_the_bind_for_all() -> None:
-    async def main() -> None:
-        with Bind() as bind:
-            duplicate = bind.socket.dup()
-            bind.listener.start()
-            bind.connect(50)
-            bind.listener.close(shutdown=True)
-            assert len(bind.accepted) == 50
-            assert all(is_alive(user) for user in bind.users)
-            with pytest.raises(ConnectionRefusedError):
-                bind.connect()
-            with duplicate, pytest.raises(OSError, match="Invalid argument"):
-                duplicate.accept()
-            bind.listener.close(shutdown=True)
-
-    run(main())
+        with duplicate, pytest.raises(OSError, match="Invalid argument"):
+            duplicate.accept()
+        bind.listener.close(shutdown=True)
 
 
-def test_close_with_shutdown_keeps_to_the_limit() -> None:
-    async def main() -> None:
-        with Bind(lambda: len(bind.accepted) < 3) as bind:
-            bind.connect(5)
-            bind.listener.close(shutdown=True)
-            assert len(bind.accepted) == 3
-
-    run(main())
+async def test_close_with_shutdown_keeps_to_the_limit() -> None:
+    with Bind(lambda: len(bind.accepted) < 3) as bind:
+        bind.connect(5)
+        bind.listener.close(shutdown=True)
+        assert len(bind.accepted) == 3
 
 
-def test_close_without_shutdown_leaves_the_queue_to_others() -> None:
-    async def main() -> None:
-        with Bind() as bind:
-            duplicate = bind.socket.dup()
-            bind.connect(3)
-            bind.listener.close(shutdown=False)
-            assert not bind.accepted
-            bind.connect()
-            with duplicate:
-                for _ in range(4):
-                    bind.accepted.append(duplicate.accept()[0])
-            assert all(is_alive(user) for user in bind.users)
-
-    run(main())
+async def test_close_without_shutdown_leaves_the_queue_to_others() -> None:
+    with Bind() as bind:
+        duplicate = bind.socket.dup()
+        bind.connect(3)
+        bind.listener.close(shutdown=False)
+        assert not bind.accepted
+        bind.connect()
+        with duplicate:
+            for _ in range(4):
+                bind.accepted.append(duplicate.accept()[0])
+        assert all(is_alive(user) for user in bind.users)
 
 
-def test_a_bind_that_another_process_shut_down_ends_here_too() -> None:
-    async def main() -> None:
-        with Bind() as bind:
-            duplicate = bind.socket.dup()
-            bind.listener.start()
-            with duplicate:
-                duplicate.shutdown(socket.SHUT_RDWR)
-            await until(lambda: bind.socket.fileno() < 0)
-            bind.listener.start()
-            bind.listener.close(shutdown=True)
-
-    run(main())
+async def test_a_bind_that_another_process_shut_down_ends_here_too() -> None:
+    with Bind() as bind:
+        duplicate = bind.socket.dup()
+        bind.listener.start()
+        with duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
+        await until(lambda: bind.socket.fileno() < 0)
+        bind.listener.start()
+        bind.listener.close(shutdown=True)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPROTO, errno.EPERM])
-def test_what_accept_may_say_only_pauses(number: int, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_accept_may_say_only_pauses(number: int, caplog: pytest.LogCaptureFixture) -> None:
     class Failing(socket.socket):
         failures = 2
 
@@ -182,52 +158,43 @@ def test_what_accept_may_say_only_pauses(number: int, caplog: pytest.LogCaptureF
                 raise OSError(number, os.strerror(number))
             return super().accept()
 
-    async def main() -> None:
-        with Bind() as bind:
-            failing = Failing(fileno=bind.socket.detach())
-            bind.listener = Listener(failing, "web", lambda user, _: bind.accepted.append(user), lambda: True)
-            bind.listener.start()
-            bind.connect()
-            await until(lambda: bind.accepted)
-
-    run(main())
+    with Bind() as bind:
+        failing = Failing(fileno=bind.socket.detach())
+        bind.listener = Listener(failing, "web", lambda user, _: bind.accepted.append(user), lambda: True)
+        bind.listener.start()
+        bind.connect()
+        await until(lambda: bind.accepted)
     assert [record.__dict__["reason"] for record in caplog.records] == [os.strerror(number)] * 2
 
 
-def test_closing_while_paused() -> None:
-    async def main() -> None:
-        allowed = False
-        with Bind(lambda: allowed) as bind:
-            bind.listener.start()
-            bind.connect()
-            with mock.patch.object(bind.listener, "start") as start:
-                await asyncio.sleep(EXHAUSTED_PAUSE_S / 2)
-                bind.listener.close(shutdown=False)
-                await asyncio.sleep(2 * EXHAUSTED_PAUSE_S)
-            start.assert_not_called()
-
-    run(main())
+async def test_closing_while_paused() -> None:
+    allowed = False
+    with Bind(lambda: allowed) as bind:
+        bind.listener.start()
+        bind.connect()
+        with mock.patch.object(bind.listener, "start") as start:
+            await asyncio.sleep(EXHAUSTED_PAUSE_S / 2)
+            bind.listener.close(shutdown=False)
+            await asyncio.sleep(2 * EXHAUSTED_PAUSE_S)
+        start.assert_not_called()
 
 
-def test_closing_from_the_callback() -> None:
-    async def main() -> None:
-        accepted: list[socket.socket] = []
+async def test_closing_from_the_callback() -> None:
+    accepted: list[socket.socket] = []
 
-        def on_accept(user: socket.socket, _: object) -> None:
-            accepted.append(user)
-            listener.close(shutdown=False)
+    def on_accept(user: socket.socket, _: object) -> None:
+        accepted.append(user)
+        listener.close(shutdown=False)
 
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            listener = Listener(listening, "web", on_accept, lambda: True)
-            users = [socket.create_connection(listener.address) for _ in range(2)]
-            listener.start()
-            await until(lambda: accepted)
-            await asyncio.sleep(0.02)
-            assert len(accepted) == 1
-        for each in users + accepted:
-            each.close()
-
-    run(main())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listener = Listener(listening, "web", on_accept, lambda: True)
+        users = [socket.create_connection(listener.address) for _ in range(2)]
+        listener.start()
+        await until(lambda: accepted)
+        await asyncio.sleep(0.02)
+        assert len(accepted) == 1
+    for each in users + accepted:
+        each.close()
 
 
 # --- out of descriptors, in a process of its own ---

@@ -18,11 +18,9 @@ from qmux.protocol.sessions import ClientSession
 from qmux.quic.engine import CloseReason, Connection, ConnectionHandler, ConnectionLost, Stream, StreamError
 from qmux.tasks import TaskSet
 from qmux.worker.client.failures import UNREACHABLE, Failure, closed, rejected
+from qmux.worker.control_stream import ControlWriter
 
 log = logging.getLogger(__name__)
-
-MAX_UNSENT = 64
-"""Frames that wait for a server that does not read its control stream."""
 
 MIN_SETTLING_S = 0.2
 """A server that is busy needs this long to read that we drain."""
@@ -98,7 +96,7 @@ class LaneConnection(ConnectionHandler):
         self._link = link
         self._timeout_s = timeout_s
         self._started = False
-        self._control: Stream | None = None
+        self._control: ControlWriter | None = None
         self._session = ClientSession()
         self._tasks = TaskSet()
         self._timer: asyncio.TimerHandle | None = None
@@ -165,7 +163,8 @@ class LaneConnection(ConnectionHandler):
 
     async def _run(self) -> None:
         try:
-            stream = self._control = self.connection.open_stream()
+            stream = self.connection.open_stream()
+            self._control = ControlWriter(stream, self._tasks, self._link.text)
             stream.set_priority(1)
             await stream.write(encode_stream_type(StreamType.CONTROL) + self._session.register(self._register))
             while data := await stream.read(self._session.want()):
@@ -213,7 +212,7 @@ class LaneConnection(ConnectionHandler):
     def drain(self, deadline_s: float) -> None:
         """Tell the server that we are about to stop."""
         if self._session.is_registered and self._control is not None and not self.ended.done():
-            self._send(self._session.drain(round(deadline_s * 1000)))
+            self._control.send(self._session.drain(round(deadline_s * 1000)))
 
     @property
     def settling_s(self) -> float:
@@ -253,7 +252,8 @@ class LaneConnection(ConnectionHandler):
         if self.ended.done():
             return
         if data := self._session.poll(now):
-            self._send(data)
+            assert self._control is not None, "registered on it"
+            self._control.send(data)
         if self._session.is_silent(now, self.connection.last_received_at, self.connection.stats().pto_s):
             self.ask_replacement("the server does not answer on this connection")
         self._arm()
@@ -262,16 +262,3 @@ class LaneConnection(ConnectionHandler):
         """Another connection shall take the place of this one."""
         if not self.wants_replacement.done():
             self.wants_replacement.set_result(why)
-
-    def _send(self, data: bytes) -> None:
-        assert self._control is not None, "registered on it"
-        if len(self._tasks) > MAX_UNSENT:
-            self.close(AppCode.PROTOCOL_ERROR, "the control stream is not read")
-            return
-        self._tasks.start(self._write(self._control, data), f"control frame to {self._link.text}")
-
-    async def _write(self, stream: Stream, data: bytes) -> None:
-        try:
-            await stream.write(data)
-        except (StreamError, ConnectionLost):
-            pass  # ``closed`` tells why

@@ -34,10 +34,10 @@ class Offload(UserHandler):
 
     @override
     def handed_back(self, accepted: Accepted, sock: socket.socket, attempt: EngineAttempt) -> None:
-        client = self._roster.by_connection(attempt.connection)
-        session = client.session_key if client is not None else None
+        row = self._roster.by_connection(attempt.connection)
+        session = row.session_key if row is not None else None
         failure = AttemptResult(Outcome.LOST, attempt.reason) if attempt.refused is None else refused(attempt.refused)
-        self._users.resume(accepted, sock, StartedAttempt(session, client, attempt.began_at, failure, attempt.stream))
+        self._users.resume(accepted, sock, StartedAttempt(session, row, attempt.began_at, failure, attempt.stream))
 
     @override
     def user_reset(self, service: str, conn_id: int, source: str) -> None:

@@ -90,8 +90,8 @@ class Plans:
         """Take the engine's numbers over into ledger and pool."""
         changes = self._accepting.changes()
         for connection, _ in changes.connections:
-            if (client := self._roster.by_connection(connection)) is not None:
-                client.recount()
+            if (row := self._roster.by_connection(connection)) is not None:
+                row.recount()
         for service, count in changes.services:
             self.used(service)
             self._ledger.offloaded(service, count)
@@ -140,8 +140,8 @@ class Plans:
         unused = self._accepting.unused(name)
         grants = planner.plan(sessions, self._peers.takes_users, self._room, self._most(name), unused)
         if grants or name in self._in_force:
-            clients = [(self._roster.by_key(grant.key), grant.count) for grant in grants]
-            self._accepting.plan(name, [(client.connection, count) for client, count in clients if client is not None])
+            rows = [(self._roster.by_key(grant.key), grant.count) for grant in grants]
+            self._accepting.plan(name, [(row.connection, count) for row, count in rows if row is not None])
             self._in_force.add(name)
 
     def _void(self, name: str) -> None:
@@ -158,5 +158,5 @@ class Plans:
         return SINGLE_USERS if maxconn is None else self._ledger.places_left(name, maxconn) // self._peers.workers
 
     def _room(self, key: int) -> int:
-        client = self._roster.by_key(key)
-        return 0 if client is None else self._roster.config.quic.max_streams - client.active
+        row = self._roster.by_key(key)
+        return 0 if row is None else self._roster.config.quic.max_streams - row.active

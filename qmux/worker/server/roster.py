@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from qmux.config.schema import ServerConfig
 from qmux.pool.candidates import SessionKey
 from qmux.pool.pool import Pool
-from qmux.pool.rows import Row
 from qmux.protocol.frames import AppCode
 from qmux.quic.engine import Connection
 from qmux.tasks import TaskSet
 from qmux.worker.server.client_connection import ClientConnection
+from qmux.worker.server.client_row import ClientRow
 from qmux.worker.server.lane_choice import MAX_LANES, lanes_for
 from qmux.worker.server.ledger import Ledger
 from qmux.worker.server.registration import Admission, settings_of
@@ -53,7 +53,7 @@ class Roster:
         self._tasks = tasks
         self._active_slots: tuple[int, ...] = (slot,)
         self._all: dict[Connection, ClientConnection] = {}
-        self._by_key: dict[int, ClientConnection] = {}
+        self._by_key: dict[int, ClientRow] = {}
         self._by_session: defaultdict[SessionKey, list[ClientConnection]] = defaultdict(list)
         self._keys = itertools.count(1)
         self._sweeps = 0
@@ -66,13 +66,14 @@ class Roster:
         self._all[connection] = client
         return client
 
-    def by_key(self, key: int) -> ClientConnection | None:
-        """The connection of one of our rows."""
+    def by_key(self, key: int) -> ClientRow | None:
+        """The registered connection of one of our rows."""
         return self._by_key.get(key)
 
-    def by_connection(self, connection: Connection | None) -> ClientConnection | None:
-        """The one behind a connection of the engine."""
-        return None if connection is None else self._all.get(connection)
+    def by_connection(self, connection: Connection | None) -> ClientRow | None:
+        """The registered one behind a connection of the engine."""
+        client = None if connection is None else self._all.get(connection)
+        return None if client is None else client.row
 
     def __iter__(self) -> Iterator[ClientConnection]:
         return iter(list(self._all.values()))
@@ -91,31 +92,30 @@ class Roster:
         """A key for a new row."""
         return next(self._keys)
 
-    def registered(self, client: ClientConnection, row: Row) -> None:
+    def registered(self, client: ClientConnection, row: ClientRow) -> None:
         """``client`` serves from now on; an older connection of its session here only finishes."""
-        assert client.session_key is not None, "set before registration"
-        older = self._by_session[client.session_key]
+        older = self._by_session[row.session_key]
         for other in older:
             other.replace_by_newer()
         for surplus in older[: max(0, len(older) + 1 - CONNECTIONS_PER_SESSION)]:
             surplus.connection.close(AppCode.REPLACED, "too many connections of one session")
-        self._by_session[client.session_key].append(client)
-        self._by_key[row.key] = client
-        client.limit_users()
-        self.pool.add(row)
+        self._by_session[row.session_key].append(client)
+        self._by_key[row.key] = row
+        row.limit_users()
+        self.pool.add(row.first)
 
     def gone(self, client: ClientConnection) -> None:
         """The connection of ``client`` ended."""
         self._all.pop(client.connection, None)
         self._tasks.start(client.close_tasks(), "end of a client connection")
-        if client.key:
-            self._by_key.pop(client.key, None)
-            self.pool.remove(client.key)
-        key = client.session_key
-        if key is not None and client in (held := self._by_session.get(key, [])):
+        if (row := client.row) is None:
+            return
+        self._by_key.pop(row.key, None)
+        self.pool.remove(row.key)
+        if client in (held := self._by_session.get(row.session_key, [])):
             held.remove(client)
             if not held:
-                del self._by_session[key]
+                del self._by_session[row.session_key]
 
     # --- what the worker tells ---
 
@@ -131,8 +131,9 @@ class Roster:
         """Another configuration is in force."""
         previous, self.config = self.config, config
         for client in self:
-            client.offers_changed()
-            client.limit_users()
+            if client.row is not None:
+                client.row.offers_changed()
+                client.row.limit_users()
             client.tell_lanes(())
         if _needs_registration(previous, config):
             for number, client in enumerate(self):
@@ -152,10 +153,10 @@ class Roster:
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)
         self._sweeps += 1
         now = time.monotonic()
-        for client in list(self._by_key.values()):
-            client.sweep(now)
+        for row in list(self._by_key.values()):
+            row.sweep(now)
             if self._sweeps % 4 == 0:
-                client.measure()
+                row.measure()
 
 
 def _needs_registration(old: ServerConfig, new: ServerConfig) -> bool:

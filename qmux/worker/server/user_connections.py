@@ -135,8 +135,8 @@ class UserConnections(Surroundings):
 
     @override
     def carrier(self, key: int) -> Carrier | None:
-        client = self._roster.by_key(key)
-        return None if client is None or client.connection.is_closed else client
+        row = self._roster.by_key(key)
+        return None if row is None or row.connection.is_closed else row
 
     @override
     def admit(self, service: str) -> bool:

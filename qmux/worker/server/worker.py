@@ -9,6 +9,7 @@ import time
 
 import msgspec
 from msgspec.structs import asdict
+from typing_extensions import override
 
 from qmux.child import Child
 from qmux.config.schema import ServerConfig
@@ -43,6 +44,7 @@ from qmux.worker.server.plans import Plans
 from qmux.worker.server.roster import Roster
 from qmux.worker.server.user_connections import UserConnections, first_conn_id
 from qmux.worker.signal import ChangeSignal
+from qmux.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +52,8 @@ RESERVED_FDS = 64
 """Descriptors kept for what is not a user: the control channel, the bus, binds, hand-off pairs, a file to read."""
 
 
-class ServerWorker:
-    """Implements ``qmux.worker.role.Worker``. Raises QmuxError where it cannot start."""
+class ServerWorker(Worker):
+    """Raises QmuxError where it cannot start."""
 
     def __init__(self, child: Child, message: Configure) -> None:
         self._child = child
@@ -88,10 +90,10 @@ class ServerWorker:
         self._accepting.begin(Offload(self._users, self._plans, self._roster))
         self._listeners = Listeners(self._users.accept, self._ledger.may_accept, self._accepting)
 
-    # --- qmux.worker.role.Worker ---
+    # --- what the role tells ---
 
+    @override
     def configure(self, message: Configure) -> None:
-        """See ``Worker.configure``."""
         config = _config_of(message)
         self._endpoint.reconfigure(_endpoint_config(config, message))
         self._config = config
@@ -99,8 +101,8 @@ class ServerWorker:
         self._users.reconfigure(config)
         self._signal.fire()  # ``maxconn`` may leave a place now
 
+    @override
     def received(self, message: Down, fds: list[int]) -> None:
-        """See ``Worker.received``."""
         if isinstance(message, AddBind):
             self._add_bind(message, fds)
         elif isinstance(message, RemoveBind):
@@ -116,12 +118,12 @@ class ServerWorker:
         elif isinstance(message, Stop):
             self._child.exit(0)
 
+    @override
     def active(self) -> int:
-        """See ``Worker.active``."""
         return self._ledger.total
 
+    @override
     async def close(self) -> None:
-        """See ``Worker.close``."""
         self._listeners.close(shutdown=False)
         self._plans.close()
         self._accepting.close()
