@@ -13,6 +13,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+from qmux import addresses
 from qmux.config.schema import Bind, ListenAddress, Protocol
 from qmux.errors import StartError
 
@@ -94,8 +95,7 @@ def open_groups(bind: Bind, count: int, config_key: str, shared: bool = False) -
 
 def printed(sock: socket.socket) -> str:
     """The address of a socket as binds and logs name it: numeric, IPv6 in brackets."""
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return addresses.text_of(sock.getsockname())
 
 
 def _addresses(address: ListenAddress, config_key: str) -> list[tuple[socket.AddressFamily, str]]:

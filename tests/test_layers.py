@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"qmux.errors", "qmux.log", "qmux.tasks", "qmux.steering", "qmux.pki"}),
+    frozenset({"qmux.addresses", "qmux.errors", "qmux.log", "qmux.tasks", "qmux.steering", "qmux.pki"}),
     frozenset({"qmux.config", "qmux.messages", "qmux.channel"}),
     frozenset({"qmux.protocol", "qmux.bus", "qmux.pool"}),
     frozenset({"qmux.quic"}),
@@ -35,7 +35,8 @@ WITHIN_A_LAYER = {
 """The importer first. Whatever else shares a layer knows nothing of each other."""
 
 SUPERVISOR_MAY = {
-    f"qmux.{name}" for name in ("errors", "log", "tasks", "steering", "pki", "config", "messages", "channel", "bus")
+    f"qmux.{name}"
+    for name in ("addresses", "errors", "log", "tasks", "steering", "pki", "config", "messages", "channel", "bus")
 }
 CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log"}
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from qmux import addresses
+
 Balance = Literal["least-connections", "round-robin", "random-two-choices", "source-hash"]
 EngineName = Literal["auto", "aioquic", "native"]
 Purpose = Literal["quic", "traffic"]
@@ -23,7 +25,7 @@ class ListenAddress(msgspec.Struct, frozen=True, order=True):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return addresses.join(self.host, self.port)
 
 
 class Bind(msgspec.Struct, frozen=True, order=True):
@@ -52,7 +54,7 @@ class Target(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return addresses.join(self.host, self.port)
 
 
 class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,7 +164,7 @@ class ServerAddress(msgspec.Struct, frozen=True, order=True):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return addresses.join(self.host, self.port)
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):

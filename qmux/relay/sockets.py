@@ -42,16 +42,3 @@ def is_reset(sock: socket.socket) -> bool:
     poller = select.poll()
     poller.register(sock, 0)
     return any(events & select.POLLERR for _, events in poller.poll(0))
-
-
-def endpoint_text(address: object) -> str:
-    """``host:port`` of a socket address, IPv6 in brackets; "" for a Unix socket without a name."""
-    if not isinstance(address, tuple):
-        return str(address)
-    host, port = address[0], address[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def host_of(endpoint: str) -> str:
-    """The host of an ``endpoint_text``, without brackets."""
-    return endpoint.rpartition(":")[0].strip("[]")

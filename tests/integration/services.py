@@ -8,6 +8,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
+from qmux import addresses
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -29,7 +31,7 @@ class Service:
     def target(self) -> str:
         if self._path:
             return f"unix:{self._path}"
-        return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
+        return addresses.join(self._host, self.port)
 
     def __enter__(self) -> Service:
         self._thread.start()

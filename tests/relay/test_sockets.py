@@ -68,16 +68,3 @@ def test_reset_of_a_unix_socket() -> None:
     with theirs:
         sockets.reset(ours)
         assert theirs.recv(1) == b""
-
-
-@pytest.mark.parametrize(
-    ("address", "text"),
-    [
-        (("192.0.2.1", 80), "192.0.2.1:80"),
-        (("2001:db8::1", 80, 0, 0), "[2001:db8::1]:80"),
-        ("/run/app.sock", "/run/app.sock"),
-        ("", ""),
-    ],
-)
-def test_endpoint_text(address: object, text: str) -> None:
-    assert sockets.endpoint_text(address) == text

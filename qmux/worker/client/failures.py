@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from qmux import addresses
 from qmux.pki.verify import (
     BAD_CERTIFICATE,
     CERTIFICATE_EXPIRED,
@@ -49,7 +50,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 def closed(reason: CloseReason, address: str, timeout_s: float) -> Failure:
     """Why a connection that was never registered ended."""
-    host, _, port = address.rpartition(":")
+    host, port = addresses.split(address)
     kind = reason.kind
     if kind is CloseKind.REFUSED:
         text = f"nothing listens on UDP port {port} of {host}: is qmuxd running there, and is this its quic_bind?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qmux import addresses
 from qmux.config.schema import ServerAddress
 
 
@@ -20,5 +21,4 @@ class Remote:
     @property
     def text(self) -> str:
         """The numeric address."""
-        host, port = self.address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return addresses.join(*self.address)

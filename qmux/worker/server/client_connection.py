@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from qmux import addresses
 from qmux.errors import PeerError
 from qmux.protocol.frames import AppCode, Drain, Frame, Heartbeat, Lanes, Register, StreamType
 from qmux.protocol.sessions import ServerSession
@@ -89,11 +90,10 @@ class ClientConnection(ConnectionHandler):
     def fields(self) -> dict[str, object]:
         """What a log line says of this connection."""
         identity = self.connection.identity
-        host, port = self.connection.peer_address
         return {
             "client": identity.principal if identity is not None else "unknown",
             "connection": self.connection.number,
-            "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "address": addresses.join(*self.connection.peer_address),
         }
 
     # --- the control stream ---

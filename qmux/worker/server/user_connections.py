@@ -10,6 +10,7 @@ import time
 
 from typing_extensions import override
 
+from qmux import addresses
 from qmux.config.schema import ServerConfig
 from qmux.pool.pool import Pool
 from qmux.quic.accepting import Accepted, Accepting
@@ -78,12 +79,12 @@ class UserConnections(Surroundings):
             user.close()
             return
         dest = _destination(user, bind_address)
-        self.begin(Accepted(service, next(self._numbers), sockets.endpoint_text(address), dest), user)
+        self.begin(Accepted(service, next(self._numbers), addresses.text_of(address), dest), user)
 
     def begin(self, accepted: Accepted, user: socket.socket) -> None:
         """Serve a connection from its beginning; its socket has its options."""
         runtime = self._services.get(accepted.service)
-        if runtime is not None and not runtime.access.permits(sockets.host_of(accepted.source)):
+        if runtime is not None and not runtime.access.permits(addresses.split(accepted.source)[0]):
             self._refused(accepted.service, accepted.conn_id, accepted.source, "denied", "")
             sockets.reset(user)
             return
@@ -198,6 +199,6 @@ def _about(accepted: Accepted) -> Handoff:
 def _destination(user: socket.socket, bind_address: object) -> str:
     """The address that the user connected to: more exact than a bind of every address."""
     try:
-        return sockets.endpoint_text(user.getsockname())
+        return addresses.text_of(user.getsockname())
     except OSError:
-        return sockets.endpoint_text(bind_address)
+        return addresses.text_of(bind_address)
