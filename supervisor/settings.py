@@ -25,7 +25,7 @@ def child_command(kind: Kind, control_fd: int, name: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Times in seconds. The defaults are those of docs/operations.md."""
+    """Times in seconds, each with its reason; tests shorten them."""
 
     command: Callable[[Kind, int, str], list[str]] = child_command
 

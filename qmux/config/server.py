@@ -47,7 +47,8 @@ MAX_STREAMS = 1 << 20
 """What a client accepts in ``limits`` (``qmux.protocol.values``)."""
 
 MAX_LANES = 16
-"""Connections of one client to one server (design §5): more workers than that get their share by hand-off."""
+"""Connections of one client to one server (docs/architecture.md, "Protocol"): more workers than that get their share by
+hand-off."""
 
 MAX_QUIC_IDLE_S = 600.0
 """A client's own idle timeout is a constant 10 minutes, and the smaller of both rules (docs/architecture.md)."""

@@ -58,11 +58,10 @@ class ControlStream:
 
 
 class ServerSession(ControlStream):
-    """The server's end. ``register_by``: the ``time.monotonic()`` by which a Register must have come."""
+    """The server's end."""
 
-    def __init__(self, register_by: float) -> None:
+    def __init__(self) -> None:
         super().__init__(states.SERVER_RECEIVES, states.SERVER_SENDS)
-        self.register_by = register_by
 
     def accept(self, ack: RegisterAck) -> bytes:
         """Registered."""

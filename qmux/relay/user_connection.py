@@ -19,7 +19,7 @@ from qmux.relay.surroundings import Carrier, ServiceRuntime, StartedAttempt, Sur
 log = logging.getLogger(__name__)
 
 EARLY_DATA_BYTES = 65_536
-"""With ``early_data``: sent with the request at most (docs/architecture.md, "Protocol")."""
+"""With ``early_data``: sent with the request at most (docs/architecture.md, "The path of a connection")."""
 
 ROOM_LOOK_S = 0.05
 """How often a connection without a free stream is looked at again: a client tells of new ones, or of one that ended,

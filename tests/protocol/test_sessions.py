@@ -27,7 +27,7 @@ PTO_S = 0.05
 
 
 def registered(now: float = 100.0) -> tuple[ClientSession, ServerSession]:
-    client, server = ClientSession(), ServerSession(now + 5)
+    client, server = ClientSession(), ServerSession()
     assert take(server, client.register(REGISTER)) == [REGISTER]
     assert take(client, server.accept(ACK)) == [ACK]
     return client, server
@@ -53,7 +53,7 @@ def test_a_session_from_register_to_drain() -> None:
 
 
 def test_rejected() -> None:
-    client, server = ClientSession(), ServerSession(0.0)
+    client, server = ClientSession(), ServerSession()
     take(server, client.register(REGISTER))
     reason = "x" * 3000 + "\udcff"
     (frame,) = take(client, server.reject(RejectCode.UNKNOWN_SERVICE, reason))
@@ -66,7 +66,7 @@ def test_rejected() -> None:
 
 
 def test_a_reason_is_clipped_between_characters() -> None:
-    client, server = ClientSession(), ServerSession(0.0)
+    client, server = ClientSession(), ServerSession()
     take(server, client.register(REGISTER))
     (frame,) = take(client, server.reject(RejectCode.INVALID, "x" + "é" * 600))
     assert isinstance(frame, RegisterReject)

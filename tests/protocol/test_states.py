@@ -55,7 +55,7 @@ def allowed(state: State, frame: type[Frame], *, from_client: bool) -> State | N
 @settings(max_examples=3)
 def test_receiving(state: State, kind: type[Frame], data: st.DataObject) -> None:
     frame = data.draw(frame_of(kind))
-    for session, from_client in ((ServerSession(0.0), True), (ClientSession(), False)):
+    for session, from_client in ((ServerSession(), True), (ClientSession(), False)):
         session.state = state
         expected = allowed(state, kind, from_client=from_client)
         if expected is None:
@@ -72,7 +72,7 @@ def test_receiving(state: State, kind: type[Frame], data: st.DataObject) -> None
 @settings(max_examples=3)
 def test_sending(state: State, kind: type[Frame], data: st.DataObject) -> None:
     frame = data.draw(frame_of(kind))
-    for session, from_client in ((ServerSession(0.0), False), (ClientSession(), True)):
+    for session, from_client in ((ServerSession(), False), (ClientSession(), True)):
         session.state = state
         expected = allowed(state, kind, from_client=from_client)
         if expected is None:
@@ -107,7 +107,7 @@ class TwoEnds(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.client = ClientSession()
-        self.server = ServerSession(0.0)
+        self.server = ServerSession()
         self.to_server: deque[tuple[Frame, bytes]] = deque()
         self.to_client: deque[tuple[Frame, bytes]] = deque()
 

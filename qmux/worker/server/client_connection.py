@@ -54,7 +54,7 @@ class ClientConnection(ConnectionHandler):
         self.row: ClientRow | None = None
         self._roster = roster
         self._register: Register | None = None
-        self._session = ServerSession(0.0)
+        self._session = ServerSession()
         self._control: ControlWriter | None = None
         self._lanes: tuple[int, ...] = ()
         self._tasks = TaskSet()

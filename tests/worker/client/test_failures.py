@@ -30,7 +30,7 @@ CLOSED = {
     CloseKind.TLS: ("our_certificate", "the TLS handshake failed with alert 0", CERTIFICATE),
     CloseKind.IDLE: ("idle", "the connection failed: idle", UNREACHABLE),
     CloseKind.RESET: ("reset", "the connection failed: reset", UNREACHABLE),
-    CloseKind.REFUSED: ("refused", "nothing listens on UDP port 8443 of [2001:db8::1]", UNREACHABLE),
+    CloseKind.REFUSED: ("refused", "nothing listens on UDP port 8443 of 2001:db8::1:", UNREACHABLE),
     CloseKind.UNREACHABLE: ("unreachable", "the network has no way to it", UNREACHABLE),
     CloseKind.TIMEOUT: ("no_answer", "no answer over UDP within 3 s: is UDP port 8443 blocked", UNREACHABLE),
     CloseKind.CERTIFICATE: ("server_certificate", "the server's certificate is not accepted", CERTIFICATE),
