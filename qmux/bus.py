@@ -150,7 +150,7 @@ class Subscriber:
             message = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.invalid += 1
-            log.error("a bus message does not decode", extra={"reason": error})
+            log.error("bus message cannot be decoded", extra={"reason": error})
             return
         self._on_message(message)
 

@@ -142,7 +142,7 @@ class Channel(Generic[Outgoing, Incoming]):
             try:
                 message = self._decode(data, fds, flags)
             except (msgspec.DecodeError, ValueError, OSError) as error:
-                log.error("a control message could not be read", extra={"reason": error})
+                log.error("control message could not be read", extra={"reason": error})
                 _close_all(fds)
                 self._end()
                 return
@@ -154,7 +154,7 @@ class Channel(Generic[Outgoing, Incoming]):
         if data[:1] == _INLINE:
             return self._decoder.decode(data[1:])
         if not fds:
-            raise ValueError("a large message came without its memory")
+            raise ValueError("a large message came without its memfd")
         blob = fds.pop()
         try:
             return self._decoder.decode(_contents(blob))

@@ -87,7 +87,7 @@ class Child:
 
         def on_closed() -> None:
             if not self._exit_code.done():
-                log.warning("the supervisor is gone: closing")
+                log.warning("supervisor has exited: closing")
             self.exit(1)
 
         self._channel = child_end(sock, on_message, on_closed)

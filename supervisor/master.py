@@ -126,7 +126,7 @@ class Supervisor:
         try:
             self._daemon.log.reopen()
         except StartError as error:
-            log.error(f"the log goes on in the old file: {error}")
+            log.error(f"log file not reopened, still writing to the old one: {error}")
             return
         self._fleet.log_to(self._daemon.log.fd)
         log.info("log file reopened", extra={"file": self._daemon.log.path or "stderr"})
@@ -151,10 +151,10 @@ class Supervisor:
     def _refill(self, seat: Seat, lived_s: float) -> None:
         delay_s = seat.pause.delay_s(lived_s)
         if not self._served and seat.kind == "worker" and seat.pause.failures >= BOOT_FAILURES:
-            self._give_up(StartError(f"{seat.name} does not come up ({seat.last_end}); its own lines above say why"))
+            self._give_up(StartError(f"{seat.name} fails to start ({seat.last_end}); its log lines above say why"))
             return
         when = f"in {delay_s:.1f} s" if delay_s else "now"
-        log.info(f"{seat.name} starts again {when}", extra={"failures": seat.pause.failures})
+        log.info(f"{seat.name} restarts {when}", extra={"failures": seat.pause.failures})
         self._restarts[seat.name] = asyncio.get_running_loop().call_later(delay_s, self._fill, seat)
         self._fleet.share_orphans()
         self._look_served()
@@ -320,7 +320,7 @@ class Supervisor:
         connections = sum(worker.active for worker in self._fleet.workers())
         log.info(
             f"{self._daemon.program} stopping",
-            extra={"reason": why or "told to", "connections": connections, "at_most_s": config.process.stop_after_s},
+            extra={"reason": why or "requested", "connections": connections, "at_most_s": config.process.stop_after_s},
         )
         notify.stopping(f"{connections} connections")
 

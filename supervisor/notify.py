@@ -35,4 +35,4 @@ def _send(text: str) -> None:
             sock.connect("\0" + address[1:] if address.startswith("@") else address)
             sock.send(text.encode())
         except OSError as error:
-            log.warning("systemd could not be told about our state", extra={"reason": error.strerror})
+            log.warning("cannot notify systemd", extra={"reason": error.strerror})

@@ -229,7 +229,7 @@ class Reloader:
         if outcome.ok:
             log.info("reload done", extra={"config": self._daemon.config.source, "version": self._daemon.version})
         else:
-            log.error("reload refused: everything stays as it was", extra={"config": self._daemon.config.source})
+            log.error("reload refused: nothing was changed", extra={"config": self._daemon.config.source})
 
 
 def _line(change: Change) -> str:

@@ -56,7 +56,7 @@ def private_dir(path: Path, uid: int, gid: int) -> None:
             path.mkdir(mode=0o700)
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (uid, os.geteuid()):
-            raise StartError(f"{path}: is there already and is not a directory of ours; remove it")
+            raise StartError(f"{path}: exists and is not a directory of this user; remove it")
         path.chmod(0o700)
         if (found.st_uid, found.st_gid) != (uid, gid):
             os.chown(path, uid, gid, follow_symlinks=False)
@@ -130,7 +130,7 @@ def _secret(path: Path) -> bytes:
     except OSError as error:
         raise StartError(f"{path}: {error.strerror}; make it readable for this user, or set state_dir") from None
     if len(secret) != SECRET_BYTES:
-        raise StartError(f"{path}: has {len(secret)} bytes instead of {SECRET_BYTES}; remove it, a new one is made")
+        raise StartError(f"{path}: has {len(secret)} bytes instead of {SECRET_BYTES}; remove it to get a new one")
     if found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise StartError(f"{path}: must belong to this user alone: chmod 600 {path}, chown it, or set state_dir")
     return secret

@@ -188,7 +188,7 @@ def warn_of_small_buffer(group: Group) -> None:
     if given < SMALL_RECEIVE_BUFFER_BYTES:
         log.warning(
             "the receive buffer of QUIC sockets is small, bursts may be lost: "
-            f"sysctl -w net.core.rmem_max={RECEIVE_BUFFER_BYTES}, then start again",
+            f"sysctl -w net.core.rmem_max={RECEIVE_BUFFER_BYTES}, then restart",
             extra={"address": group.address, "given_bytes": given, "wanted_bytes": RECEIVE_BUFFER_BYTES},
         )
 

@@ -47,7 +47,7 @@ async def stop_now(fleet: Fleet, settings: Settings) -> None:
     for process in processes:
         _stop(process, settings)
     if not await all_ended(processes, settings.stop_timeout_s + FORCED_END_S):
-        log.error("processes that SIGKILL does not end are left behind", extra={"processes": processes})
+        log.error("processes left running: SIGKILL did not end them", extra={"processes": processes})
 
 
 def kill_all(fleet: Fleet) -> None:

@@ -250,7 +250,7 @@ def test_what_does_not_decode_is_counted_and_skipped(
         publisher.close()
 
     run(main())
-    assert "a bus message does not decode" in caplog.text
+    assert "bus message cannot be decoded" in caplog.text
 
 
 def test_the_proxy_survives_garbage(proxy: BusProxy, directory: str) -> None:

@@ -61,7 +61,7 @@ def _ask(path: Path, method: str, target: str, body: object, timeout_s: float) -
         raise UnreachableError(f"{path}: no such socket; is the daemon running?") from None
     except ConnectionRefusedError:
         raise UnreachableError(
-            f"{path}: nobody listens there; the daemon has stopped, or its admin process starts anew"
+            f"{path}: nothing listens there; the daemon has stopped, or its admin process is restarting"
         ) from None
     except PermissionError:
         raise UnreachableError(

@@ -59,7 +59,7 @@ class Section:
             return "not available in this version; remove it"
         if key in names.other_end:
             what = "key" if self.path else "table"
-            return f"a {what} of the {names.other_end_is}; each fact stands on one side only: remove it here"
+            return f"a {what} of the {names.other_end_is}; it is set on that side only: remove it here"
         if isinstance(self.table[key], dict) and len(self.path) == 2 and self.path[0] == "services":
             name = shown(f"{self.path[1]}.{key}")
             return f"unknown table; a service's name with a dot needs quotes: [services.{name}]"

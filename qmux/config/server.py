@@ -127,7 +127,7 @@ def _read_services(document: Document, taken: TakenAddresses) -> dict[str, Servi
         services[name], paths = _read_service(section, name)
         _check_traffic_overlaps(document, zip(paths, services[name].traffic_binds(), strict=True), taken)
         if not section.has("bind") and not section.has_tables():
-            section.add_missing("bind", 'missing; where do users come? write it as in bind = ":80"')
+            section.add_missing("bind", 'missing; where do users connect? write it as in bind = ":80"')
     return services
 
 

@@ -25,22 +25,22 @@ _REFUSED = {
     RefuseCode.TIMEOUT: "the service did not answer in time",
     RefuseCode.UNREACHABLE: "the service cannot be reached from the client",
     RefuseCode.NAME: "the target's name does not resolve at the client",
-    RefuseCode.UNKNOWN_SERVICE: "the client does not serve it any more",
+    RefuseCode.UNKNOWN_SERVICE: "the client no longer serves it",
     RefuseCode.DRAINING: "the client is stopping",
     RefuseCode.OVERLOADED: "the client is out of descriptors or ports",
 }
 _CLOSED = {
     AppCode.NONE: "closed without error",
-    AppCode.PROTOCOL_ERROR: "a rule of the protocol was broken",
+    AppCode.PROTOCOL_ERROR: "protocol violation",
     AppCode.NOT_REGISTERED: "the client did not register in time",
     AppCode.REJECTED: "the registration was rejected",
     AppCode.GOING_AWAY: "the other end stopped",
     AppCode.REPLACED: "a newer connection of the same session took its place",
-    AppCode.SURPLUS: "a connection too many",
-    AppCode.UNKNOWN_STREAM_TYPE: "a stream of a type that is not known here",
+    AppCode.SURPLUS: "surplus connection",
+    AppCode.UNKNOWN_STREAM_TYPE: "unknown stream type",
     AppCode.CANCELLED: "no longer wanted",
     AppCode.SOCKET_RESET: "the TCP connection was reset",
-    AppCode.TIMED_OUT: "a timeout passed",
+    AppCode.TIMED_OUT: "timed out",
     AppCode.REFUSED: "refused",
 }
 
@@ -67,7 +67,7 @@ def _lookup(kind: type[Code], words: dict[Code, str], code: str) -> str:
     try:
         return words[kind(code)]
     except ValueError:
-        return f"{code} (a reason that this release does not know)"
+        return f"{code} (a reason unknown to this release)"
 
 
 def _with_detail(text: str, detail: str) -> str:

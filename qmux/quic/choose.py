@@ -23,7 +23,7 @@ def load_engine(name: EngineName) -> Engine:
         engine: Engine = importlib.import_module("qmux.quic.native_engine").NativeEngine()
         return engine
     if name == "auto" and importlib.util.find_spec("qmux_native") is not None:
-        log.warning("the native engine is installed and cannot be used: running on aioquic", extra={"reason": problem})
+        log.warning("native engine is installed but cannot be used; using aioquic", extra={"reason": problem})
     from qmux.quic.aioquic_engine import AioquicEngine
 
     return AioquicEngine()

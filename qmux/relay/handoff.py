@@ -112,11 +112,11 @@ class HandoffLink:
     def _received(self, data: bytes, fds: list[int], flags: int) -> None:
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) != 1:
-                raise ValueError(f"truncated, or not with one descriptor but {len(fds)}")
+                raise ValueError(f"truncated, or with {len(fds)} descriptors instead of one")
             about = _decoder.decode(data)
             user = socket.socket(fileno=fds[0])
         except (ValueError, OSError, RecursionError) as error:  # ValueError: also msgspec's and Unicode's
-            log.error("a handed-over user could not be taken", extra={"reason": error})
+            log.error("handed-off user connection could not be received", extra={"reason": error})
             _close_all(fds)
             return
         self._on_handed(user, about)

@@ -81,7 +81,7 @@ def test_nobody_there_is_exit_code_5(tmp_path: Path) -> None:
     dead = tmp_path / "dead.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))
-    for path, words in ((tmp_path / "none.sock", "no such socket"), (dead, "nobody listens there")):
+    for path, words in ((tmp_path / "none.sock", "no such socket"), (dead, "nothing listens there")):
         for command in (["status"], ["status", "--json"], ["reload"], ["reload", "--dry-run"]):
             done = run("qmux", *command, "--socket", path)
             assert (done.returncode, words in done.stderr) == (5, True), done.stderr

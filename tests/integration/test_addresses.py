@@ -35,12 +35,12 @@ def test_probing_a_second_address_takes_no_users_and_no_place(deployment: Deploy
         deployment.extra_environment[TIMINGS_VARIABLE] = msgspec.json.encode(TIMINGS).decode()
         client = deployment.client("pod-1", {"web": service.target}, servers=addresses)
         server.until_clients(1, connections=2)
-        until(lambda: "the first is kept" in client.log, "the second address is told as such")
+        until(lambda: "keeping the first" in client.log, "the second address is told as such")
         with contextlib.ExitStack() as stack:
             users = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(16)]
 
             def probes() -> int:
-                return server.log.count("this server is reached through another address already")
+                return server.log.count("this server is already connected through another address")
 
             assert all(_answers(user) for user in users)
             before = probes()

@@ -135,7 +135,7 @@ def test_a_name_without_address_is_told_and_shown(deployment: Deployment) -> Non
     config = deployment.write("once.toml", client.config.read_text())
     once = deployment.start("qmuxc", config, "--once")
     assert once.process.wait(60) == 5
-    assert "cannot find server" in once.log
+    assert "cannot resolve server" in once.log
     assert "trying again" not in once.log
 
 

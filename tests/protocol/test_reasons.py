@@ -44,8 +44,8 @@ def test_the_detail_comes_first() -> None:
 
 
 def test_codes_of_a_later_release() -> None:
-    assert reasons.rejected("quota", "") == "quota (a reason that this release does not know)"
-    assert reasons.refused("quota", "x") == "x: quota (a reason that this release does not know)"
+    assert reasons.rejected("quota", "") == "quota (a reason unknown to this release)"
+    assert reasons.refused("quota", "x") == "x: quota (a reason unknown to this release)"
     assert reasons.closed(0x99) == "code 0x99"
 
 

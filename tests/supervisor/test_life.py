@@ -162,7 +162,7 @@ def test_workers_that_crash_at_the_start_end_it(tmp_path: Path) -> None:
         daemon.tell("worker-0", "crash")
         daemon.start(ready=False)
         assert daemon.wait(30) == 4
-        assert daemon.said("worker-0 does not come up (exited with status 7)")
+        assert daemon.said("worker-0 fails to start (exited with status 7)")
     finally:
         daemon.close()
 

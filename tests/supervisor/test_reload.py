@@ -92,7 +92,7 @@ def test_a_bad_file_changes_nothing(daemon: Daemon) -> None:
     assert (ok, code) == (False, 3)
     assert lines[0].startswith("server.toml:3: services.web.bind: ")
     assert daemon.said(f"reload: {lines[0]}")
-    assert daemon.said("reload refused: everything stays as it was")
+    assert daemon.said("reload refused: nothing was changed")
     assert daemon.log("worker-0", "Configure") == []
     (daemon.directory / "config.json").unlink()
     ok, lines, code = daemon.request()

@@ -62,7 +62,7 @@ def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
 def test_another_users_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", 12345, 12345)
-    with pytest.raises(StartError, match="not a directory of ours"):
+    with pytest.raises(StartError, match="not a directory of this user"):
         private_dir(tmp_path / "theirs", ME.uid, ME.gid)
     with pytest.raises(StartError, match="another user can write there"):
         private_dir(tmp_path / "theirs" / "run", ME.uid, ME.gid)

@@ -76,7 +76,7 @@ class Connector:
                 timeout_s,
             )
         except OSError as error:
-            return Failure("unreachable", f"the network has no way to it: {error.strerror or error}", UNREACHABLE)
+            return Failure("unreachable", f"cannot send UDP packets to it: {error.strerror or error}", UNREACHABLE)
 
     def _register(self) -> Register:
         instance = self._config.instance or os.uname().nodename

@@ -28,7 +28,7 @@ _ALERTS = {
     UNSUPPORTED_CERTIFICATE: "the server does not accept our certificate for a client; issue one with: "
     "qmux pki issue client NAME --service SERVICE",
     BAD_CERTIFICATE: "the server does not accept our certificate",
-    CERTIFICATE_REQUIRED: "the server wants a certificate and we have none",
+    CERTIFICATE_REQUIRED: "the server requires a certificate and we have none",
     _NO_APPLICATION_PROTOCOL: "the server speaks another protocol or version; is it a qmuxd?",
 }
 
@@ -62,7 +62,7 @@ def closed(reason: CloseReason, address: str, timeout_s: float) -> Failure:
         )
         return Failure("no_answer", text, UNREACHABLE)
     if kind is CloseKind.UNREACHABLE:
-        return Failure("unreachable", f"the network has no way to it: {reason.message}", UNREACHABLE)
+        return Failure("unreachable", f"cannot send UDP packets to it: {reason.message}", UNREACHABLE)
     if kind is CloseKind.CERTIFICATE:
         return Failure("server_certificate", _server_certificate(reason.message), CERTIFICATE)
     if kind is CloseKind.TLS:

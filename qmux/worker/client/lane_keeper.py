@@ -108,7 +108,8 @@ class LaneKeeper(Link):
             lane.drain(SURPLUS_LIFE_S)
         if lanes:
             log.info(
-                "giving a server up: its users may finish", extra={"server": self._remote, "connections": self.active}
+                "dropping server; open connections may finish",
+                extra={"server": self._remote, "connections": self.active},
             )
         await asyncio.sleep(max((lane.settling_s for lane in lanes), default=0.0))
         await self._signal.wait_until(lambda: self.active == 0, SURPLUS_LIFE_S)
@@ -177,7 +178,7 @@ class LaneKeeper(Link):
             await held.until_ended_or_replaced()
             if not held.ended.done():
                 log.info(
-                    "replacing a connection",
+                    "replacing connection",
                     extra={"server": self._remote, "lane": number, "reason": held.wants_replacement.result()},
                 )
                 self._retire(number, held)

@@ -151,12 +151,12 @@ class ServerLink:
                 continue
             if holder is self:
                 return lane
-            lane.close(AppCode.SURPLUS, "this server is reached through another address already")
+            lane.close(AppCode.SURPLUS, "this server is already connected through another address")
             if not is_probe:
                 holder.took_place_of(outcome.lane)
                 is_probe = True
             if self._enter(f"same server as {holder.remote.text}"):
-                log.info("one server through two addresses: the first is kept", extra={"server": self, "kept": holder})
+                log.info("same server at two addresses; keeping the first", extra={"server": self, "kept": holder})
             since = time.monotonic()
             await self._holders.until_released(self._timings.duplicate_look_s)
             pause.worked(time.monotonic() - since)

@@ -124,7 +124,7 @@ class Servers(LinkOwner):
 
     def _report_unresolved(self, server: ServerAddress, failure: Failure) -> None:
         self._unresolved.setdefault(server, round(time.time() * 1000))
-        text = "cannot find server; trying again" if self.tries_again else "cannot find server"
+        text = "cannot resolve server; trying again" if self.tries_again else "cannot resolve server"
         log.warning(text, extra={"server": server, "reason": failure.text})
 
     def _drop_links(self, server: ServerAddress, keep: Sequence[tuple[str, int]]) -> None:
@@ -139,7 +139,7 @@ class Servers(LinkOwner):
         await self._end_link(link)
 
     async def _end_link(self, link: ServerLink) -> None:
-        await link.close(AppCode.GOING_AWAY, "the client gives this server up")
+        await link.close(AppCode.GOING_AWAY, "the client drops this server")
         self._retired.discard(link)
         self._holders.release(link)
 

@@ -75,7 +75,7 @@ class UserConnections(Surroundings):
         try:
             sockets.prepare(user)
         except OSError as error:
-            log.debug("user left at once", extra={"service": service, "reason": error})
+            log.debug("user connection closed before it was served", extra={"service": service, "reason": error})
             user.close()
             return
         dest = _destination(user, bind_address)

@@ -31,7 +31,7 @@ CLOSED = {
     CloseKind.IDLE: ("idle", "the connection failed: idle", UNREACHABLE),
     CloseKind.RESET: ("reset", "the connection failed: reset", UNREACHABLE),
     CloseKind.REFUSED: ("refused", "nothing listens on UDP port 8443 of 2001:db8::1:", UNREACHABLE),
-    CloseKind.UNREACHABLE: ("unreachable", "the network has no way to it", UNREACHABLE),
+    CloseKind.UNREACHABLE: ("unreachable", "cannot send UDP packets to it", UNREACHABLE),
     CloseKind.TIMEOUT: ("no_answer", "no answer over UDP within 3 s: is UDP port 8443 blocked", UNREACHABLE),
     CloseKind.CERTIFICATE: ("server_certificate", "the server's certificate is not accepted", CERTIFICATE),
 }
@@ -63,7 +63,7 @@ def test_every_way_in_which_a_connection_ends(kind: CloseKind) -> None:
         (CERTIFICATE_EXPIRED, "has expired or is not valid yet"),
         (UNSUPPORTED_CERTIFICATE, "does not accept our certificate for a client"),
         (BAD_CERTIFICATE, "does not accept our certificate (revoked)"),
-        (CERTIFICATE_REQUIRED, "wants a certificate and we have none"),
+        (CERTIFICATE_REQUIRED, "requires a certificate and we have none"),
         (120, "speaks another protocol or version"),
         (80, "failed with alert 80"),
     ],
