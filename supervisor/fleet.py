@@ -94,7 +94,6 @@ class Fleet:
 
     def configure(self, process: Process) -> None:
         """Send the configuration in force."""
-        process.config_version = self._daemon.version
         process.send(self._daemon.configure(process.index, process.slot, process.epoch))
 
     def log_to(self, fd: int) -> None:

@@ -65,7 +65,6 @@ class Process:
         self.was_heard = False
         self._killed = False
         self.failure: Failed | None = None
-        self.config_version = 0
         self.facts = ReadyFacts()
         self.active = 0
         self.started_at = time.time()

@@ -20,6 +20,7 @@ BESIDE_MODULES = {
     "test_layers.py": "imports",
     "test_files.py": "this",
     "test_needs.py": "conftest.py",
+    "test_references.py": "what comments and pages point to",
     "test_foreground.py": "how the tests start programs",
 }
 
