@@ -18,7 +18,7 @@ from loadtest.report import Report
 from loadtest.run import Plan, Result, run
 from loadtest.system import StartFailed
 from loadtest.systems import SYSTEMS
-from qmux.config.process import MAX_WORKERS
+from qmux.config.schema import MAX_WORKERS
 from qmux.config.usable import MIN_SERVER_WORKERS, usable_cpus
 
 EXAMPLE = """\b

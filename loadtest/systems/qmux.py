@@ -13,7 +13,7 @@ from loadtest.hosts import Host
 from loadtest.system import Addresses, StartFailed
 from loadtest.systems.base import Started
 from qmux.cli import api
-from qmux.config.schema import EngineName
+from qmux.config.schema import MAX_LANES, EngineName
 from qmux.errors import StartError, UnreachableError
 from qmux.quic.choose import load_engine
 
@@ -24,9 +24,6 @@ WORKER = ["-m", "qmux.worker"]
 
 SIDES = ("server", "client")
 """In the order of ``pids()``."""
-
-MAX_LANES = 16
-"""Connections of one client worker to one server, with ``lanes = "auto"`` (docs/configuration.md)."""
 
 SERVER = """
 [server]

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from qmux.config.keys import Key, keys_of
 from qmux.config.problems import quoted_name, shown
-from qmux.config.schema import Config, QuicConfig, ServerConfig, ServiceConfig
+from qmux.config.schema import Config, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig
 from qmux.config.units import format_duration, format_size
 
 How = Literal["in place", "restart"]
@@ -20,14 +21,7 @@ How = Literal["in place", "restart"]
 ABSENT = "-"
 """Shown where a side has no such key."""
 
-_RESTART_KEYS = {
-    "workers": "the number of workers is fixed while they run",
-    "engine": "the engine is chosen when a worker starts",
-    "user": "a worker gets its user when it starts",
-    "group": "a worker gets its group when it starts",
-    "runtime_dir": "the lock and the sockets are in the old one",
-    "state_dir": "the secret that is kept there was read at the start",
-}
+_RESTART_FIELDS = {field: key.needs_restart for field, key in keys_of(ProcessConfig).items() if key.needs_restart}
 _QUIC_BINDS = "QUIC sockets are opened when the workers start, one for each"
 _ROLE = "a server does not become a client, nor the other way round"
 
@@ -65,7 +59,7 @@ def merge_in_place(old: Config, new: Config) -> Config:
     """``new``, with what needs a restart kept as it is in ``old``: what a reload gives to running workers."""
     if type(old) is not type(new):
         return old
-    kept = {key: getattr(old.process, key) for key in _RESTART_KEYS}
+    kept = {key: getattr(old.process, key) for key in _RESTART_FIELDS}
     merged = msgspec.structs.replace(new, source=old.source, process=msgspec.structs.replace(new.process, **kept))
     if isinstance(merged, ServerConfig) and isinstance(old, ServerConfig):
         return _with_quic_binds(merged, old)
@@ -90,7 +84,7 @@ def _why_restart(key: str, sockets_differ: bool) -> str:
     table, _, name = key.rpartition(".")
     if name == "quic_bind" or key == "quic.bind":
         return _QUIC_BINDS if sockets_differ else ""  # an address that only moves to another table is open already
-    return _RESTART_KEYS.get(name, "") if table in ("server", "client") else ""
+    return _RESTART_FIELDS.get(name, "") if table in ("server", "client") else ""
 
 
 def _quic_sockets(config: Config) -> set[Any]:
@@ -104,38 +98,33 @@ def _role(config: Config) -> str:
 def _keys(config: Config) -> Iterator[tuple[str, str]]:
     """Every key with its effective value, named as in the file."""
     role = _role(config)
-    for field in config.__struct_fields__:
+    for field, key in keys_of(type(config)).items():
         value = getattr(config, field)
         if field == "process":
-            yield from _fields(role, value, ())
-            yield from _fields(role, value.tls, ())
+            yield from _table(role, value)
+            yield from _table(role, value.tls)
         elif field in ("quic", "log"):
-            yield from _fields(field, value, ())
+            yield from _table(field, value)
         elif field == "services":
             for name, service in value.items():
-                yield from _fields(f"services.{quoted_name(name)}", service, ("name",))
-        elif field not in ("source", "once"):
-            yield _pair(role, field, value)
+                yield from _table(f"services.{quoted_name(name)}", service)
+        else:
+            yield f"{role}.{key.name}", _written(key, value)
 
 
-def _fields(table: str, struct: msgspec.Struct, left_out: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for field in struct.__struct_fields__:
-        if field not in ("tls", *left_out):
-            yield _pair(table, field, getattr(struct, field))
+def _table(name: str, struct: msgspec.Struct) -> Iterator[tuple[str, str]]:
+    for field, key in keys_of(type(struct)).items():
+        if field != "tls":  # named beside the others of its table
+            yield f"{name}.{key.name}", _written(key, getattr(struct, field))
 
 
-def _pair(table: str, field: str, value: Any) -> tuple[str, str]:
-    """A field of the schema as the file names and writes it: ``queue_timeout_s`` 3.0 is ``queue_timeout`` "3s"."""
-    name = field.removesuffix("_s").removesuffix("_bytes")
-    return f"{table}.{name}", _written(name, field, value)
-
-
-def _written(name: str, field: str, value: Any) -> str:
+def _written(key: Key, value: Any) -> str:
+    """A value of the schema as the file has it: ``queue_timeout_s`` 3.0 is ``queue_timeout`` "3s"."""
     if value is None:
-        return '"off"' if name == "idle_timeout" else ('"auto"' if name in ("workers", "lanes") else ABSENT)
-    if field.endswith("_s") and isinstance(value, float):
+        return shown(key.word) if key.word else ABSENT
+    if key.kind == "duration":
         return shown(format_duration(value))
-    if field.endswith("_bytes"):
+    if key.kind == "size":
         return shown(format_size(value))
     if isinstance(value, tuple):
         items = [str(item) for item in value]

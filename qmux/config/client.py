@@ -7,6 +7,7 @@ import socket
 
 from qmux.config.addresses import check_host, parse_server, parse_target
 from qmux.config.document import Document
+from qmux.config.keys import names_of
 from qmux.config.process import PROCESS_KEYS, check_later_tables, read_log, read_process
 from qmux.config.schema import ClientConfig, ClientServiceConfig, Target
 from qmux.config.section import Names, Section
@@ -18,15 +19,16 @@ TABLES = Names(
 )
 CLIENT_KEYS = Names(
     (
-        *PROCESS_KEYS, "servers", "server_name", "instance", "weight", "backup", "resolve_interval",
-        "connect_timeout", "reconnect_max",
+        *PROCESS_KEYS,
+        *names_of(ClientConfig, "process", "services", "log"),
+        *names_of(ClientServiceConfig, "target", "connect_timeout_s"),
     ),
     ("zone",),
     tuple(key for key in (*SERVER_KEYS.known, *SERVER_KEYS.later) if key not in PROCESS_KEYS),
     "server",
-)  # fmt: skip
+)
 CLIENT_SERVICE_KEYS = Names(
-    ("target", "connect_timeout", "weight", "backup"),
+    names_of(ClientServiceConfig),
     ("send_proxy", "health"),
     (*SERVICE_KEYS.known, *SERVICE_KEYS.later),
     "server",
@@ -35,11 +37,8 @@ CLIENT_SERVICE_KEYS = Names(
 MAX_SERVERS = 64
 """Addresses in ``servers``: each costs a connection for each of its workers."""
 
-MAX_WEIGHT = 256
 MAX_INSTANCE = 128
 """Of what ``Register`` carries (``qmux.protocol.values``)."""
-
-MAX_CONNECT_S = 300.0
 
 
 def read_client(document: Document) -> ClientConfig:
@@ -62,15 +61,13 @@ def read_client(document: Document) -> ClientConfig:
         services=_read_services(document, section),
         server_name=section.parsed("server_name", check_host) or "",
         instance=_instance(section),
-        resolve_interval_s=section.duration("resolve_interval", 30.0, 1.0, 86_400.0),
-        connect_timeout_s=section.duration("connect_timeout", 3.0, 0.1, MAX_CONNECT_S),
-        reconnect_max_s=section.duration("reconnect_max", 15.0, 0.1, 3600.0),
+        **section.read(ClientConfig),
         log=read_log(document),
     )
 
 
 def _read_services(document: Document, client: Section) -> dict[str, ClientServiceConfig]:
-    weight, backup = client.number("weight", 1, 1, MAX_WEIGHT), client.flag("backup", False)
+    shared = client.read(ClientServiceConfig)  # ``weight`` and ``backup`` of [client] are the services' defaults
     parse = functools.partial(parse_target, base=document.base)
     services = {}
     for name in service_names(document, 'target = "127.0.0.1:3000"'):
@@ -81,9 +78,7 @@ def _read_services(document: Document, client: Section) -> dict[str, ClientServi
         services[name] = ClientServiceConfig(
             name=name,
             target=section.parsed("target", parse) or Target(),
-            connect_timeout_s=section.duration("connect_timeout", 5.0, 0.1, MAX_CONNECT_S),
-            weight=section.number("weight", weight, 1, MAX_WEIGHT),
-            backup=section.flag("backup", backup),
+            **section.read(ClientServiceConfig, weight=shared["weight"], backup=shared["backup"]),
         )
     return services
 

@@ -7,8 +7,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from qmux.config.loaded import Loaded
-from qmux.config.process import LOG_FORMATS, LOG_LEVELS, MAX_WORKERS
-from qmux.config.schema import EngineName
+from qmux.config.schema import MAX_WORKERS, EngineName, LogFormat, LogLevel
 from qmux.errors import UsageError
 
 
@@ -29,9 +28,9 @@ def with_overrides(
         process["engine"] = _one_of("--engine", engine, get_args(EngineName))
     log: dict[str, Any] = {}
     if log_level is not None:
-        log["level"] = _one_of("--log-level", log_level, LOG_LEVELS)
+        log["level"] = _one_of("--log-level", log_level, get_args(LogLevel))
     if log_format is not None:
-        log["format"] = _one_of("--log-format", log_format, LOG_FORMATS)
+        log["format"] = _one_of("--log-format", log_format, get_args(LogFormat))
     config = msgspec.structs.replace(
         config,
         process=msgspec.structs.replace(config.process, **process),

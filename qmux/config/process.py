@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import grp
 import pwd
-from typing import Literal, get_args
 
 from qmux.config.addresses import AddressError, check_unix_path
 from qmux.config.document import Document
-from qmux.config.schema import EngineName, LogConfig, ProcessConfig, TlsFiles
+from qmux.config.keys import names_of
+from qmux.config.schema import LogConfig, ProcessConfig, TlsFiles
 from qmux.config.section import Names, Section
 
-PROCESS_KEYS = (
-    "bundle", "cert", "key", "ca", "workers", "engine", "user", "group", "runtime_dir", "state_dir", "stop_after",
-)  # fmt: skip
+LOG_KEYS = Names(names_of(LogConfig))
+PROCESS_KEYS = (*names_of(TlsFiles), *names_of(ProcessConfig, "tls"))
 
-LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["human", "json"]
-LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
-LOG_FORMATS: tuple[LogFormat, ...] = get_args(LogFormat)
-
-MAX_WORKERS = 256
-"""More than the largest machines have CPUs that one port can feed; a slot has 15 bits (``qmux.steering``)."""
-
-MAX_STOP_AFTER_S = 86_400.0
 MAX_TEXT = 4096
 """A path of Linux has at most PATH_MAX bytes."""
 
@@ -32,17 +22,13 @@ _ADMIN_SOCKET = "admin.sock"  # the longest of the sockets in the runtime direct
 
 def read_process(document: Document, section: Section, default_workers: int | None) -> ProcessConfig:
     """The ProcessConfig of ``[server]`` or ``[client]``."""
-    engine: EngineName = section.choice("engine", "auto", get_args(EngineName))
-    auto: dict[str, int | None] = {"auto": None}
     return ProcessConfig(
         tls=_tls_files(document, section),
-        workers=section.number("workers", default_workers, 1, MAX_WORKERS, auto),
-        engine=engine,
         user=_account(section, "user"),
         group=_account(section, "group"),
         runtime_dir=_runtime_dir(document, section),
         state_dir=_path(document, section, "state_dir"),
-        stop_after_s=section.duration("stop_after", 25.0, 0.0, MAX_STOP_AFTER_S),
+        **section.read(ProcessConfig, workers=default_workers),
     )
 
 
@@ -51,12 +37,8 @@ def read_log(document: Document) -> LogConfig:
     section = Section(document, ("log",)) if "log" in document.tree else None
     if section is None:
         return LogConfig()
-    section.check_names(Names(("level", "format", "file")))
-    return LogConfig(
-        level=section.choice("level", "info", LOG_LEVELS),
-        format=section.choice("format", "human", LOG_FORMATS),
-        file=_path(document, section, "file"),
-    )
+    section.check_names(LOG_KEYS)
+    return LogConfig(file=_path(document, section, "file"), **section.read(LogConfig))
 
 
 def check_later_tables(document: Document) -> None:

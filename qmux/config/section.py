@@ -6,8 +6,11 @@ import difflib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from qmux.config.addresses import AddressError
 from qmux.config.document import Document
+from qmux.config.keys import Key, read_by_rule
 from qmux.config.problems import key_name, quoted_name, shown
 from qmux.config.scanner import KeyPath
 from qmux.config.units import UnitError, format_duration, format_size, parse_duration, parse_size
@@ -153,6 +156,29 @@ class Section:
         if self._get(key, "off") == "off":
             return None
         return self._duration(key, low_s, high_s, ', or "off"')
+
+    def read(self, struct: type[msgspec.Struct], **defaults: Any) -> dict[str, Any]:
+        """What the keys of this table say that their rules in the schema can read, by the fields of ``struct``.
+
+        ``defaults``: those that are not the schema's.
+        """
+        return {key.field: self._read(key, defaults.get(key.field, key.default)) for key in read_by_rule(struct)}
+
+    def _read(self, key: Key, default: Any) -> Any:
+        if key.kind == "flag":
+            return self.flag(key.name, default)
+        if key.kind == "choice":
+            return self.choice(key.name, default, key.choices, key.later)
+        assert key.limits is not None, "every other kind has them"
+        low, high = key.limits
+        if key.kind == "duration":
+            if key.word:
+                return self.duration_or_off(key.name, low, high)
+            return self.duration(key.name, default, low, high)
+        if key.kind == "size":
+            return self.size(key.name, default, int(low), int(high))
+        words: dict[str, Any] = {key.word: None} if key.word else {}
+        return self.number(key.name, default, int(low), int(high), words)
 
     def _duration(self, key: str, low_s: float, high_s: float, or_off: str) -> float | None:
         value = self._get(key, None)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, get_args
 
 from qmux.config.addresses import DEFAULT_SERVER_PORT, parse_bind, parse_network
 from qmux.config.document import Document
+from qmux.config.keys import names_of
 from qmux.config.problems import key_name
 from qmux.config.process import PROCESS_KEYS, check_later_tables, read_log, read_process
 from qmux.config.scanner import KeyPath
-from qmux.config.schema import Balance, Bind, ListenAddress, QuicConfig, ServerConfig, ServiceConfig
+from qmux.config.schema import Bind, ListenAddress, QuicConfig, ServerConfig, ServiceConfig
 from qmux.config.section import Names, Section
 from qmux.config.services import service_names
 from qmux.config.taken import Taken, TakenAddresses
@@ -18,22 +18,14 @@ from qmux.config.units import format_duration
 
 TABLES = Names(("server", "quic", "tls", "services", "defaults", "admin", "log", "authorization"))
 SERVER_KEYS = Names(
-    (*PROCESS_KEYS, "max_clients", "drain_delay"),
+    (*PROCESS_KEYS, *names_of(ServerConfig, "process", "quic", "services", "log")),
     ("hard_stop_after", "switch_timeout", "max_old_generations"),
     ("servers", "server_name", "instance", "resolve_interval", "connect_timeout", "reconnect_max"),
     "client",
 )
-QUIC_KEYS = Names(
-    (
-        "bind", "lanes", "idle_timeout", "keep_alive", "heartbeat", "handshake_timeout", "max_streams",
-        "stream_window", "retry_threshold",
-    ),
-)  # fmt: skip
+QUIC_KEYS = Names(names_of(QuicConfig))
 SERVICE_KEYS = Names(
-    (
-        "bind", "quic_bind", "protocol", "balance", "early_data", "queue_timeout", "setup_timeout", "retries",
-        "idle_timeout", "half_closed_timeout", "maxconn", "allow", "deny",
-    ),
+    names_of(ServiceConfig),
     (
         "udp_idle_timeout", "udp_flows_per_source", "maxconn_per_source", "rate_per_source", "bandwidth",
         "accept_proxy_from", "prefer_zone", "slow_start", "max_fails", "fail_timeout", "min_clients",
@@ -41,25 +33,6 @@ SERVICE_KEYS = Names(
     ("target", "connect_timeout", "send_proxy", "weight", "backup", "health"),
     "client",
 )  # fmt: skip
-
-MAX_COUNT = 1_000_000
-MAX_STREAMS = 1 << 20
-"""What a client accepts in ``limits`` (``qmux.protocol.values``)."""
-
-MAX_LANES = 16
-"""Connections of one client to one server (docs/architecture.md, "Protocol"): more workers than that get their share by
-hand-off."""
-
-MAX_QUIC_IDLE_S = 600.0
-"""A client's own idle timeout is a constant 10 minutes, and the smaller of both rules (docs/architecture.md)."""
-
-MIN_TIMEOUT_S = 0.1
-MAX_TIMEOUT_S = 86_400.0 * 30
-"""A month: what the protocol carries (``qmux.protocol.values``). Longer means "off"."""
-
-MAX_SETUP_S = 600.0
-MAX_RETRIES = 16
-MIN_WINDOW_BYTES, MAX_WINDOW_BYTES = 16 << 10, 256 << 20
 
 
 def read_server(document: Document) -> ServerConfig:
@@ -77,8 +50,7 @@ def read_server(document: Document) -> ServerConfig:
         process=read_process(document, section, None),
         quic=_read_quic(document, services, taken),
         services=services,
-        max_clients=section.number("max_clients", 4096, 1, MAX_COUNT),
-        drain_delay_s=section.duration("drain_delay", 0.0, 0.0, 3600.0),
+        **section.read(ServerConfig),
         log=read_log(document),
     )
     return config
@@ -92,17 +64,9 @@ def _read_quic(document: Document, services: dict[str, ServiceConfig], taken: Ta
     default = (
         () if any(service.quic_bind for service in services.values()) else (ListenAddress("", DEFAULT_SERVER_PORT),)
     )
-    lanes: int | None = section.number("lanes", None, 1, MAX_LANES, {"auto": None})
     quic = QuicConfig(
         bind=tuple(dict.fromkeys(bind for _, bind in binds)) if section.has("bind") else default,
-        lanes=lanes,
-        idle_timeout_s=section.duration("idle_timeout", 30.0, 1.0, MAX_QUIC_IDLE_S),
-        keep_alive_s=section.duration("keep_alive", 10.0, MIN_TIMEOUT_S, MAX_QUIC_IDLE_S),
-        heartbeat_s=section.duration("heartbeat", 4.0, MIN_TIMEOUT_S, 60.0),
-        handshake_timeout_s=section.duration("handshake_timeout", 5.0, MIN_TIMEOUT_S, 60.0),
-        max_streams=section.number("max_streams", 4096, 1, MAX_STREAMS),
-        stream_window_bytes=section.size("stream_window", 1 << 20, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES),
-        retry_threshold=section.number("retry_threshold", 100, 0, MAX_COUNT),
+        **section.read(QuicConfig),
     )
     _check_keep_alive(section, quic)
     return quic
@@ -134,22 +98,11 @@ def _read_services(document: Document, taken: TakenAddresses) -> dict[str, Servi
 def _read_service(section: Section, name: str) -> tuple[ServiceConfig, tuple[KeyPath, ...]]:
     """The service, and where each address of its ``bind`` is written."""
     binds = section.each("bind", parse_bind)
-    balance: Balance = section.choice("balance", "least-connections", get_args(Balance))
-    protocol: Literal["tcp"] = section.choice("protocol", "tcp", get_args(Literal["tcp"]), ("udp", "both"))
-    maxconn: int | None = section.number("maxconn", None, 1, MAX_COUNT)
     service = ServiceConfig(
         name=name,
         bind=tuple(bind for _, bind in binds),
         quic_bind=tuple(dict.fromkeys(bind for _, bind in section.each("quic_bind", parse_bind))),
-        protocol=protocol,
-        balance=balance,
-        early_data=section.flag("early_data", False),
-        queue_timeout_s=section.duration("queue_timeout", 3.0, 0.0, MAX_SETUP_S),
-        setup_timeout_s=section.duration("setup_timeout", 10.0, MIN_TIMEOUT_S, MAX_SETUP_S),
-        retries=section.number("retries", 2, 0, MAX_RETRIES),
-        idle_timeout_s=section.duration_or_off("idle_timeout", MIN_TIMEOUT_S, MAX_TIMEOUT_S),
-        half_closed_timeout_s=section.duration("half_closed_timeout", 300.0, MIN_TIMEOUT_S, MAX_TIMEOUT_S),
-        maxconn=maxconn,
+        **section.read(ServiceConfig),
         allow=tuple(network for _, network in section.each("allow", parse_network)),
         deny=tuple(network for _, network in section.each("deny", parse_network)),
     )

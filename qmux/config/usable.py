@@ -6,8 +6,7 @@ import math
 import os
 from pathlib import Path
 
-from qmux.config.process import MAX_WORKERS
-from qmux.config.schema import Config, ServerConfig
+from qmux.config.schema import MAX_WORKERS, Config, ServerConfig
 
 MIN_SERVER_WORKERS = 2
 """So that a crash always leaves a sibling that can tell the victims' clients."""

@@ -24,7 +24,7 @@ from qmux.steering import MAX_SLOT
 
 MAX_SERVICES = 256
 MAX_CAPABILITIES = 64
-MAX_LANES = 64
+MAX_LANES_TOLD = 64
 MAX_WEIGHT = 256
 MAX_NAME = 128
 MAX_REASON = 1024
@@ -126,7 +126,7 @@ def _check_capabilities(capabilities: tuple[str, ...]) -> None:
 
 
 def _check_lanes(lanes: tuple[int, ...], what: str) -> None:
-    _require(len(lanes) <= MAX_LANES, f"{what}: more than {MAX_LANES}")
+    _require(len(lanes) <= MAX_LANES_TOLD, f"{what}: more than {MAX_LANES_TOLD}")
     _require(len(set(lanes)) == len(lanes), f"{what}: one stands there twice")
     _require(all(0 <= lane <= MAX_SLOT for lane in lanes), f"{what}: one is out of range")
 

@@ -6,18 +6,18 @@ import socket
 
 import pytest
 
-from qmux.config import addresses, client, server, services
+from qmux.config import addresses, client, schema, services
 from qmux.protocol import values
 
 
 def test_limits_are_those_of_the_protocol() -> None:
     assert services.MAX_SERVICES <= values.MAX_SERVICES
-    assert client.MAX_WEIGHT <= values.MAX_WEIGHT
+    assert schema.MAX_WEIGHT <= values.MAX_WEIGHT
     assert client.MAX_INSTANCE <= values.MAX_NAME
-    assert server.MAX_LANES <= values.MAX_LANES
-    assert server.MAX_STREAMS <= 1 << 20
-    assert server.MAX_TIMEOUT_S * 1000 <= values.MAX_DURATION_MS
-    assert server.MAX_QUIC_IDLE_S * 1000 <= values.MAX_DURATION_MS
+    assert schema.MAX_LANES <= values.MAX_LANES_TOLD
+    assert schema.MAX_STREAMS <= 1 << 20
+    assert schema.MAX_TIMEOUT_S * 1000 <= values.MAX_DURATION_MS
+    assert schema.MAX_QUIC_IDLE_S * 1000 <= values.MAX_DURATION_MS
 
 
 def test_the_longest_unix_path_is_what_the_kernel_takes() -> None:

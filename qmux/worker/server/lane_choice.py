@@ -5,10 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-MAX_LANES = 16
-"""Connections for each session at a server, unless the configuration says otherwise: enough that most users find their
-client in the worker that accepted them, without thousands of connections that are hardly used."""
-
 
 def lanes_for(session: bytes, active: Sequence[int], limit: int) -> tuple[int, ...]:
     """The slots that ``session`` connects to: all that are active, or ``limit`` of them by rendezvous hash, so that

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
-from qmux.config.schema import ServerConfig
+from qmux.config.schema import MAX_LANES, ServerConfig
 from qmux.pool.candidates import SessionKey
 from qmux.pool.pool import Pool
 from qmux.protocol.frames import AppCode
@@ -16,7 +16,7 @@ from qmux.quic.engine import Connection
 from qmux.tasks import TaskSet
 from qmux.worker.server.client_connection import ClientConnection
 from qmux.worker.server.client_row import ClientRow
-from qmux.worker.server.lane_choice import MAX_LANES, lanes_for
+from qmux.worker.server.lane_choice import lanes_for
 from qmux.worker.server.ledger import Ledger
 from qmux.worker.server.registration import Admission, settings_of
 
