@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +14,7 @@ from qmux.pki.identity import Identity
 from qmux.pool.pool import Pool
 from qmux.protocol.frames import Offered, Register
 from qmux.quic.accepting import Accepted, Accepting, Bind, Changes, UserHandler
-from qmux.quic.engine import Connection, Relay, RelayEnd, RelayLimits
+from qmux.quic.engine import Connection, RelayLimits
 from qmux.quic.offload import OffloadCounts
 from qmux.relay.handoff import HandoffLink
 from qmux.tasks import TaskSet
@@ -37,41 +36,6 @@ FAR_FUTURE = 1 << 40
 ABOUT = Accepted("web", (SLOT << 40) | 7, "192.0.2.1:5", "192.0.2.2:80")
 
 
-class FakeRelay(Relay):
-    """A relay that a test ends."""
-
-    bytes_to_socket = bytes_to_stream = 0
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.done: asyncio.Future[RelayEnd] = asyncio.get_running_loop().create_future()
-        self._socket = socket.socket(fileno=sock.detach())
-
-    @override
-    def abort(self) -> None:
-        self.end(RelayEnd.ABORTED)
-
-    def end(self, why: RelayEnd = RelayEnd.FINISHED) -> None:
-        self._socket.close()
-        if not self.done.done():
-            self.done.set_result(why)
-
-
-class FakeStream(fakes.FakeStream):
-    """A stream to a client, or the control stream that it opened."""
-
-    relayed: FakeRelay | None = None
-
-    @override
-    def relay(self, sock: socket.socket, limits: RelayLimits) -> FakeRelay:
-        self.relayed = FakeRelay(sock)
-        return self.relayed
-
-    def end(self) -> None:
-        """The user connection ends."""
-        assert self.relayed is not None
-        self.relayed.end()
-
-
 class FakeConnection(fakes.FakeConnection):
     """A connection of the client called ``name``, whose certificate is for every service."""
 
@@ -84,17 +48,6 @@ class FakeConnection(fakes.FakeConnection):
     @override
     def identity(self) -> Identity:
         return self._identity
-
-    @override
-    def open_stream(self) -> FakeStream:
-        self.streams.append(stream := FakeStream(self))
-        return stream
-
-    async def asked(self, number: int = 0) -> FakeStream:
-        await until(lambda: len(self.streams) > number and self.streams[number].sent, what="the client is asked")
-        stream = self.streams[number]
-        assert isinstance(stream, FakeStream)
-        return stream
 
 
 class FakeAccepting(Accepting):
