@@ -12,7 +12,18 @@ from typing_extensions import override
 from qmux.config.schema import ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
 from qmux.pki.identity import Identity
 from qmux.pool.pool import Pool
-from qmux.protocol.frames import Offered, Register
+from qmux.protocol.codec import FrameDecoder, UnknownFrame, encode_stream_type
+from qmux.protocol.frames import (
+    Drain,
+    Frame,
+    HeartbeatAck,
+    Lanes,
+    Offered,
+    Register,
+    RegisterAck,
+    RegisterReject,
+    StreamType,
+)
 from qmux.quic.accepting import Accepted, Accepting, Bind, Changes, UserHandler
 from qmux.quic.engine import Connection, RelayLimits
 from qmux.quic.offload import OffloadCounts
@@ -130,6 +141,19 @@ class FakeAccepting(Accepting):
         self.handler.counts_changed()
 
 
+def frames(stream: fakes.FakeStream) -> list[Frame]:
+    """What was sent on a control stream."""
+    decoder = FrameDecoder({RegisterAck, RegisterReject, Lanes, Drain, HeartbeatAck})
+    found: list[Frame] = []
+    left = bytes(stream.sent)
+    while left:
+        piece, left = left[: decoder.want()], left[decoder.want() :]
+        if (frame := decoder.feed(piece)) is not None:
+            assert not isinstance(frame, UnknownFrame)
+            found.append(frame)
+    return found
+
+
 def config_of(*, max_streams: int = 4096, **services: dict[str, Any]) -> ServerConfig:
     return ServerConfig(
         source="/etc/qmux/server.toml",
@@ -189,6 +213,24 @@ class Worker:
         row = self.roster.by_connection(connection)
         assert row is not None
         return row
+
+    async def registers(
+        self, connection: FakeConnection, services: Sequence[str] = ("web",), answered: bool = True
+    ) -> fakes.FakeStream:
+        """The client opens its control stream and asks to be registered."""
+        stream = self.opens(connection, encode_stream_type(StreamType.CONTROL))
+        stream.peer_sends(Register(connection.session, "host-1", tuple(map(Offered, services)), "1.0"))
+        if answered:
+            await until(lambda: stream.sent, what="an answer to the registration")
+        return stream
+
+    def opens(self, connection: FakeConnection, data: bytes) -> fakes.FakeStream:
+        """The client opens a stream and sends ``data`` on it."""
+        assert connection.handler is not None
+        stream = fakes.FakeStream(connection)
+        stream.peer_sends(data)
+        connection.handler.stream_opened(stream)
+        return stream
 
     def joins(self, slot: int) -> None:
         """One more worker."""
