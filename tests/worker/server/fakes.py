@@ -61,6 +61,24 @@ class FakeConnection(fakes.FakeConnection):
         return self._identity
 
 
+class FakeBind(Bind):
+    """A bind that the engine got."""
+
+    def __init__(self, service: str, sock: socket.socket) -> None:
+        self.service = service
+        self.socket = sock
+        self.is_started = False
+        self.closed_with_shutdown: bool | None = None
+
+    @override
+    def start(self) -> None:
+        self.is_started = True
+
+    @override
+    def close(self, shutdown: bool) -> None:
+        self.closed_with_shutdown = shutdown
+
+
 class FakeAccepting(Accepting):
     """``plans``: the one in force of each service; ``on`` and ``of``: what the engine says of its users."""
 
@@ -76,6 +94,7 @@ class FakeAccepting(Accepting):
         self.room: dict[Connection, tuple[int, int]] = {}
         self.on: dict[Connection, int] = {}
         self.by_service: dict[str, int] = {}
+        self.binds: list[FakeBind] = []
         self.is_closed = False
 
     @override
@@ -84,7 +103,8 @@ class FakeAccepting(Accepting):
 
     @override
     def add_bind(self, service: str, sock: socket.socket) -> Bind:
-        raise NotImplementedError
+        self.binds.append(bind := FakeBind(service, sock))
+        return bind
 
     @override
     def set_limits(self, service: str, limits: RelayLimits) -> None:
