@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+
+from typing_extensions import override
 
 from qmux.pki.identity import Identity
 from qmux.protocol.codec import FrameDecoder, VarintReader, encode
@@ -14,13 +17,37 @@ from qmux.quic.engine import (
     Connection,
     ConnectionLost,
     ConnectionStats,
+    Relay,
+    RelayEnd,
     RelayLimits,
     Stream,
     StreamError,
     StreamLimit,
 )
+from tests.aio import until
 
 LOST = CloseReason(CloseKind.IDLE)
+
+
+class FakeRelay(Relay):
+    """A relay that a test ends."""
+
+    bytes_to_socket = bytes_to_stream = 0
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.done: asyncio.Future[RelayEnd] = asyncio.get_running_loop().create_future()
+        self.ended: RelayEnd | None = None
+        self.socket = socket.socket(fileno=sock.detach())
+
+    @override
+    def abort(self) -> None:
+        self.end(RelayEnd.ABORTED)
+
+    def end(self, why: RelayEnd = RelayEnd.FINISHED) -> None:
+        self.socket.close()
+        self.ended = self.ended or why
+        if not self.done.done():
+            self.done.set_result(why)
 
 
 class FakeStream(Stream):
@@ -37,6 +64,7 @@ class FakeStream(Stream):
         self._received = bytearray()
         self._ended: Exception | bool | None = None
         self._readable = asyncio.Event()
+        self.relayed: FakeRelay | None = None
 
     @property
     def connection(self) -> Connection:
@@ -72,8 +100,9 @@ class FakeStream(Stream):
     def set_priority(self, priority: int) -> None:
         raise NotImplementedError
 
-    def relay(self, sock: object, limits: RelayLimits) -> object:  # type: ignore[override]
-        raise NotImplementedError
+    def relay(self, sock: socket.socket, limits: RelayLimits) -> FakeRelay:
+        self.relayed = FakeRelay(sock)
+        return self.relayed
 
     # --- the peer's side ---
 
@@ -86,6 +115,11 @@ class FakeStream(Stream):
         """FIN, or with an exception whatever that says."""
         self._ended = why
         self._readable.set()
+
+    def end(self, why: RelayEnd = RelayEnd.FINISHED) -> None:
+        """The user connection, which is relayed, ends."""
+        assert self.relayed is not None
+        self.relayed.end(why)
 
     @property
     def left(self) -> bytes:
@@ -117,6 +151,7 @@ class FakeConnection(Connection):
     peer_address = ("192.0.2.1", 4711)
     peer_slot = None
     ack_eliciting_outstanding = False
+    resumed = early_data_accepted = may_write_early = False
     max_datagram_size = 0
 
     def __init__(self, answers_pings: bool = True, pto_s: float = 0.01) -> None:
@@ -147,6 +182,10 @@ class FakeConnection(Connection):
             raise self.refuses
         self.streams.append(FakeStream(self))
         return self.streams[-1]
+
+    async def asked(self, number: int = 0) -> FakeStream:
+        await until(lambda: len(self.streams) > number and self.streams[number].sent, what="the client is asked")
+        return self.streams[number]
 
     def send_datagram(self, data: bytes) -> bool:
         raise NotImplementedError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -13,9 +12,20 @@ from typing_extensions import override
 from qmux.config.schema import ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
 from qmux.pki.identity import Identity
 from qmux.pool.pool import Pool
-from qmux.protocol.frames import Offered, Register
+from qmux.protocol.codec import FrameDecoder, UnknownFrame, encode_stream_type
+from qmux.protocol.frames import (
+    Drain,
+    Frame,
+    HeartbeatAck,
+    Lanes,
+    Offered,
+    Register,
+    RegisterAck,
+    RegisterReject,
+    StreamType,
+)
 from qmux.quic.accepting import Accepted, Accepting, Bind, Changes, UserHandler
-from qmux.quic.engine import Connection, Relay, RelayEnd, RelayLimits
+from qmux.quic.engine import Connection, RelayLimits
 from qmux.quic.offload import OffloadCounts
 from qmux.relay.handoff import HandoffLink
 from qmux.tasks import TaskSet
@@ -37,41 +47,6 @@ FAR_FUTURE = 1 << 40
 ABOUT = Accepted("web", (SLOT << 40) | 7, "192.0.2.1:5", "192.0.2.2:80")
 
 
-class FakeRelay(Relay):
-    """A relay that a test ends."""
-
-    bytes_to_socket = bytes_to_stream = 0
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.done: asyncio.Future[RelayEnd] = asyncio.get_running_loop().create_future()
-        self._socket = socket.socket(fileno=sock.detach())
-
-    @override
-    def abort(self) -> None:
-        self.end(RelayEnd.ABORTED)
-
-    def end(self, why: RelayEnd = RelayEnd.FINISHED) -> None:
-        self._socket.close()
-        if not self.done.done():
-            self.done.set_result(why)
-
-
-class FakeStream(fakes.FakeStream):
-    """A stream to a client, or the control stream that it opened."""
-
-    relayed: FakeRelay | None = None
-
-    @override
-    def relay(self, sock: socket.socket, limits: RelayLimits) -> FakeRelay:
-        self.relayed = FakeRelay(sock)
-        return self.relayed
-
-    def end(self) -> None:
-        """The user connection ends."""
-        assert self.relayed is not None
-        self.relayed.end()
-
-
 class FakeConnection(fakes.FakeConnection):
     """A connection of the client called ``name``, whose certificate is for every service."""
 
@@ -85,16 +60,23 @@ class FakeConnection(fakes.FakeConnection):
     def identity(self) -> Identity:
         return self._identity
 
-    @override
-    def open_stream(self) -> FakeStream:
-        self.streams.append(stream := FakeStream(self))
-        return stream
 
-    async def asked(self, number: int = 0) -> FakeStream:
-        await until(lambda: len(self.streams) > number and self.streams[number].sent, what="the client is asked")
-        stream = self.streams[number]
-        assert isinstance(stream, FakeStream)
-        return stream
+class FakeBind(Bind):
+    """A bind that the engine got."""
+
+    def __init__(self, service: str, sock: socket.socket) -> None:
+        self.service = service
+        self.socket = sock
+        self.is_started = False
+        self.closed_with_shutdown: bool | None = None
+
+    @override
+    def start(self) -> None:
+        self.is_started = True
+
+    @override
+    def close(self, shutdown: bool) -> None:
+        self.closed_with_shutdown = shutdown
 
 
 class FakeAccepting(Accepting):
@@ -112,6 +94,7 @@ class FakeAccepting(Accepting):
         self.room: dict[Connection, tuple[int, int]] = {}
         self.on: dict[Connection, int] = {}
         self.by_service: dict[str, int] = {}
+        self.binds: list[FakeBind] = []
         self.is_closed = False
 
     @override
@@ -120,7 +103,8 @@ class FakeAccepting(Accepting):
 
     @override
     def add_bind(self, service: str, sock: socket.socket) -> Bind:
-        raise NotImplementedError
+        self.binds.append(bind := FakeBind(service, sock))
+        return bind
 
     @override
     def set_limits(self, service: str, limits: RelayLimits) -> None:
@@ -175,6 +159,19 @@ class FakeAccepting(Accepting):
         self.on[connection] = count
         self.by_service[service] = self.users
         self.handler.counts_changed()
+
+
+def frames(stream: fakes.FakeStream) -> list[Frame]:
+    """What was sent on a control stream."""
+    decoder = FrameDecoder({RegisterAck, RegisterReject, Lanes, Drain, HeartbeatAck})
+    found: list[Frame] = []
+    left = bytes(stream.sent)
+    while left:
+        piece, left = left[: decoder.want()], left[decoder.want() :]
+        if (frame := decoder.feed(piece)) is not None:
+            assert not isinstance(frame, UnknownFrame)
+            found.append(frame)
+    return found
 
 
 def config_of(*, max_streams: int = 4096, **services: dict[str, Any]) -> ServerConfig:
@@ -236,6 +233,24 @@ class Worker:
         row = self.roster.by_connection(connection)
         assert row is not None
         return row
+
+    async def registers(
+        self, connection: FakeConnection, services: Sequence[str] = ("web",), answered: bool = True
+    ) -> fakes.FakeStream:
+        """The client opens its control stream and asks to be registered."""
+        stream = self.opens(connection, encode_stream_type(StreamType.CONTROL))
+        stream.peer_sends(Register(connection.session, "host-1", tuple(map(Offered, services)), "1.0"))
+        if answered:
+            await until(lambda: stream.sent, what="an answer to the registration")
+        return stream
+
+    def opens(self, connection: FakeConnection, data: bytes) -> fakes.FakeStream:
+        """The client opens a stream and sends ``data`` on it."""
+        assert connection.handler is not None
+        stream = fakes.FakeStream(connection)
+        stream.peer_sends(data)
+        connection.handler.stream_opened(stream)
+        return stream
 
     def joins(self, slot: int) -> None:
         """One more worker."""
