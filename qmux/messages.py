@@ -160,11 +160,10 @@ class GenerationFacts(msgspec.Struct, frozen=True):
     since: float
 
 
-class DaemonFacts(DaemonIdentity, frozen=True, kw_only=True):
-    """What the supervisor says of its daemon. ``binds``: what listens, by ``quic`` and ``traffic:SERVICE``.
+class DaemonSummary(DaemonIdentity, frozen=True, kw_only=True):
+    """What ``qmux status`` says of the daemon itself. ``binds``: what listens, by ``quic`` and ``traffic:SERVICE``.
 
-    ``engine`` is "" until a worker is ready; ``config_version`` counts the configurations sent; ``generations`` has the
-    newest last.
+    ``engine`` is "" until a worker is ready; ``config_version`` counts the configurations sent.
     """
 
     state: Literal["starting", "ready", "stopping"]
@@ -175,6 +174,11 @@ class DaemonFacts(DaemonIdentity, frozen=True, kw_only=True):
     config_version: int = 1
     binds: dict[str, list[str]] = {}
     last_reload: ReloadFacts | None = None
+
+
+class DaemonFacts(DaemonSummary, frozen=True, kw_only=True):
+    """What the supervisor says of its daemon. ``generations`` has the newest last."""
+
     generations: list[GenerationFacts] = []
 
 

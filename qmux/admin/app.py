@@ -6,6 +6,7 @@ import time
 
 from aiohttp import web
 
+from qmux.admin.model import as_json
 from qmux.admin.requests import Requests
 from qmux.admin.view import View
 
@@ -18,7 +19,7 @@ def make_app(view: View, requests: Requests) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES)
 
     async def status(_: web.Request) -> web.Response:
-        return web.json_response(view.status(time.monotonic()))
+        return web.json_response(as_json(view.status(time.monotonic())))
 
     async def healthz(_: web.Request) -> web.Response:
         healthy = view.is_healthy()

@@ -1,17 +1,28 @@
-"""The daemon as ``qmux status`` shows it: built from the process table, the pool and the workers' reports.
-
-Only reads and sums; ``status`` gives the JSON object of ``qmux status --json``.
-"""
+"""The daemon as ``qmux status`` shows it: built from the process table, the pool and the workers' reports."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
+from msgspec.structs import asdict
 
+from qmux.admin.model import (
+    ClientDaemon,
+    ClientService,
+    ClientSession,
+    ClientStatus,
+    Generation,
+    Process,
+    ServerLink,
+    ServerService,
+    ServerStatus,
+    Status,
+)
 from qmux.admin.totals import Totals
-from qmux.config.schema import ClientConfig, ServerConfig
-from qmux.messages import Configure, DaemonFacts, ProcessRow, Table
+from qmux.config.schema import ClientConfig, ServerConfig, ServiceConfig
+from qmux.messages import Configure, DaemonFacts, DaemonSummary, ProcessRow, Table
 from qmux.pool.candidates import Candidate
 from qmux.pool.pool import Pool
 from qmux.pool.rows import BusMessage, WorkerReport
@@ -30,7 +41,6 @@ class View:
         self._facts: DaemonFacts | None = None
         self._live: dict[int, int] = {}  # slot → epoch of its process
         self._config: ServerConfig | ClientConfig | None = None
-        self._generation = 0
 
     # --- what comes in ---
 
@@ -42,7 +52,6 @@ class View:
         else:
             config = msgspec.msgpack.decode(message.config, type=ClientConfig)
         self._config = config
-        self._generation = message.generation
         return config
 
     def table(self, message: Table) -> None:
@@ -70,74 +79,66 @@ class View:
         serves = any(row.slot >= 0 and row.state == "ready" for row in self._processes)
         return serves and self._facts is not None and self._facts.state == "ready"
 
-    def status(self, now: float) -> dict[str, Any]:
-        """The whole picture; ``now`` is monotonic."""
+    def status(self, now: float) -> Status | None:
+        """The whole picture, None before the supervisor has said what this daemon is; ``now`` is monotonic."""
+        if self._facts is None:
+            return None
         if isinstance(self._config, ServerConfig):
-            return self._server_status(self._config, now)
+            return self._server_status(self._config, self._facts, now)
         if isinstance(self._config, ClientConfig):
-            return self._client_status(self._config, now)
-        return {}
+            return self._client_status(self._config, self._facts, now)
+        return None
 
-    def _server_status(self, config: ServerConfig, now: float) -> dict[str, Any]:
-        return {
-            "server": self._daemon("server", config.source),
-            "workers": self._workers(),
-            "services": [self._server_service(config, name, now) for name in config.services],
-            "clients": self._clients(),
-            "generations": self._generations(),
-        }
+    def _server_status(self, config: ServerConfig, facts: DaemonFacts, now: float) -> ServerStatus:
+        return ServerStatus(
+            server=DaemonSummary(**_summary(facts)),
+            workers=self._workers(),
+            services=[self._server_service(service, now) for service in config.services.values()],
+            clients=self._clients(),
+            generations=self._generations(facts),
+        )
 
-    def _client_status(self, config: ClientConfig, now: float) -> dict[str, Any]:
-        return {
-            "client": {**self._daemon("client", config.source), "instance": config.instance},
-            "workers": self._workers(),
-            "servers": [
-                {
-                    "server": link.server,
-                    "address": link.address,
-                    "state": link.state,
-                    "connections": link.connections,
-                    "rtt_ms": link.rtt_ms,
-                    "since": link.since_ms / 1000,
-                }
+    def _client_status(self, config: ClientConfig, facts: DaemonFacts, now: float) -> ClientStatus:
+        return ClientStatus(
+            client=ClientDaemon(**_summary(facts), instance=config.instance),
+            workers=self._workers(),
+            servers=[
+                ServerLink(
+                    server=link.server,
+                    address=link.address,
+                    state=link.state,
+                    connections=link.connections,
+                    rtt_ms=link.rtt_ms,
+                    since=link.since_ms / 1000,
+                )
                 for link in self._totals.links()
             ],
-            "services": [
-                {"name": name, "target": str(service.target), **self._counts(name, now)}
+            services=[
+                ClientService(target=str(service.target), **self._traffic(name, now))
                 for name, service in config.services.items()
             ],
-        }
+        )
 
-    def _daemon(self, role: str, source: str) -> dict[str, Any]:
-        known = {"role": role, "source": source, "generation": self._generation, "engine": self._totals.engine()}
-        known["workers"] = sum(row.slot >= 0 for row in self._processes)
-        facts = msgspec.to_builtins(self._facts) if self._facts is not None else {}
-        return {**known, **{name: value for name, value in facts.items() if name != "generations"}}
-
-    def _workers(self) -> list[dict[str, Any]]:
-        """The processes, each worker with the counters of its QUIC endpoint."""
+    def _workers(self) -> list[Process]:
+        """The processes, each worker of a server with the counters of its QUIC endpoint."""
         endpoints = {report.slot: report.endpoint for report in self._totals.newest()}
-        return [
-            {**msgspec.to_builtins(row), **({"endpoint": endpoints[row.slot]} if row.slot in endpoints else {})}
-            for row in self._processes
-        ]
+        return [Process(**asdict(row), endpoint=endpoints.get(row.slot) or UNSET) for row in self._processes]
 
-    def _server_service(self, config: ServerConfig, name: str, now: float) -> dict[str, Any]:
-        service = config.services[name]
-        sessions = self._pool.sessions(name)
-        return {
-            "name": name,
-            "binds": [str(bind) for bind in service.bind],
-            "protocol": service.protocol,
-            "clients_ready": sum(session.rank == 0 for session in sessions),
-            "clients": len(sessions),
-            **self._counts(name, now),
-        }
+    def _server_service(self, service: ServiceConfig, now: float) -> ServerService:
+        sessions = self._pool.sessions(service.name)
+        return ServerService(
+            binds=[str(bind) for bind in service.bind],
+            protocol=service.protocol,
+            clients_ready=sum(session.rank == 0 for session in sessions),
+            clients=len(sessions),
+            **self._traffic(service.name, now),
+        )
 
-    def _counts(self, name: str, now: float) -> dict[str, Any]:
+    def _traffic(self, name: str, now: float) -> dict[str, Any]:
         totals = self._totals.service(name, now)
         counters = totals.counters
         return {
+            "name": name,
             "connections": counters.active,
             "total": counters.total,
             "bytes_in": counters.bytes_in,
@@ -149,41 +150,44 @@ class View:
             "refused": dict(counters.refused),
         }
 
-    def _clients(self) -> list[dict[str, Any]]:
+    def _clients(self) -> list[ClientSession]:
         keys = dict.fromkeys((row.principal, row.session) for _, row in self._pool.rows())
         sessions = (self._pool.session(key) for key in keys)
         return [_client(session) for session in sessions if session is not None]
 
-    def _generations(self) -> list[dict[str, Any]]:
+    def _generations(self, facts: DaemonFacts) -> list[Generation]:
         """The supervisor's list; all workers belong to the newest one until a reload can start another."""
-        facts = self._facts
-        generations = [msgspec.to_builtins(generation) for generation in facts.generations] if facts else []
-        for generation in generations[-1:]:
-            generation["workers"] = sum(row.slot >= 0 for row in self._processes)
-            generation["connections"] = sum(report_active(report) for report in self._totals.newest())
+        generations = [Generation(number=each.number, since=each.since) for each in facts.generations]
+        for newest in generations[-1:]:
+            newest.workers = sum(row.slot >= 0 for row in self._processes)
+            newest.connections = sum(_active(report) for report in self._totals.newest())
         return generations
 
 
-def report_active(report: WorkerReport) -> int:
+def _summary(facts: DaemonFacts) -> dict[str, Any]:
+    return {field: getattr(facts, field) for field in DaemonSummary.__struct_fields__}
+
+
+def _active(report: WorkerReport) -> int:
     """User connections that a worker holds."""
     return sum(counters.active for counters in report.services.values())
 
 
-def _client(session: Candidate) -> dict[str, Any]:
+def _client(session: Candidate) -> ClientSession:
     rows = list(session.connections.values())
     rtts = [row.rtt_ms for row in rows if row.rtt_ms > 0]
     first = min(rows, key=lambda row: row.connected_at_ms)
-    return {
-        "client": first.principal,
-        "instance": first.instance,
-        "session": first.session.hex(),
-        "services": sorted(session.offers),
-        "from": first.address,
-        "state": _STATES[session.rank],
-        "connections": len(rows),
-        "active": sum(row.active for row in rows),
-        "rtt_ms": round(min(rtts), 3) if rtts else None,
-        "mtu_bytes": max(row.mtu_bytes for row in rows),
-        "since": first.connected_at_ms / 1000,
-        "not_after": first.not_after,
-    }
+    return ClientSession(
+        client=first.principal,
+        instance=first.instance,
+        session=first.session.hex(),
+        services=sorted(session.offers),
+        from_=first.address,
+        state=_STATES[session.rank],
+        connections=len(rows),
+        active=sum(row.active for row in rows),
+        rtt_ms=round(min(rtts), 3) if rtts else None,
+        mtu_bytes=max(row.mtu_bytes for row in rows),
+        since=first.connected_at_ms / 1000,
+        not_after=first.not_after,
+    )

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
+from qmux.admin import model
 from qmux.cli import api, find, picture
+from qmux.errors import UnreachableError
 
 WATCH_S = 2.0
 
@@ -39,4 +43,12 @@ def _show(path: Path, as_json: bool, indent: int | None) -> None:
     if as_json:
         click.echo(json.dumps(status, indent=indent))
     else:
-        click.echo("\n".join(picture.lines(status, time.time())))
+        click.echo("\n".join(picture.lines(_typed(path, status), time.time())))
+
+
+def _typed(path: Path, status: dict[str, Any]) -> model.Status:
+    try:
+        return model.from_json(status)
+    except msgspec.ValidationError as error:
+        what = "it has only just started" if not status else f"its status is another release's ({error}): try --json"
+        raise UnreachableError(f"{path}: nothing to show yet: {what}") from None

@@ -92,6 +92,35 @@ class ServerRow(msgspec.Struct, frozen=True, array_like=True):
     since_ms: int
 
 
+class EndpointStats(msgspec.Struct):
+    """Counters of one server endpoint, since its start."""
+
+    datagrams_received: int = 0
+    datagrams_sent: int = 0
+    datagrams_invalid: int = 0
+    foreign_packets: int = 0  # carried an ID issued by another live slot: a misroute
+    unknown_connection: int = 0
+    stateless_resets_sent: int = 0
+    retries_sent: int = 0
+    initials_refused: int = 0
+    send_blocked: int = 0
+    handshakes_completed: int = 0
+    handshakes_resumed: int = 0  # of those completed
+    tickets_refused: int = 0  # unknown, used before, or of a client that is not accepted any more
+    handshakes_failed: int = 0
+    connections: int = 0
+    half_open: int = 0
+
+
+class EndpointReport(EndpointStats):
+    """The endpoint of a server's worker, and what the layers above it count beside it."""
+
+    bus_dropped: int = 0  # messages that the bus did not take
+    bus_invalid: int = 0  # messages of other workers that did not decode
+    rejected: int = 0  # registrations
+    protocol_errors: int = 0  # connections that broke the protocol
+
+
 class WorkerReport(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     """A worker's counters for ``qmux status`` and metrics, once a second."""
 
@@ -100,7 +129,7 @@ class WorkerReport(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     pid: int
     engine: str
     services: dict[str, ServiceCounters]
-    endpoint: dict[str, int]
+    endpoint: EndpointReport | None  # None: a client's worker
     links: tuple[ServerRow, ...] = ()
 
 

@@ -19,6 +19,7 @@ import msgspec
 
 from qmux.pki.identity import Identity
 from qmux.pki.material import Keys, Material
+from qmux.pool.rows import EndpointStats as EndpointStats
 from qmux.quic.tickets import Tickets
 
 ALPN = "qmux-tunnel/1"
@@ -331,26 +332,6 @@ class ConnectConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int
     stream_window_bytes: int
     tickets: Tickets | None = None
-
-
-class EndpointStats(msgspec.Struct):
-    """Counters of one server endpoint, since its start."""
-
-    datagrams_received: int = 0
-    datagrams_sent: int = 0
-    datagrams_invalid: int = 0
-    foreign_packets: int = 0  # carried an ID issued by another live slot: a misroute
-    unknown_connection: int = 0
-    stateless_resets_sent: int = 0
-    retries_sent: int = 0
-    initials_refused: int = 0
-    send_blocked: int = 0
-    handshakes_completed: int = 0
-    handshakes_resumed: int = 0  # of those completed
-    tickets_refused: int = 0  # unknown, used before, or of a client that is not accepted any more
-    handshakes_failed: int = 0
-    connections: int = 0
-    half_open: int = 0
 
 
 @runtime_checkable

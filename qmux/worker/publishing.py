@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from qmux.bus import Publisher, Subscriber
 from qmux.pool.pool import Pool
-from qmux.pool.rows import BusMessage, ServerRow, ServiceCounters, WorkerReport
+from qmux.pool.rows import BusMessage, EndpointReport, ServerRow, ServiceCounters, WorkerReport
 
 DELTA_S = 0.01
 """Changes are collected for this long: a burst of opened connections is one message."""
@@ -84,7 +84,7 @@ def worker_report(
     epoch: int,
     engine: str,
     services: dict[str, ServiceCounters],
-    endpoint: dict[str, int],
+    endpoint: EndpointReport | None,
     links: tuple[ServerRow, ...] = (),
 ) -> WorkerReport:
     """This process's report."""

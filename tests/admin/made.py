@@ -21,7 +21,7 @@ from qmux.config.schema import (
 )
 from qmux.messages import Configure, DaemonFacts, GenerationFacts, ProcessRow, Table
 from qmux.pki.material import Keys, Material
-from qmux.pool.rows import Offer, Pass, Row, ServiceCounters, WorkerReport
+from qmux.pool.rows import EndpointReport, Offer, Pass, Row, ServiceCounters, WorkerReport
 
 PROCESS = ProcessConfig(tls=TlsFiles(bundle="/x.pem"))
 
@@ -85,7 +85,9 @@ def whole_pass(slot: int, *rows: Row, epoch: int = 1) -> Pass:
 
 
 def report(slot: int, *, epoch: int = 1, **counters: Any) -> WorkerReport:
-    return WorkerReport(slot, epoch, 100 + slot, "aioquic", {"web": ServiceCounters(**counters)}, {})
+    return WorkerReport(
+        slot, epoch, 100 + slot, "aioquic", {"web": ServiceCounters(**counters)}, EndpointReport(half_open=3)
+    )
 
 
 def worker(slot: int, epoch: int = 1, **changes: Any) -> ProcessRow:

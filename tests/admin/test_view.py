@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from qmux.admin.model import as_json, from_json
 from qmux.admin.view import View
 from qmux.pool.rows import Delta, Offer, ServerRow, WorkerReport
 from tests.admin.made import client_config, configure, report, row, server_config, table, whole_pass, worker
@@ -12,12 +13,14 @@ from tests.admin.made import client_config, configure, report, row, server_confi
 def server_view(*services: str) -> View:
     view = View()
     view.configure(configure(server_config(*services)))
+    view.table(table(worker(0), worker(1)))
     return view
 
 
 def test_before_the_first_message_there_is_nothing_and_no_health() -> None:
     view = View()
-    assert view.status(0.0) == {}
+    assert view.status(0.0) is None
+    assert as_json(view.status(0.0)) == {}
     assert not view.is_healthy()
 
 
@@ -27,7 +30,8 @@ def test_a_server_shows_services_clients_and_workers() -> None:
     view.bus(whole_pass(0, row(1), row(2, b"t" * 16, state="suspect", rtt_ms=0.0)), 1.0)
     view.bus(whole_pass(1, row(1, rtt_ms=1.5, connected_at_ms=4000)), 1.0)
     view.bus(report(0, active=5, total=8, bytes_in=10, bytes_out=20, refused={"queue_timeout": 4}), 1.0)
-    status = json.loads(json.dumps(view.status(1.0)))
+    status = json.loads(json.dumps(as_json(view.status(1.0))))
+    assert as_json(from_json(status)) == status
     assert set(status) == {"server", "workers", "services", "clients", "generations"}
     assert status["server"] == {
         "role": "server",
@@ -46,7 +50,11 @@ def test_a_server_shows_services_clients_and_workers() -> None:
         "last_reload": None,
     }
     assert [worker["name"] for worker in status["workers"]] == ["supervisor", "worker-0", "worker-1"]
-    assert [worker.get("endpoint") for worker in status["workers"]] == [None, {}, None]  # worker-1 has not reported
+    assert [worker.get("endpoint", {}).get("half_open") for worker in status["workers"]] == [
+        None,
+        3,
+        None,
+    ]  # worker-1 has not reported
     web, idle = status["services"]
     assert (web["name"], web["binds"], web["protocol"]) == ("web", [":80"], "tcp")
     assert (web["clients_ready"], web["clients"], web["connections"], web["total"]) == (1, 2, 5, 8)
@@ -59,7 +67,7 @@ def test_a_client_is_one_row_for_all_its_connections() -> None:
     view = server_view()
     view.bus(whole_pass(0, row(1, state="suspect"), row(2, rtt_ms=9.0, state="draining")), 1.0)
     view.bus(whole_pass(1, row(1, rtt_ms=1.5, connected_at_ms=4000, offers=(Offer("web"), Offer("api")))), 1.0)
-    (client,) = view.status(1.0)["clients"]
+    (client,) = as_json(view.status(1.0))["clients"]
     assert (client["client"], client["instance"], client["session"]) == ("pod-1", "host-1", (b"s" * 16).hex())
     assert client["services"] == ["api", "web"]
     assert (client["state"], client["connections"], client["active"]) == ("ready", 3, 9)
@@ -70,12 +78,12 @@ def test_a_client_is_one_row_for_all_its_connections() -> None:
 def test_a_state_is_that_of_the_best_connection() -> None:
     view = server_view()
     view.bus(whole_pass(0, row(1, state="draining", rtt_ms=0.0)), 1.0)
-    assert view.status(1.0)["clients"][0]["state"] == "draining"
-    assert view.status(1.0)["clients"][0]["rtt_ms"] is None
+    assert as_json(view.status(1.0))["clients"][0]["state"] == "draining"
+    assert as_json(view.status(1.0))["clients"][0]["rtt_ms"] is None
     view.bus(Delta(0, 1, (row(2, state="suspect"),), (), {}), 1.0)
-    assert view.status(1.0)["clients"][0]["state"] == "suspect"
+    assert as_json(view.status(1.0))["clients"][0]["state"] == "suspect"
     view.bus(Delta(0, 1, (), (1, 2), {}), 1.0)
-    assert view.status(1.0)["clients"] == []
+    assert as_json(view.status(1.0))["clients"] == []
 
 
 def test_what_a_dead_worker_said_is_gone_with_it() -> None:
@@ -85,14 +93,14 @@ def test_what_a_dead_worker_said_is_gone_with_it() -> None:
     view.bus(whole_pass(1, row(1, b"t" * 16)), 1.0)
     view.bus(report(0, active=2, total=3), 1.0)
     view.table(table(worker(0, pid=0, state="restarting"), worker(1)))
-    status = view.status(1.0)
+    status = as_json(view.status(1.0))
     assert [client["session"] for client in status["clients"]] == [(b"t" * 16).hex()]
     assert (status["services"][0]["connections"], status["services"][0]["total"]) == (0, 3)
     view.bus(whole_pass(0, row(1)), 1.0)  # a message that was still under way
-    assert len(view.status(1.0)["clients"]) == 1
+    assert len(as_json(view.status(1.0))["clients"]) == 1
     view.table(table(worker(0, epoch=2), worker(1)))
     view.bus(whole_pass(0, row(1), epoch=2), 1.0)
-    assert len(view.status(1.0)["clients"]) == 2
+    assert len(as_json(view.status(1.0))["clients"]) == 2
 
 
 def test_health_is_a_worker_that_is_ready() -> None:
@@ -109,8 +117,9 @@ def test_health_is_a_worker_that_is_ready() -> None:
 
 def test_a_reload_changes_the_services() -> None:
     view = server_view("web")
+    view.table(table(worker(0)))
     view.configure(configure(server_config("web", "api"), version=2))
-    assert [service["name"] for service in view.status(1.0)["services"]] == ["web", "api"]
+    assert [service["name"] for service in as_json(view.status(1.0))["services"]] == ["web", "api"]
 
 
 def test_a_client_shows_its_servers_and_targets() -> None:
@@ -118,8 +127,8 @@ def test_a_client_shows_its_servers_and_targets() -> None:
     view.configure(configure(client_config()))
     view.table(table(worker(0), role="client"))
     link = ServerRow("tunnel.example.com:8443", "192.0.2.1:8443", "registered", 2, 3.5, 4000)
-    view.bus(WorkerReport(0, 1, 1, "aioquic", {}, {}, (link,)), 1.0)
-    status = view.status(1.0)
+    view.bus(WorkerReport(0, 1, 1, "aioquic", {}, None, (link,)), 1.0)
+    status = as_json(view.status(1.0))
     assert set(status) == {"client", "workers", "servers", "services"}
     assert (status["client"]["role"], status["client"]["instance"]) == ("client", "pod-1")
     assert status["servers"] == [

@@ -1,4 +1,4 @@
-"""The lines of ``qmux status`` from its JSON."""
+"""The lines of ``qmux status`` from its model."""
 
 from __future__ import annotations
 
@@ -6,66 +6,95 @@ from typing import Any
 
 import click
 
+from qmux.admin.model import (
+    ClientDaemon,
+    ClientService,
+    ClientSession,
+    ClientStatus,
+    Process,
+    ServerLink,
+    ServerService,
+    ServerStatus,
+    Status,
+)
 from qmux.cli import picture
+from qmux.messages import DaemonSummary
 
 NOW = 1_800_000_000.0
 DAY = 86_400
 
 
-def plain(status: dict[str, Any]) -> list[str]:
+def plain(status: Status) -> list[str]:
     return [click.unstyle(line) for line in picture.lines(status, NOW)]
 
 
-def service(name: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "binds": [":80"],
-        "target": "127.0.0.1:3000",
-        "protocol": "tcp",
-        "clients_ready": 2,
-        "clients": 2,
-        "connections": 318,
-        "rate_in_bit_s": 1.2e9,
-        "rate_out_bit_s": 8.4e9,
-        "refused": {},
-        **changes,
-    }
+TRAFFIC: dict[str, Any] = {
+    "connections": 318,
+    "total": 400,
+    "bytes_in": 1,
+    "bytes_out": 2,
+    "rate_in_bit_s": 1_200_000_000,
+    "rate_out_bit_s": 8_400_000_000,
+    "retried": 0,
+    "handed_off": 0,
+    "refused": {},
+}
 
 
-def client(name: str, **changes: Any) -> dict[str, Any]:
-    return {
+def service(name: str, **changes: Any) -> ServerService:
+    about = {"name": name, "binds": [":80"], "protocol": "tcp", "clients_ready": 2, "clients": 2}
+    return ServerService(**{**about, **TRAFFIC, **changes})
+
+
+def client(name: str, **changes: Any) -> ClientSession:
+    about = {
         "client": name,
+        "instance": "host-1",
+        "session": "00",
         "services": ["a"],
-        "from": "192.0.2.7:4711",
+        "from_": "192.0.2.7:4711",
         "state": "ready",
+        "connections": 2,
         "active": 160,
         "rtt_ms": 12.4,
-        "not_after": NOW + 88.5 * DAY,
-        **changes,
+        "mtu_bytes": 1472,
+        "since": NOW - 60,
+        "not_after": round(NOW + 88.5 * DAY),
     }
+    return ClientSession(**{**about, **changes})
 
 
-def process(slot: int, **changes: Any) -> dict[str, Any]:
+def process(slot: int, **changes: Any) -> Process:
     name = f"worker-{slot}" if slot >= 0 else "supervisor"
-    used = {"rss_bytes": 48 << 20, "cpu_s": 12.34}
-    return {"name": name, "slot": slot, "state": "ready", "pid": 7, "restarts": 0, **used, **changes}
+    about = {"name": name, "slot": slot, "state": "ready", "pid": 7, "rss_bytes": 48 << 20, "cpu_s": 12.34}
+    return Process(**{**about, **changes})
 
 
-def server(**changes: Any) -> dict[str, Any]:
-    return {
-        "server": {
-            "version": "1.0.0",
-            "engine": "aioquic",
-            "generation": 1,
-            "started_at": NOW - 7860,
-            "state": "ready",
-        },
+def daemon(**changes: Any) -> dict[str, Any]:
+    about = {
+        "role": "server",
+        "pid": 7,
+        "source": "/etc/qmux/server.toml",
+        "version": "1.0.0",
+        "started_at": NOW - 7860,
+        "admin_socket": "/run/qmux/admin.sock",
+        "state": "ready",
+        "generation": 1,
+        "workers": 2,
+        "engine": "aioquic",
+    }
+    return {**about, **changes}
+
+
+def server(**changes: Any) -> ServerStatus:
+    known = {
+        "server": DaemonSummary(**daemon()),
         "workers": [process(-1), process(0), process(1)],
         "services": [service("a")],
         "clients": [client("pod-1")],
         "generations": [],
-        **changes,
     }
+    return ServerStatus(**{**known, **changes})
 
 
 def test_a_server_as_in_the_documentation() -> None:
@@ -76,7 +105,9 @@ def test_a_server_as_in_the_documentation() -> None:
         ],
         clients=[
             client("pod-1"),
-            client("pod-9", services=["a", "b"], state="suspect", active=0, rtt_ms=None, not_after=NOW + 5.5 * DAY),
+            client(
+                "pod-9", services=["a", "b"], state="suspect", active=0, rtt_ms=None, not_after=round(NOW + 5.5 * DAY)
+            ),
         ],
     )
     assert plain(status) == [
@@ -104,7 +135,7 @@ def test_without_clients_it_says_what_to_do() -> None:
 def test_an_expired_certificate_and_a_restarted_worker_stand_out() -> None:
     lines = plain(
         server(
-            clients=[client("pod-1", not_after=NOW - 1)],
+            clients=[client("pod-1", not_after=round(NOW) - 1)],
             workers=[
                 process(0, restarts=2, rss_bytes=3 << 29, cpu_s=7860.0),
                 process(1, state="restarting", pid=0, restarts=1, rss_bytes=0, cpu_s=0.0),
@@ -121,39 +152,30 @@ def test_an_expired_certificate_and_a_restarted_worker_stand_out() -> None:
 
 
 def test_a_stopping_daemon_says_so() -> None:
-    facts = {**server()["server"], "state": "stopping"}
-    assert plain(server(server=facts))[0].endswith(" · stopping")
+    assert plain(server(server=DaemonSummary(**daemon(state="stopping"))))[0].endswith(" · stopping")
 
 
 def test_a_daemon_that_has_just_started_is_no_error() -> None:
-    lines = plain({"server": {"generation": 1}, "workers": [], "services": [], "clients": [], "generations": []})
-    assert lines[0] == "qmuxd · engine - · 0 workers · generation 1"
+    known = DaemonSummary(**daemon(state="starting", engine="", started_at=NOW))
+    lines = plain(server(server=known, workers=[], services=[], clients=[]))
+    assert lines[0] == "qmuxd 1.0.0 · engine - · 0 workers · generation 1 since 0s · starting"
 
 
 def test_a_client() -> None:
-    status = {
-        "client": {"version": "1.0.0", "engine": "aioquic", "generation": 1, "started_at": NOW - 5},
-        "workers": [process(0)],
-        "servers": [
-            {
-                "server": "t.example.com:8443",
-                "address": "192.0.2.1:8443",
-                "state": "registered",
-                "connections": 2,
-                "rtt_ms": 1.25,
-                "since": NOW - 61,
-            },
-            {
-                "server": "u.example.com:8443",
-                "address": "",
-                "state": "the name does not resolve",
-                "connections": 0,
-                "rtt_ms": 0.0,
-                "since": 0,
-            },
+    def link(server: str, address: str, state: str, connections: int, rtt_ms: float, since: float) -> ServerLink:
+        return ServerLink(
+            server=server, address=address, state=state, connections=connections, rtt_ms=rtt_ms, since=since
+        )
+
+    status = ClientStatus(
+        client=ClientDaemon(**daemon(role="client", started_at=NOW - 5), instance="pod-1"),
+        workers=[process(0)],
+        servers=[
+            link("t.example.com:8443", "192.0.2.1:8443", "registered", 2, 1.25, NOW - 61),
+            link("u.example.com:8443", "", "the name does not resolve", 0, 0.0, 0.0),
         ],
-        "services": [service("web")],
-    }
+        services=[ClientService(**{"name": "web", "target": "127.0.0.1:3000", **TRAFFIC})],
+    )
     assert plain(status) == [
         "qmuxc 1.0.0 · engine aioquic · 1 worker · generation 1 since 5s",
         "SERVICE  TARGET          CONNS  RATE IN/OUT         REFUSED",

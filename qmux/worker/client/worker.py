@@ -98,7 +98,7 @@ class ClientWorker(Worker):
 
     def _report(self) -> WorkerReport:
         counted = self._streams.counted()
-        return worker_report(self._slot, self._epoch, self._engine.name, counted, {}, tuple(self._servers.rows()))
+        return worker_report(self._slot, self._epoch, self._engine.name, counted, None, tuple(self._servers.rows()))
 
 
 def _config_of(message: Configure) -> ClientConfig:

@@ -28,7 +28,7 @@ from qmux.messages import (
     StopAccepting,
 )
 from qmux.pool.pool import Pool
-from qmux.pool.rows import WorkerReport
+from qmux.pool.rows import EndpointReport, WorkerReport
 from qmux.protocol.frames import AppCode
 from qmux.quic.accepting import accepting_of
 from qmux.quic.choose import load_engine
@@ -179,11 +179,13 @@ class ServerWorker(Worker):
         self._child.exit(0)
 
     def _report(self) -> WorkerReport:
-        endpoint = {name: int(value) for name, value in asdict(self._endpoint.stats()).items()}
-        endpoint["bus_dropped"] = self._publishing.dropped
-        endpoint["bus_invalid"] = self._publishing.invalid
-        endpoint["rejected"] = self._roster.rejected
-        endpoint["protocol_errors"] = self._roster.protocol_errors
+        endpoint = EndpointReport(
+            **asdict(self._endpoint.stats()),
+            bus_dropped=self._publishing.dropped,
+            bus_invalid=self._publishing.invalid,
+            rejected=self._roster.rejected,
+            protocol_errors=self._roster.protocol_errors,
+        )
         return worker_report(self._slot, self._epoch, self._engine.name, self._users.counters.snapshot(), endpoint)
 
 
