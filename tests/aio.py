@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -41,3 +42,17 @@ async def until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str
             raise AssertionError(f"not within {timeout_s} s: {what or condition}")
         await asyncio.sleep(0.005)
     return result
+
+
+async def polled() -> None:
+    """Until the loop has looked at its sockets once: what could be read or written before has been told."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    looked: asyncio.Future[None] = loop.create_future()
+    with near, far:
+        far.send(b".")
+        loop.add_reader(near, lambda: looked.done() or looked.set_result(None))
+        try:
+            await looked
+        finally:
+            loop.remove_reader(near)

@@ -96,7 +96,7 @@ async def test_silent() -> None:
 
 async def test_a_client_that_dies_during_a_slow_dial() -> None:
     async def act(stream: FakeStream) -> None:
-        await asyncio.sleep(1.0)
+        await until(lambda: stream.connection.pings >= 2)  # type: ignore[attr-defined]
         stream.connection.answers_pings = False  # type: ignore[attr-defined]
 
     assert (await tried(FakeConnection(), act)).outcome is Outcome.SILENT

@@ -19,7 +19,7 @@ from qmux.config.schema import Target
 from qmux.protocol.frames import RefuseCode
 from qmux.relay import dial as dialling
 from qmux.relay.dial import DialFailed, dial, literal_address
-from tests.aio import run
+from tests.aio import polled, run, until
 
 
 @contextlib.contextmanager
@@ -151,14 +151,13 @@ def test_a_full_unix_socket_is_waited_for(directory: Path) -> None:
 
     async def main(listener: socket.socket) -> bytes:
         dialled = asyncio.ensure_future(dial(Target(path=path), 5.0))
-        await asyncio.sleep(0.1)
+        await polled()
         assert not dialled.done()
         accepted = []
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
-        while not dialled.done():
-            accepted.append((await loop.sock_accept(listener))[0])
-            await asyncio.sleep(0.02)
+        accepted.append((await loop.sock_accept(listener))[0])
+        await until(dialled.done, what="it tries again")
         with await dialled as sock:
             await loop.sock_sendall(sock, b"hello")
             sock.shutdown(socket.SHUT_WR)
@@ -272,7 +271,7 @@ def test_cancelling_leaves_no_socket() -> None:
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(3):
             dialled = asyncio.ensure_future(dial(where, 30.0))
-            await asyncio.sleep(0.05)
+            await polled()
             dialled.cancel()
             await asyncio.gather(dialled, return_exceptions=True)
         await asyncio.sleep(0)

@@ -1,19 +1,19 @@
 from __future__ import annotations
 
 import array
-import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from qmux.relay.handoff import MAX_MESSAGE_BYTES, Handoff, HandoffLink
-from tests.aio import run, until
+from tests.aio import polled, run, until
 
 USER = Handoff("web", "192.0.2.1:4000", "192.0.2.2:80", 7, "pod-1", bytes(16), 1, 250, (("pod-2", bytes(16)),))
 
@@ -37,15 +37,13 @@ class Pair:
             user.close()
 
 
-def with_pair(main: Callable[[Pair], object]) -> None:
-    async def body() -> None:
-        pair = Pair()
-        try:
-            await main(pair)  # type: ignore[misc]
-        finally:
-            pair.close()
-
-    run(body())
+@contextlib.asynccontextmanager
+async def two_ends() -> AsyncIterator[Pair]:
+    pair = Pair()
+    try:
+        yield pair
+    finally:
+        pair.close()
 
 
 def user() -> tuple[socket.socket, socket.socket]:
@@ -55,8 +53,8 @@ def user() -> tuple[socket.socket, socket.socket]:
         return ours, listener.accept()[0]
 
 
-def test_a_user_goes_over_whole() -> None:
-    async def main(pair: Pair) -> None:
+async def test_a_user_goes_over_whole() -> None:
+    async with two_ends() as pair:
         pair.listen()
         far, near = user()
         far.sendall(b"early")
@@ -71,8 +69,6 @@ def test_a_user_goes_over_whole() -> None:
         taken.sendall(b"late")
         assert far.recv(4) == b"late"
         far.close()
-
-    with_pair(main)
 
 
 def test_between_two_processes() -> None:
@@ -103,8 +99,8 @@ def test_between_two_processes() -> None:
     assert taker.returncode == 0
 
 
-def test_a_full_queue_takes_nobody_and_loses_nobody() -> None:
-    async def main(pair: Pair) -> None:
+async def test_a_full_queue_takes_nobody_and_loses_nobody() -> None:
+    async with two_ends() as pair:
         sent: list[socket.socket] = []
         while True:
             far, near = user()
@@ -125,11 +121,9 @@ def test_a_full_queue_takes_nobody_and_loses_nobody() -> None:
         for each in [*sent, far]:
             each.close()
 
-    with_pair(main)
 
-
-def test_a_description_that_is_too_long_is_not_sent() -> None:
-    async def main(pair: Pair) -> None:
+async def test_a_description_that_is_too_long_is_not_sent() -> None:
+    async with two_ends() as pair:
         pair.listen()
         far, near = user()
         tried = tuple((f"pod-{number:0300}", bytes(16)) for number in range(16))
@@ -137,8 +131,6 @@ def test_a_description_that_is_too_long_is_not_sent() -> None:
         assert near.fileno() >= 0
         assert pair.ours.send(near, USER)
         far.close()
-
-    with_pair(main)
 
 
 @pytest.mark.parametrize(
@@ -155,10 +147,10 @@ def test_a_description_that_is_too_long_is_not_sent() -> None:
         (b"\x91" * 4000, 1),
     ],
 )
-def test_garbage_is_dropped_with_its_descriptors(
+async def test_garbage_is_dropped_with_its_descriptors(
     data: bytes, descriptors: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main(pair: Pair) -> None:
+    async with two_ends() as pair:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link = HandoffLink(theirs, lambda user, about: pair.taken.append((user, about)))
         before = len(os.listdir("/proc/self/fd"))
@@ -181,11 +173,9 @@ def test_garbage_is_dropped_with_its_descriptors(
             each.close()
         link.close()
 
-    with_pair(main)
 
-
-def test_a_descriptor_that_is_no_socket(caplog: pytest.LogCaptureFixture) -> None:
-    async def main(pair: Pair) -> None:
+async def test_a_descriptor_that_is_no_socket(caplog: pytest.LogCaptureFixture) -> None:
+    async with two_ends() as pair:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link = HandoffLink(theirs, lambda user, about: pair.taken.append((user, about)))
         reading, writing = os.pipe()
@@ -198,15 +188,13 @@ def test_a_descriptor_that_is_no_socket(caplog: pytest.LogCaptureFixture) -> Non
         ours.close()
         link.close()
 
-    with_pair(main)
 
-
-def test_the_other_end_is_gone() -> None:
-    async def main(pair: Pair) -> None:
+async def test_the_other_end_is_gone() -> None:
+    async with two_ends() as pair:
         pair.raw.close()
         far, near = user()
         assert not pair.ours.send(near, USER)
-        await asyncio.sleep(0.02)  # time to close, which changes nothing here
+        await polled()  # it may notice and close, which changes nothing here
         assert not pair.ours.send(near, USER)
         near.sendall(b"x")
         assert far.recv(1) == b"x"
@@ -215,11 +203,9 @@ def test_the_other_end_is_gone() -> None:
         pair.ours.close()
         pair.ours.close()
 
-    with_pair(main)
 
-
-def test_users_that_were_not_read_are_closed_with_the_pair() -> None:
-    async def main(pair: Pair) -> None:
+async def test_users_that_were_not_read_are_closed_with_the_pair() -> None:
+    async with two_ends() as pair:
         far, near = user()
         assert pair.ours.send(near, USER)
         pair.raw.close()
@@ -228,11 +214,10 @@ def test_users_that_were_not_read_are_closed_with_the_pair() -> None:
         assert far.recv(1) == b""
         far.close()
 
-    with_pair(main)
 
+async def test_closing_from_the_callback() -> None:
+    async with two_ends() as pair:
 
-def test_closing_from_the_callback() -> None:
-    async def main(pair: Pair) -> None:
         def on_handed(taken: socket.socket, about: Handoff) -> None:
             pair.taken.append((taken, about))
             link.close()
@@ -243,9 +228,7 @@ def test_closing_from_the_callback() -> None:
         for _, near in users:
             assert pair.ours.send(near, USER)
         await until(lambda: pair.taken)
-        await asyncio.sleep(0.02)
+        await polled()
         assert len(pair.taken) == 1
         for far, _ in users:
             far.close()
-
-    with_pair(main)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -16,8 +17,8 @@ from unittest import mock
 
 import pytest
 
-from qmux.relay.listener import BATCH, EXHAUSTED_PAUSE_S, Listener
-from tests.aio import until
+from qmux.relay.listener import BATCH, Listener
+from tests.aio import polled, until
 
 
 class Bind:
@@ -57,7 +58,7 @@ def is_alive(user: socket.socket) -> bool:
 async def test_nothing_before_start() -> None:
     with Bind() as bind:
         bind.connect(3)
-        await asyncio.sleep(0.05)
+        await polled()
         assert not bind.accepted
         bind.listener.start()
         bind.listener.start()
@@ -77,12 +78,19 @@ async def test_a_burst_leaves_the_loop_its_turns() -> None:
 
 
 async def test_users_above_the_limit_wait_in_the_kernel() -> None:
-    allowed = 2
-    with Bind(lambda: len(bind.accepted) < allowed) as bind:
+    allowed, asked = 2, 0
+
+    def may_accept() -> bool:
+        nonlocal asked
+        asked += 1
+        return len(bind.accepted) < allowed
+
+    with Bind(may_accept) as bind:
         bind.listener.start()
         bind.connect(5)
         await until(lambda: len(bind.accepted) == 2)
-        await asyncio.sleep(2 * EXHAUSTED_PAUSE_S)
+        asked = 0
+        await until(lambda: asked == 2, what="it looks again")
         assert len(bind.accepted) == 2
         assert all(is_alive(user) for user in bind.users)
         allowed = 4
@@ -168,15 +176,23 @@ async def test_what_accept_may_say_only_pauses(number: int, caplog: pytest.LogCa
 
 
 async def test_closing_while_paused() -> None:
-    allowed = False
-    with Bind(lambda: allowed) as bind:
+    asked = Counter[str]()
+
+    def asks(name: str) -> Callable[[], bool]:
+        return lambda: asked.update([name]) is not None  # counts, and says no
+
+    with Bind(asks("other")) as other, Bind() as bind:
+        bind.listener = Listener(bind.socket, "web", lambda *_: None, asks("closing"))
         bind.listener.start()
         bind.connect()
+        await until(lambda: asked["closing"])
         with mock.patch.object(bind.listener, "start") as start:
-            await asyncio.sleep(EXHAUSTED_PAUSE_S / 2)
             bind.listener.close(shutdown=False)
-            await asyncio.sleep(2 * EXHAUSTED_PAUSE_S)
+            other.listener.start()
+            other.connect()
+            await until(lambda: asked["other"] == 2, what="a pause that began later is over")
         start.assert_not_called()
+        assert asked["closing"] == 1
 
 
 async def test_closing_from_the_callback() -> None:
@@ -191,7 +207,7 @@ async def test_closing_from_the_callback() -> None:
         users = [socket.create_connection(listener.address) for _ in range(2)]
         listener.start()
         await until(lambda: accepted)
-        await asyncio.sleep(0.02)
+        await polled()
         assert len(accepted) == 1
     for each in users + accepted:
         each.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qmux.pool.planning import PLANNED_USERS
-from qmux.protocol.frames import ConnReady
+from qmux.protocol.frames import ConnReady, ConnRefused
 from qmux.quic.engine import RelayLimits
 from qmux.worker.server import plans
 from tests.aio import until
@@ -23,14 +23,17 @@ def hot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_who_comes_first_is_served_here_and_the_next_are_planned() -> None:
-    async with worker_of(web={"idle_timeout_s": 9.0}) as worker:
+    async with worker_of(web={"idle_timeout_s": 9.0}, ssh={}) as worker:
         assert worker.accepting.first == (SLOT << 40, LIMIT)
-        assert worker.accepting.limits == {"web": RelayLimits(9.0, 300.0)}
+        assert worker.accepting.limits["web"] == RelayLimits(9.0, 300.0)
         client = worker.client("pod-1")
-        await asyncio.sleep(0.03)
+        worker.comes("ssh")
+        await worker.until_planned("ssh")
         assert worker.planned() == []  # nobody came yet
+        (await client.asked()).peer_sends(ConnRefused("refused"))
+        await until(lambda: not worker.ledger.total)
         worker.comes()
-        stream = await client.asked()
+        stream = await client.asked(1)
         assert stream.request()[1].conn_id == ABOUT.conn_id
         assert worker.accepting.others == worker.ledger.total == 1
         await until(lambda: worker.planned() == [(client, 4095)], what="one place is taken")
@@ -78,8 +81,9 @@ async def test_a_service_whose_users_are_looked_at_has_no_plan(options: dict[str
     async with worker_of(web=options, ssh={}) as worker:
         worker.client("pod-1")
         worker.comes()
-        await asyncio.sleep(0.05)
-        assert worker.accepting.made == 0
+        worker.comes("ssh")
+        await worker.until_planned("ssh")
+        assert "web" not in worker.accepting.plans
 
 
 async def test_a_plan_keeps_to_the_share_of_maxconn() -> None:
@@ -158,9 +162,11 @@ async def test_however_long_planning_takes_the_loop_has_most_of_its_time(monkeyp
                 pass
 
         monkeypatch.setattr(worker.plans, "renew", slow)
-        for _ in range(100):
+
+        def has_looked_often() -> bool:
             worker.accepting.handler.plan_low("web")
-            await asyncio.sleep(0.005)
+            return len(looks) >= 5
+
+        await until(has_looked_often)
         pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
-        assert len(looks) >= 2
         assert min(pauses) >= 0.02 * plans.REST
