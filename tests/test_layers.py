@@ -137,6 +137,16 @@ def may_import(importer: str, imported: str) -> bool:
     return layer_of(theirs) < layer_of(ours)
 
 
+@pytest.mark.parametrize(("part", "other"), [("server", "client"), ("client", "server")])
+def test_the_two_programs_of_the_workers_know_nothing_of_each_other(part: str, other: str) -> None:
+    wrong = [
+        f"{where}: imports {imported}"
+        for where, importer, imported in EVERY_IMPORT
+        if is_within(importer, f"qmux.worker.{part}") and is_within(imported, f"qmux.worker.{other}")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_the_package_itself_imports_nothing() -> None:
     assert list(imports(MODULES["qmux"])) == [] or {name for _, name in imports(MODULES["qmux"])} == {"__future__"}
 
