@@ -84,7 +84,7 @@ class Backend:
         self._group.stop()
 
     def ended(self) -> str:
-        """Whether it has ended though nobody stopped it, and how, or ""."""
+        """Whether it has ended though it was not stopped, and how, or ""."""
         return self._group.ended()
 
     def restart(self) -> None:

@@ -68,7 +68,7 @@ class Group:
             process.wait(STOP_S)
 
     def ended(self) -> str:
-        """Those that have ended though nobody stopped them, with their exit codes; "" where there are none."""
+        """Those that have ended though they were not stopped, with their exit codes; "" where there are none."""
         codes = {self._names[process.pid]: _code(process) for process in self._processes}
         return ", ".join(f"{name} ended with {code}" for name, code in codes.items() if code is not None)
 

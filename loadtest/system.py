@@ -70,7 +70,7 @@ class System(Protocol):
         ...
 
     def ended(self) -> str:
-        """Those of its processes that have ended though nobody stopped them, or ""."""
+        """Those of its processes that have ended though they were not stopped, or ""."""
         ...
 
     def pids(self) -> list[int]:

@@ -208,7 +208,7 @@ impl Engine {
         self.events.push(Event::Asked { left: Left { service, socket, about }, conn, began, outcome });
     }
 
-    /// Nobody waits for the answer any more.
+    /// The answer is not waited for any more.
     pub fn give_up(&mut self, id: Id) -> Option<(Id, About)> {
         let asking = self.forget_asking(id)?;
         if let Some(conn) = self.conns.get_mut(asking.conn) {

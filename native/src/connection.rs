@@ -52,7 +52,7 @@ pub struct Conn {
     /// The socket that the peer's newest packet came on.
     pub port: Id,
     pub streams: FxHashMap<StreamId, Use>,
-    /// Whom the engine serves here without Python.
+    /// User connections that the engine serves here without Python.
     pub users: u64,
     /// Python's users, and how many there may be in all.
     pub others: u64,

@@ -1,4 +1,4 @@
-//! Users whom the engine serves without Python: what is counted of them, for there is no event of each one.
+//! User connections that the engine serves without Python: what is counted of them, for there is no event of each one.
 //!
 //! Python makes a tally for each service and names it where it hands work over. A connection counts its users, those too
 //! who are not relayed yet. `USERS_CHANGED` says once that something is new, and not again until Python asks for it.

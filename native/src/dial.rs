@@ -1,7 +1,7 @@
 //! Users who come to a client: the head of their stream, the service's socket, the answer, the relay.
 //!
-//! Only what is usual happens here. Anything else, from a frame that nobody knows to a service that refuses, goes to
-//! Python as a new stream from its first byte on: it begins anew, and every rule, message and counter stays there.
+//! Only what is usual happens here. Anything else, from an unknown frame to a service that refuses, goes to
+//! Python as a new stream from its first byte on: it begins again, and every rule, message and counter stays there.
 
 use std::io;
 use std::os::fd::AsRawFd;

@@ -58,7 +58,7 @@ pub struct Policy {
     pub wall_clock: Arc<dyn TimeSource>,
 }
 
-/// Whom a client dials.
+/// Which server a client connects to.
 pub struct Remote<'a> {
     pub address: SocketAddr,
     pub server_name: &'a str,
@@ -102,7 +102,7 @@ impl Endpoint {
         Ok(Self::new(Ids::new(slot, true), reset_key, Some(first), Some(server)))
     }
 
-    /// Its IDs steer nowhere: nobody shares a client's socket.
+    /// Its IDs steer nowhere: a client's socket is shared with no other process.
     pub fn client(reset_key: &[u8]) -> Self {
         Self::new(Ids::new(0, false), reset_key, None, None)
     }

@@ -77,8 +77,8 @@ impl Outcome {
     }
 }
 
-/// Of users whom a server accepts: `User` has no grant, `Asked` began then and was not answered as usual, `UserGone` reset
-/// the connection meanwhile. `PlanLow`: most grants are used. `ListenerWaits`: nobody is accepted for a moment.
+/// Of user connections that a server accepts: `User` has no grant, `Asked` began then and was not answered as usual, `UserGone` reset
+/// the connection meanwhile. `PlanLow`: most grants are used. `ListenerWaits`: accepting pauses for a moment.
 pub enum Event {
     Accepted { endpoint: Id, conn: Id, peer: SocketAddr },
     Connected { conn: Id, identity: Option<Identity>, resumed: bool, early_data: bool },

@@ -35,7 +35,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Users taken from the queue of a bind that closes, at most: the kernel's own limit of a queue (somaxconn).
 const CLOSING_BATCH: usize = 4096;
 
-/// `qmux.quic.engine.RelayLimits`, for a service that nobody described.
+/// `qmux.quic.engine.RelayLimits`, for a service without a description.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A user as the log and the client know him.

@@ -94,7 +94,7 @@ const KEPT_BYTES: libc::c_int = 16 << 20;
 /// Larger than any buffer here.
 const MAPPED_BYTES: libc::c_int = 4 << 20;
 
-/// glibc would map each read buffer anew and zero it page by page: 15 % of a transfer (mallopt(3)).
+/// glibc would map each read buffer again and zero it page by page: 15 % of a transfer (mallopt(3)).
 fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no pointers; both are documented parameters.

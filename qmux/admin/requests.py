@@ -40,7 +40,7 @@ class Requests:
             del self._waiting[number]
 
     def answered(self, reply: Reply) -> None:
-        """The supervisor answered; nothing where nobody waits any more."""
+        """The supervisor answered; nothing where no request waits any more."""
         answer = self._waiting.get(reply.request_id)
         if answer is not None and not answer.done():
             answer.set_result(reply)

@@ -1,4 +1,4 @@
-"""Counters of all workers together: they never fall when a worker is started anew, and they have a rate."""
+"""Counters of all workers together: they never fall when a worker is restarted, and they have a rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RATE_WINDOW_S = 5.0
 """Rates are over the last few seconds: long enough to be steady, short enough to be of now."""
 
 SILENT_S = 3.0
-"""A worker that has not reported for so long has no rate: it is stopped, or gone."""
+"""A worker that has not reported for this long has no rate: it is stopped, or gone."""
 
 _NOTHING = ServiceCounters()
 

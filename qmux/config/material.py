@@ -181,7 +181,7 @@ def _words(services: Sequence[str]) -> str:
 
 
 def _renewal(leaf: x509.Certificate, role: Role, services: Sequence[str]) -> str:
-    """The command that issues this certificate anew, with the names that it has."""
+    """The command that issues this certificate again, with the names that it has."""
     if role == "server":
         return f"issue a new one: qmux pki issue server {' '.join(server_names(leaf)) or 'NAME'}"
     names, allowed = client_names(leaf)

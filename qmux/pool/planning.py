@@ -50,7 +50,7 @@ class Planner:
         by_turn = config.balance == "round-robin"
         self._choices: _Choices = self._in_turn if by_turn else self._by_load
         self._ahead: list[SessionKey] = []  # planned by turn and, as far as known, not carried out
-        self._weights: dict[SessionKey, int] = {}  # of all among whom ``_ahead`` was chosen
+        self._weights: dict[SessionKey, int] = {}  # of all sessions among which ``_ahead`` was chosen
         # Equal ones take turns by the users that came: plans are renewed more often than that.
         self._turn = selector.next_turn()
         self._planned = 0

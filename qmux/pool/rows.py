@@ -1,7 +1,7 @@
 """What workers tell each other about their connections, and the admin process about themselves.
 
 Every message on the bus is one msgpack ``Delta``, ``Pass`` or ``WorkerReport``. A row belongs to the worker (slot,
-epoch) that owns the connection; nobody else changes it.
+epoch) that owns the connection; no other changes it.
 """
 
 from __future__ import annotations

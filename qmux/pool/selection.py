@@ -69,7 +69,7 @@ class Selector:
         return self._connection_of(chosen, best.rank, reachable)
 
     def best_class(self, candidates: Sequence[Candidate], usable: Callable[[int], bool]) -> SessionClass | None:
-        """Those among whom ``choose`` would choose."""
+        """Those among which ``choose`` would choose."""
         return self._best_class(candidates, (), _Reachable(self._slot, usable))
 
     def _best_class(
@@ -177,7 +177,7 @@ class Selector:
         return chosen
 
     def take_back(self, chosen: Collection[SessionKey], weights: Mapping[SessionKey, int]) -> None:
-        """These choices by ``turns`` are not carried out; ``weights`` of all among whom they were made."""
+        """These choices by ``turns`` are not carried out; ``weights`` of all among which they were made."""
         total = sum(weights.values())
         for key, weight in weights.items():
             if key in self._credit:

@@ -42,7 +42,7 @@ class EngineAttempt(msgspec.Struct, frozen=True):
 
 
 class UserHandler(Protocol):
-    """What ``Accepting`` tells the layer above. No method may block or raise. A socket belongs to whom it is given."""
+    """What ``Accepting`` tells the layer above. No method may block or raise. Sockets are the handler's."""
 
     def unplanned(self, accepted: Accepted, sock: socket.socket) -> None:
         """Nothing is planned for this user."""
@@ -69,7 +69,7 @@ class UserHandler(Protocol):
         ...
 
     def accept_paused(self, service: str, reason: str) -> None:
-        """Nobody is accepted on a bind for a moment."""
+        """Accepting on a bind pauses for a moment."""
         ...
 
 
@@ -81,7 +81,7 @@ class Bind(Protocol):
         ...
 
     def close(self, shutdown: bool) -> None:
-        """Accept no more; with ``shutdown`` nobody does, and who is queued is taken first."""
+        """Accept no more; with ``shutdown`` no process does, and what is queued is taken first."""
         ...
 
 
@@ -131,7 +131,7 @@ class Accepting(Protocol):
 
     @property
     def users(self) -> int:
-        """Users whom the engine serves."""
+        """User connections that the engine serves."""
         ...
 
     def users_on(self, connection: Connection) -> int:

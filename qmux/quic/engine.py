@@ -351,7 +351,7 @@ class Endpoint(Protocol):
         ...
 
     def set_live_slots(self, slots: Sequence[int]) -> None:
-        """Slots with a live worker: nobody answers with a stateless reset for another's."""
+        """Slots with a live worker: another one's packets are not answered with a stateless reset."""
         ...
 
     def refuse_new(self, refuse: bool) -> None:

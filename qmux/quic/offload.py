@@ -1,4 +1,4 @@
-"""What an engine tells of users whom it serves alone."""
+"""What an engine tells of the user connections that it serves alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qmux.quic.engine import RelayEnd
 
 
 class OffloadCounts(msgspec.Struct, frozen=True):
-    """The users of one service whom the engine relays alone: now, so far, and their bytes."""
+    """The user connections of one service that the engine relays alone: now, so far, and their bytes."""
 
     active: int = 0
     total: int = 0

@@ -34,7 +34,7 @@ class DialFailed(Exception):
 
 
 async def dial(target: Target, timeout_s: float, waited_s: float = 0.0) -> socket.socket:
-    """A connected socket to ``target``, resolved anew, all its addresses tried. ``waited_s``: of the time that it may
+    """A connected socket to ``target``, resolved again, all its addresses tried. ``waited_s``: of the time that it may
     take, so much has passed. Raises DialFailed.
     """
     try:
@@ -130,7 +130,7 @@ def literal_address(host: str, port: int) -> list[aiohappyeyeballs.AddrInfoType]
 
 
 def _is_connected_to_itself(sock: socket.socket) -> bool:
-    """A target port that nobody listens on may be drawn as our own port: TCP then connects the socket to itself."""
+    """A target port without a listener may be drawn as our own port: TCP then connects the socket to itself."""
     return sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername()
 
 

@@ -54,7 +54,7 @@ class Carrier(Protocol):
 
 
 class StartedAttempt(msgspec.Struct, frozen=True):
-    """An attempt that the engine began for a user: with whom, and since when (``time.monotonic()``). ``session`` and
+    """An attempt that the engine began: on which connection, and since when (``time.monotonic()``). ``session`` and
     ``carrier`` are None where the connection is gone. With ``stream`` it goes on, else ``failure`` says how it ended.
     """
 

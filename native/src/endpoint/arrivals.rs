@@ -23,7 +23,7 @@ const HALF_OPEN_CAP_FACTOR: usize = 10;
 /// Enough of a datagram for both connection IDs.
 const HEAD_BYTES: usize = 64;
 
-/// What becomes of an Initial that nobody knows.
+/// What becomes of an Initial of an unknown connection.
 enum Verdict {
     Accept,
     Retry,

@@ -1,4 +1,4 @@
-//! Users whom the engine serves without Python: the targets of a client, the plans of a server, and their numbers.
+//! User connections that the engine serves without Python: the targets of a client, the plans of a server, and their numbers.
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
@@ -89,7 +89,7 @@ impl Core {
         counts.map(|(id, count)| (id, (count.active, count.total, count.to_socket, count.to_stream))).collect()
     }
 
-    // --- users whom a server accepts without Python ---
+    // --- user connections that a server accepts without Python ---
 
     /// Users are numbered from here; `limit`: so many may be here at a time, those of Python included.
     fn begin_accepting(&mut self, first_conn_id: u64, limit: u64) {
@@ -124,7 +124,7 @@ impl Core {
         self.engine.front.unused(service)
     }
 
-    /// A listening socket; nobody is accepted before `start_listener`.
+    /// A listening socket; nothing is accepted before `start_listener`.
     fn add_listener(&mut self, service: u64, fd: RawFd) -> PyResult<u64> {
         Ok(self.engine.add_listener(service, own(fd)?)?)
     }

@@ -11,7 +11,7 @@ pub const SHARE_BYTES: usize = 256 << 10;
 /// transfer over loopback it leaves 0.6; 64 KiB would leave 0.5, and cost that transfer a tenth of its speed.
 const SHORT_SHARE_BYTES: usize = 96 << 10;
 
-/// Shares are short for so long after somebody moved little.
+/// Shares are short for this long after a relay moved little.
 const SHORT_FOR: Duration = Duration::from_millis(50);
 
 /// Who moves this much within this time moves much.

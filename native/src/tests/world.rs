@@ -234,7 +234,7 @@ impl World {
         world
     }
 
-    /// A server begins anew: whatever was there knows nothing any more.
+    /// A server starts again: whatever was there knows nothing any more.
     pub fn serve(&mut self, serve: Serve) {
         let Serve { slot, limits, retry_threshold, max_connections, reset_key, say, payload } = serve;
         let policy = Policy {

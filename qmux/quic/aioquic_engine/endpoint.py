@@ -1,7 +1,7 @@
 """A server's side of one slot: datagrams from its sockets to connections, and what is answered without one.
 
 What has no connection is answered statelessly or dropped, always counted: an Initial opens a connection, or gets a
-Retry while many handshakes are half open, or CONNECTION_REFUSED while we stop; a short header that nobody here knows
+Retry while many handshakes are half open, or CONNECTION_REFUSED while we stop; a short header with an unknown ID
 gets a stateless reset, unless its ID belongs to another live slot.
 """
 

@@ -105,7 +105,7 @@ class TunnelConnection(QuicConnection):
 
     def _bound(self, max_streams: int, connection_window_bytes: int) -> None:
         self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = max_streams
-        # Nobody opens unidirectional streams in this version of the protocol.
+        # This version of the protocol has no unidirectional streams.
         self._local_max_streams_uni.value = self._local_max_streams_uni.sent = 0
         self._local_max_data.value = self._local_max_data.sent = connection_window_bytes
         if not self._is_client:
@@ -126,7 +126,7 @@ class TunnelConnection(QuicConnection):
         for space in self._spaces.values():
             self._loss.discard_space(space)
         super()._initialize(peer_cid)
-        # After a Retry everything begins anew, and aioquic forgets what it sent with 0-RTT: send that again, too.
+        # After a Retry everything begins again, and aioquic forgets what it sent with 0-RTT: send that again, too.
         for packet in sent_early:
             for on_delivery, arguments in packet.delivery_handlers:
                 on_delivery(QuicDeliveryState.LOST, *arguments)

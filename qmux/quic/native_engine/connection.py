@@ -98,7 +98,7 @@ class NativeConnection(Connection):
         self._driver.wake()
         return NativeRelay(self._driver, number)
 
-    # --- users whom the core serves alone ---
+    # --- user connections that the core serves alone ---
 
     def serve_users(self, dialer: int, limits: list[tuple[str, float | None, float]]) -> None:
         """The peer's streams are users; ``limits``: service, idle and half-closed timeout."""
@@ -117,7 +117,7 @@ class NativeConnection(Connection):
 
     @property
     def users(self) -> int:
-        """Whom the core serves here now."""
+        """User connections that the core serves here now."""
         return 0 if self.is_closed else self._core.users(self._handle)
 
     # --- what the core tells ---

@@ -47,7 +47,7 @@ def connect(
 
 
 class _Resuming:
-    """The lane that a connection dials, as whom, with which ticket; and where the tickets go that it gets."""
+    """The lane that a connection asks for, with which credentials and ticket; and where the tickets go that it gets."""
 
     def __init__(self, address: tuple[str, int], config: ConnectConfig) -> None:
         self._server = Server(address, config.server_name)

@@ -1,4 +1,4 @@
-"""Users whom the core serves alone, counted there by service."""
+"""User connections that the core serves alone, counted there by service."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ class Tallies:
                 self._driver.core.tell_usual_ends(tally, tell)
 
     def close(self) -> None:
-        """Nobody hears of ends any more."""
+        """Tell of no more ends."""
         for tally in self._services:
             self._driver.on_user_ended.pop(tally, None)

@@ -40,7 +40,7 @@ class ClientRow(Carrier):
         self._offered = register.services
         self._roster = roster
         self._log_fields = log_fields
-        self._users = 0  # whom this worker's tasks serve
+        self._users = 0  # served by this worker's tasks
         self.first = Row(
             key=self.key,
             tenant=identity.tenant,
@@ -74,7 +74,7 @@ class ClientRow(Carrier):
 
     @property
     def active(self) -> int:
-        """Users on this connection, those included whom the engine serves alone."""
+        """User connections on this connection, those included that the engine serves alone."""
         return self._users + self._roster.ledger.offloaded_on(self.connection)
 
     @override
