@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from qmux.worker.server.lane_choice import MAX_LANES, lanes_for
+from qmux.config.schema import MAX_LANES
+from qmux.worker.server.lane_choice import lanes_for
 
 SESSIONS = [number.to_bytes(16, "big") for number in range(500)]
 
