@@ -82,6 +82,7 @@ def test_50_connections_rebind_and_rotate(shared: Deployment, server: Daemon) ->
     check_steering(shared, server, 50)
 
 
+@pytest.mark.serial  # a thousand handshakes in this process take what the machine has
 @pytest.mark.timeout(180)
 @pytest.mark.engines(extended=("auto", "aioquic"))
 def test_1000_connections_rebind_and_rotate(deployment: Deployment) -> None:

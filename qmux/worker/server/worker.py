@@ -65,7 +65,6 @@ class ServerWorker(Worker):
         self._tasks = TaskSet()
         self._engine = load_engine(self._config.process.engine)
         self._pool = Pool(message.slot, message.epoch)
-        self._publishing = Publishing(message.bus_publish, message.bus_subscribe, self._pool, self._report)
         self._signal = ChangeSignal()
         self._pool.subscribe(self._signal.fire)
         limit = _users_limit()
@@ -89,6 +88,8 @@ class ServerWorker(Worker):
         )
         self._accepting.begin(Offload(self._users, self._plans, self._roster))
         self._listeners = Listeners(self._users.accept, self._ledger.may_accept, self._accepting)
+        # Last: it asks for a report soon, and a worker that cannot start has none.
+        self._publishing = Publishing(message.bus_publish, message.bus_subscribe, self._pool, self._report)
 
     # --- what the role tells ---
 
