@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from qmux import addresses
 from qmux.protocol.frames import ConnReady
 from qmux.relay import sockets
 from qmux.relay.handoff import Handoff
@@ -35,8 +36,8 @@ async def test_an_accepted_connection_is_numbered_and_names_both_ends() -> None:
                 stream = await client.asked(number)
                 request = stream.request()[1]
                 assert request.conn_id == first_conn_id(SLOT) + number
-                assert request.source == sockets.endpoint_text(user.getsockname())
-                assert request.dest == sockets.endpoint_text(user.getpeername()), "not the bind of every address"
+                assert request.source == addresses.text_of(user.getsockname())
+                assert request.dest == addresses.text_of(user.getpeername()), "not the bind of every address"
                 stream.peer_sends(ConnReady())
                 await until(lambda stream=stream: stream.relayed)  # type: ignore[misc]
                 stream.end()
