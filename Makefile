@@ -2,7 +2,7 @@
 # make test    environment, lint and the tests that every change must pass: some minutes (as root on Debian it also
 #              installs the programs that the tests run)
 # make test-all    the rest: every combination of engines, longer faults; after make test
-# make soak    an hour of load and faults, with figures
+# make soak    ten minutes of load and connections that come and go, with figures (loadtest/README.md)
 # make lint    ruff and mypy
 # make native  build the native engine in Rust (needs cargo); demo, test and bench do so where they can
 # make native-test   format, lint and tests of the native engine's Rust (needs cargo); make test does it, too
@@ -20,9 +20,9 @@ PYTHON ?= $(shell for name in $(PYTHONS); do \
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; \
 	done)
 
+# Test processes side by side: they wait most of the time.
 JOBS ?= 4
 PYTEST := $(BIN)/python -m pytest
-# Test processes side by side: they wait most of the time.
 
 .PHONY: help demo test test-all soak lint bench clean tools native try-native native-test
 .NOTPARALLEL: # one pip at a time in one environment
