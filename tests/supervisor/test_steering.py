@@ -12,6 +12,7 @@ import pytest
 from qmux import steering as model
 from supervisor.sockets import Group, open_groups
 from supervisor.steering import Steering
+from tests.aio import until
 from tests.supervisor.made import quic
 from tests.supervisor.test_programs import sender, where
 from tests.test_channel import until
@@ -151,6 +152,7 @@ def test_growing_under_load_loses_and_misleads_nothing(before: int) -> None:
         received: Counter[tuple[int, int]] = Counter()  # socket, slot
         try:
             for count in range(before + 1, before + 100):
+                await until(lambda at_least=2 * count: sum(sent) >= at_least, what="the senders go on meanwhile")
                 group.grow(count, "key")
                 steering.grow(range(count))
                 drain(group, received)
