@@ -50,7 +50,7 @@ class Ledger:
         """Take a place, or False where ``maxconn`` is reached at all workers together, as far as this one knows.
         (``offloaded`` should be up to date.)
         """
-        if maxconn is not None and self._pool.active(service) >= maxconn:
+        if maxconn is not None and self.places_left(service, maxconn) <= 0:
             return False
         self.admitted(service)
         return True
