@@ -44,6 +44,21 @@ async def until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str
     return result
 
 
+async def stays(condition: Callable[[], Any], for_s: float) -> bool:
+    """Whether it holds now and for all of that time: for what must not happen, which no state shows."""
+    deadline = time.monotonic() + for_s
+    while condition():
+        if time.monotonic() > deadline:
+            return True
+        await asyncio.sleep(0.005)
+    return False
+
+
+async def lasts(for_s: float) -> None:
+    """A fault, or a silence, that lasts for this time, which itself is what the test needs: no state tells its end."""
+    await asyncio.sleep(for_s)  # what the caller asks for
+
+
 async def polled() -> None:
     """Until the loop has looked at its sockets once: what could be read or written before has been told."""
     loop = asyncio.get_running_loop()

@@ -61,8 +61,8 @@ class Recorder(ConnectionHandler):
         self.told.append("closed")
         self.reason = reason
 
-    async def is_connected(self) -> None:
-        await until(lambda: "connected" in self.told or self.reason, what="connected")
+    async def is_connected(self, timeout_s: float = 15.0) -> None:
+        await until(lambda: "connected" in self.told or self.reason, timeout_s, what="connected")
         assert self.reason is None, self.reason
 
     async def is_closed(self, timeout_s: float = 15.0) -> CloseReason:

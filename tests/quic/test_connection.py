@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from qmux.quic.engine import CloseKind
-from tests.aio import until
+from tests.aio import lasts, stays, until
 from tests.netsim.proxy import Conditions, Proxy
 from tests.quic.harness import Mixed, World, ping, read_exactly, udp_socket
 
@@ -49,7 +49,7 @@ async def test_a_close_is_heard_in_the_middle_of_a_transfer(world: World) -> Non
         ours, theirs = await pair.stream()
         closing, hearing = (pair.server, pair.client) if number % 2 else (pair.client, pair.server)
         bulk = [asyncio.ensure_future(stream.write(bytes(1 << 20))) for stream in (ours, theirs)]
-        await asyncio.sleep(0.001 * (number // 2))
+        await lasts(0.001 * (number // 2))  # at every place of the transfer
         closing.connection.close(7, "enough")
         reason = await hearing.heard.is_closed()
         # aioquic forgets a connection when it closes it: what the peer still sends may be answered with a reset first.
@@ -81,9 +81,8 @@ async def test_ping_is_acknowledged(world: World) -> None:
 async def test_keep_alive_keeps_an_idle_connection(world: World) -> None:
     server = world.serve(idle_timeout_s=1.0, keep_alive_s=0.25)
     pair = await world.pair(server)
-    await asyncio.sleep(2.5)
-    assert not pair.client.connection.is_closed
-    assert not pair.server.connection.is_closed
+    ends = (pair.client.connection, pair.server.connection)
+    assert await stays(lambda: not any(end.is_closed for end in ends), 2.5)
 
 
 @pytest.mark.mixed

@@ -13,7 +13,7 @@ import pytest
 from qmux import steering
 from qmux.quic.aioquic_engine.endpoint import AioquicEndpoint
 from qmux.quic.engine import CloseKind, Endpoint, StreamLimit
-from tests.aio import until
+from tests.aio import stays, until
 from tests.netsim.proxy import Proxy
 from tests.quic import packets
 from tests.quic.harness import World, ping, udp_socket
@@ -67,8 +67,7 @@ async def test_a_reset_with_another_key_is_ignored(world: World) -> None:
         pair = await world.pair(server, via=proxy.address)
         proxy.inject(packets.short_header(os.urandom(12)))
         proxy.inject(packets.short_header(steering.issued_id(0)))
-        await asyncio.sleep(0.1)
-        assert not pair.client.connection.is_closed
+        assert await stays(lambda: not pair.client.connection.is_closed, 0.1)
 
 
 async def test_unknown_ids_of_our_own_slot_get_a_stateless_reset(world: World) -> None:

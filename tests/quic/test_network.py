@@ -9,7 +9,7 @@ import os
 import pytest
 
 from qmux.quic.engine import RelayEnd
-from tests.aio import until
+from tests.aio import lasts, stays, until
 from tests.netsim.proxy import Conditions, Proxy
 from tests.quic.harness import Pair, World, receive_all, send_and_shut
 from tests.quic.test_mtu import found
@@ -55,8 +55,7 @@ async def test_a_black_hole_of_two_seconds_is_survived(world: World) -> None:
         running = asyncio.ensure_future(exchange(world, pair, os.urandom(size_bytes), os.urandom(size_bytes)))
         await until(lambda: proxy.counters.forwarded > 100, what="bytes are on their way")
         proxy.blackhole(True)
-        await asyncio.sleep(2)
-        assert not running.done()
+        assert await stays(lambda: not running.done(), 2)
         assert pair.client.connection.ack_eliciting_outstanding
         proxy.blackhole(False)
         await running
@@ -67,14 +66,8 @@ async def test_handshakes_through_heavy_loss(world: World) -> None:
     server = world.serve(handshake_timeout_s=30.0)
     async with Proxy(server.address, Conditions(loss=0.2)) as proxy:
         sides = [world.connect(proxy.address, handshake_timeout_s=30.0) for _ in range(20)]
-        await asyncio.gather(*(asyncio.wait_for(connected(side), 30) for side in sides))
+        await asyncio.gather(*(side.heard.is_connected(30) for side in sides))
         assert len({side.connection.number for side in sides}) == 20
-
-
-async def connected(side: object) -> None:
-    while "connected" not in side.heard.told:  # type: ignore[attr-defined]
-        assert side.heard.reason is None  # type: ignore[attr-defined]
-        await asyncio.sleep(0.01)
 
 
 async def test_streams_that_overtake_each_other_are_all_opened(world: World) -> None:
@@ -85,7 +78,7 @@ async def test_streams_that_overtake_each_other_are_all_opened(world: World) -> 
             stream = pair.server.connection.open_stream()
             await stream.write(b"%d" % number)
             stream.finish()
-            await asyncio.sleep(0.001)
+            await lasts(0.001)  # each in a packet of its own
         seen = set()
         for _ in range(60):
             theirs = await asyncio.wait_for(pair.client.heard.streams.get(), 15)
@@ -118,8 +111,7 @@ async def test_a_new_address_of_the_client_ends_the_waiting(world: World) -> Non
         await until(lambda: proxy.counters.forwarded > searched + 100, what="bytes are on their way")
         proxy.blackhole(True)
         proxy.rebind()
-        await asyncio.sleep(3)  # the server's probes go astray, with growing pauses
-        assert not reading.done()
+        assert await stays(lambda: not reading.done(), 3)  # the server's probes go astray, with growing pauses
         proxy.blackhole(False)
         before = len(received)
         pair.client.connection.ping()

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from qmux.quic.engine import Relay, RelayEnd, RelayLimits
-from tests.aio import until
+from tests.aio import stays, until
 from tests.quic.harness import (
     WINDOW_BYTES,
     Pair,
@@ -49,10 +49,11 @@ async def test_megabytes_both_ways_at_once(world: World) -> None:
 
 
 async def test_what_was_read_and_what_was_not_before_the_relay_is_not_lost(world: World) -> None:
-    ours, theirs = await (await world.pair()).stream()
+    pair = await world.pair()
+    ours, theirs = await pair.stream()
     await ours.write(b"frame|" + b"a" * 50_000)
     assert await theirs.read(6) == b"frame|"
-    await asyncio.sleep(0.05)
+    await until(lambda: not pair.server.connection.ack_eliciting_outstanding, what="the rest is there")
     inner, user = await world.tcp_pair()
     relay = theirs.relay(inner, RelayLimits())
     await ours.write(b"b" * 50_000)
@@ -140,16 +141,14 @@ async def test_idle_timeout(world: World) -> None:
     for _ in range(6):  # traffic keeps it alive for longer than that
         await loop.sock_sendall(relayed.user, b"x")
         assert await loop.sock_recv(relayed.service, 10) == b"x"
-        await asyncio.sleep(0.4)
-    assert not relayed.server.done.done()
+        assert await stays(lambda: not relayed.server.done.done(), 0.4)
     assert await is_reset(relayed.user)
     assert RelayEnd.IDLE_TIMEOUT in await ends(relayed)
 
 
 async def test_half_closed_timeout(world: World) -> None:
     relayed = await world.relayed(await world.pair(), RelayLimits(half_closed_timeout_s=0.8))
-    await asyncio.sleep(1.0)
-    assert not relayed.server.done.done()  # quiet, but not half-closed
+    assert await stays(lambda: not relayed.server.done.done(), 1.0)  # quiet, but not half-closed
     relayed.user.shutdown(socket.SHUT_WR)
     assert await receive_all(relayed.service) == b""
     assert await is_reset(relayed.user)
@@ -185,8 +184,7 @@ async def test_an_upload_that_outlives_its_download_is_not_taken_for_a_reset(wor
             break
     user.shutdown(socket.SHUT_WR)
     await until(lambda: tcp_state(user) == TCP_CLOSE, what="the acknowledgement of the user's FIN")
-    await asyncio.sleep(0.6)  # the relay looks for resets twice
-    assert relay.bytes_to_stream < len(upload)
+    assert await stays(lambda: relay.bytes_to_stream < len(upload), 0.6)  # the relay looks for resets twice
     assert await read_exactly(theirs, len(upload)) == upload
     assert await theirs.read(1) == b""
     assert await asyncio.wait_for(relay.done, 15) == RelayEnd.FINISHED

@@ -7,14 +7,15 @@ import asyncio
 import pytest
 
 from qmux.quic.engine import ConnectionLost, Stream, StreamError, StreamLimit
-from tests.aio import until
+from tests.aio import stays, until
 from tests.quic.harness import Pair, World, read_exactly
 
 
 async def test_read_never_takes_more_than_asked(world: World) -> None:
-    ours, theirs = await (await world.pair()).stream()
+    pair = await world.pair()
+    ours, theirs = await pair.stream()
     await ours.write(b"0123456789")
-    await asyncio.sleep(0.05)
+    await until(lambda: not pair.server.connection.ack_eliciting_outstanding, what="all is there")
     assert await theirs.read(1) == b"0"
     assert await theirs.read(4) == b"1234"
     assert await theirs.read(100) == b"56789"
@@ -33,8 +34,7 @@ async def test_write_waits_for_room_and_every_byte_arrives(world: World) -> None
     ours, theirs = await (await world.pair()).stream()
     data = bytes(range(256)) * (5 << 12)  # 5 MiB
     writing = asyncio.ensure_future(ours.write(data))
-    await asyncio.sleep(0.1)
-    assert not writing.done()
+    assert await stays(lambda: not writing.done(), 0.1)
     assert await read_exactly(theirs, len(data)) == data
     await asyncio.wait_for(writing, 15)
 
@@ -43,8 +43,7 @@ async def test_several_writers_wait_and_none_is_forgotten(world: World) -> None:
     ours, theirs = await (await world.pair()).stream()
     parts = [bytes([number]) * (2 << 20) for number in range(4)]
     writing = [asyncio.ensure_future(ours.write(part)) for part in parts]
-    await asyncio.sleep(0.1)
-    assert not any(each.done() for each in writing)
+    assert await stays(lambda: not any(each.done() for each in writing), 0.1)
     writing.pop().cancel()  # its bytes are queued all the same, and the others wait on
     assert await read_exactly(theirs, 8 << 20) == b"".join(parts)
     await asyncio.wait_for(asyncio.gather(*writing), 15)
@@ -86,7 +85,7 @@ async def test_abort_ends_both_directions_at_the_peer(world: World, client_abort
 async def test_a_blocked_writer_hears_of_the_abort(world: World) -> None:
     ours, theirs = await (await world.pair()).stream()
     writing = asyncio.ensure_future(ours.write(bytes(4 << 20)))
-    await asyncio.sleep(0.1)
+    assert await stays(lambda: not writing.done(), 0.1)
     theirs.abort(0x13)
     with pytest.raises(StreamError):
         await asyncio.wait_for(writing, 15)
@@ -95,14 +94,16 @@ async def test_a_blocked_writer_hears_of_the_abort(world: World) -> None:
 async def test_a_lost_connection_ends_reads_and_writes(world: World) -> None:
     pair = await world.pair()
     ours, theirs = await pair.stream()
-    reading = asyncio.ensure_future(theirs.read(10))
+    reading = asyncio.ensure_future(ours.read(10))  # the client writes nothing
     writing = asyncio.ensure_future(ours.write(bytes(4 << 20)))
-    await asyncio.sleep(0.05)
-    await theirs.read(1 << 20) if reading.done() else None
+    assert await theirs.read(1) == b"\0"
+    assert not reading.done()
     pair.client.connection.close(7, "gone")
     with pytest.raises(ConnectionLost) as caught:
         await asyncio.wait_for(writing, 15)
     assert caught.value.reason.code == 7
+    with pytest.raises(ConnectionLost):
+        await asyncio.wait_for(reading, 15)
     with pytest.raises(ConnectionLost):
         pair.server.connection.open_stream()
 
@@ -217,7 +218,7 @@ async def test_the_control_stream_overtakes_bulk(world: World) -> None:
     ours, theirs = await pair.stream()
     control_there.set_priority(1)
     bulk = asyncio.ensure_future(ours.write(bytes(8 << 20)))
-    await asyncio.sleep(0.01)
+    assert await stays(lambda: not bulk.done(), 0.01)  # it fills the window
     await control_there.write(b"heartbeat")
     assert await asyncio.wait_for(control.read(100), 15) == b"heartbeat"
     assert not bulk.done()
