@@ -54,6 +54,17 @@ async def stays(condition: Callable[[], Any], for_s: float) -> bool:
     return False
 
 
+async def stands_still(counter: Callable[[], int], for_s: float = 0.6) -> None:
+    """Wait until a counter has begun to count and then not moved for a while: everything between is full."""
+    first = counter()
+    await until(lambda: counter() != first, what="something moves")
+    seen, since = counter(), time.monotonic()
+    while time.monotonic() < since + for_s:
+        await asyncio.sleep(0.005)
+        if (now := counter()) != seen:
+            seen, since = now, time.monotonic()
+
+
 async def lasts(for_s: float) -> None:
     """A fault, or a silence, that lasts for this time, which itself is what the test needs: no state tells its end."""
     await asyncio.sleep(for_s)  # what the caller asks for

@@ -77,7 +77,10 @@ class Offered(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Register(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Client → server, first frame of the control stream. Idempotent: it may arrive twice (0-RTT)."""
+    """Client → server, first frame of the control stream and only there: a second one on it is an error.
+
+    As early data it may be replayed on another connection (RFC 8446 §8): it counts when the handshake is confirmed.
+    """
 
     session: bytes
     client_id: str

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from qmux.quic.engine import Relay, RelayEnd, RelayLimits
-from tests.aio import stays, until
+from tests.aio import stands_still, stays, until
 from tests.quic.harness import (
     WINDOW_BYTES,
     Pair,
@@ -95,7 +95,7 @@ async def test_rst_travels_through(world: World, user_resets: bool) -> None:
 async def test_rst_of_a_socket_that_is_not_read_is_noticed(world: World) -> None:
     relayed = await world.relayed(await world.pair())
     sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(relayed.user, bytes(64 << 20)))
-    await is_quiet(lambda: relayed.server.bytes_to_stream)
+    await stands_still(lambda: relayed.server.bytes_to_stream)
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
     reset(relayed.user)
@@ -202,22 +202,12 @@ def tcp_state(sock: socket.socket) -> int:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
-async def is_quiet(progress: object) -> None:
-    """Wait until a counter has stood still for a while: everything between is full."""
-    seen, still = -1, 0
-    while still < 20:
-        now = progress()  # type: ignore[operator]
-        still = still + 1 if now == seen else 0
-        seen = now
-        await asyncio.sleep(0.03)
-
-
 async def test_a_stopped_reader_is_bounded_and_its_sibling_is_not_slowed(world: World) -> None:
     pair = await world.pair()
     baseline = await seconds_for(world, pair, 6 << 20)
     stalled = await world.relayed(pair)
     offered = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(stalled.user, bytes(256 << 20)))
-    await is_quiet(lambda: stalled.server.bytes_to_stream)
+    await stands_still(lambda: stalled.server.bytes_to_stream)
     held = stalled.server.bytes_to_stream - stalled.client.bytes_to_socket
     assert WINDOW_BYTES // 2 < held <= 4 << 20
     assert min([await seconds_for(world, pair, 6 << 20) for _ in range(3)]) < 2 * baseline + 0.5

@@ -103,7 +103,7 @@ class LaneConnection(ConnectionHandler):
         self._timer_at = 0.0
         self._register_timer: asyncio.TimerHandle | None = None
         self.connection = connect(self)
-        # Where a session is resumed, the registration goes out with the first packets: it may come twice, and at a
+        # Where a session is resumed, the registration goes out with the first packets: it may be replayed, and at a
         # server it counts from the confirmed handshake on.
         if self.connection.may_write_early:
             self._start()
