@@ -312,8 +312,10 @@ impl Engine {
 
     pub fn remove_endpoint(&mut self, endpoint: Id) {
         if let Some(endpoint) = self.endpoints.remove(endpoint) {
-            for port in endpoint.ports {
-                self.ports.remove(port);
+            for port in endpoint.ports.iter().filter_map(|&port| self.ports.remove(port)) {
+                if let Some(fd) = port.fd() {
+                    self.poller.remove(fd); // of a server's socket the supervisor holds a duplicate
+                }
             }
         }
     }

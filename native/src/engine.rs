@@ -63,7 +63,8 @@ impl Poller {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Closing a descriptor takes it out again.
+    /// Closing the last descriptor of a socket takes it out again. Where another process holds a duplicate, it stays in
+    /// (epoll(7), "Questions and answers", 6), and its number cannot be added again: `remove` it first.
     pub fn add(&self, fd: RawFd, tag: Tag, id: Id, flags: i32) -> io::Result<()> {
         let mut event = libc::epoll_event { events: flags as u32, u64: ((tag as u64) << TAG_SHIFT) | id };
         // SAFETY: `event` lives through the call.
@@ -73,7 +74,7 @@ impl Poller {
         }
     }
 
-    /// Take a descriptor out that stays open.
+    /// Take a descriptor out that stays open, here or in another process.
     pub fn remove(&self, fd: RawFd) {
         // SAFETY: the event is not looked at (epoll_ctl(2)).
         let result = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };

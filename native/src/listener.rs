@@ -192,8 +192,9 @@ impl Engine {
 
     pub fn start_listener(&mut self, id: Id) -> io::Result<()> {
         let Some(listener) = self.front.listeners.get_mut(id) else { return Ok(()) };
-        if !std::mem::replace(&mut listener.is_reading, true) {
+        if !listener.is_reading {
             self.poller.add(listener.socket.as_raw_fd(), Tag::Listener, id, libc::EPOLLIN | libc::EPOLLET)?;
+            listener.is_reading = true;
             self.listener_polled(id);
         }
         Ok(())
@@ -265,6 +266,9 @@ impl Engine {
     fn remove_listener(&mut self, id: Id) -> Option<Listener> {
         let mut listener = self.front.listeners.remove(id)?;
         self.timers.set(Timer::Listener(id), &mut listener.resume_at, None);
+        if listener.is_reading {
+            self.poller.remove(listener.socket.as_raw_fd()); // the supervisor holds a duplicate
+        }
         Some(listener)
     }
 

@@ -99,6 +99,11 @@ impl Port {
         Self { wire, endpoint, readable: true, writable: true, blocked: None, waiting: Vec::new() }
     }
 
+    /// The socket's descriptor; None on a network of a test.
+    pub fn fd(&self) -> Option<RawFd> {
+        self.wire.fd()
+    }
+
     /// Datagrams that one `Transmit` may hold at this size.
     pub fn segments(&self, mtu: u16) -> usize {
         self.wire.max_segments().min(MAX_BATCH_BYTES / usize::from(mtu.max(1))).max(1)

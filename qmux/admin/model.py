@@ -94,12 +94,21 @@ class ClientDaemon(DaemonSummary, frozen=True, kw_only=True):
     instance: str
 
 
+class FailedBind(msgspec.Struct, kw_only=True):
+    """A bind that a worker does not read, and why. ``service`` is "" for a bind of QUIC."""
+
+    service: str
+    address: str
+    reason: str
+
+
 class ServerStatus(msgspec.Struct, kw_only=True):
     """A server."""
 
     server: DaemonSummary
     workers: list[Process]
     services: list[ServerService]
+    failed_binds: list[FailedBind]
     clients: list[ClientSession]
     generations: list[Generation]
 

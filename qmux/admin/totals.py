@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable
 
-from qmux.pool.rows import ServerRow, ServiceCounters, WorkerReport
+from qmux.pool.rows import FailedBind, ServerRow, ServiceCounters, WorkerReport
 
 RATE_WINDOW_S = 5.0
 """Rates are over the last few seconds: long enough to be steady, short enough to be of now."""
@@ -79,6 +79,11 @@ class Totals:
     def engine(self) -> str:
         """The engine that the workers run, or "" before the first report."""
         return "/".join(sorted({report.engine for report in self.newest()}))
+
+    def failed_binds(self) -> list[FailedBind]:
+        """The binds that some worker does not read, each once."""
+        failed = (each for report in self.newest() for each in report.failed_binds)
+        return list({(each.service, each.address): each for each in failed}.values())
 
     def links(self) -> list[ServerRow]:
         """On a client: every server as every worker sees it."""

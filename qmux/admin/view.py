@@ -13,6 +13,7 @@ from qmux.admin.model import (
     ClientService,
     ClientSession,
     ClientStatus,
+    FailedBind,
     Generation,
     Process,
     ServerLink,
@@ -94,6 +95,7 @@ class View:
             server=DaemonSummary(**_summary(facts)),
             workers=self._workers(),
             services=[self._server_service(service, now) for service in config.services.values()],
+            failed_binds=[FailedBind(**asdict(bind)) for bind in self._totals.failed_binds()],
             clients=self._clients(),
             generations=self._generations(facts),
         )

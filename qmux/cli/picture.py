@@ -37,9 +37,17 @@ def _server(status: ServerStatus, now: float) -> list[str]:
         _head("qmuxd", status.server, status.workers, now),
         *table(("SERVICE", "BIND", "PROTO", "CLIENTS", "CONNS", "RATE IN/OUT", "REFUSED"), services),
         *_coloured(table(("CLIENT", "SERVICES", "FROM", "STATE", "CONNS", "RTT", "LOSS", "CERT"), clients)),
+        *_failed_binds(status),
         *([] if clients else ["no client is connected; start one: qmuxc -c client.toml"]),
         *_processes(status.workers),
         *_unwell(status.workers),
+    ]
+
+
+def _failed_binds(status: ServerStatus) -> list[str]:
+    return [
+        click.style(f"! {bind.service or 'quic'}: bind {bind.address} does not accept: {bind.reason}", fg="red")
+        for bind in status.failed_binds
     ]
 
 

@@ -121,6 +121,14 @@ class EndpointReport(EndpointStats):
     protocol_errors: int = 0  # connections that broke the protocol
 
 
+class FailedBind(msgspec.Struct, frozen=True, array_like=True):
+    """A bind that a worker does not read, and why. ``service``: "" for a bind of QUIC."""
+
+    service: str
+    address: str
+    reason: str
+
+
 class WorkerReport(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     """A worker's counters for ``qmux status`` and metrics, once a second."""
 
@@ -131,6 +139,7 @@ class WorkerReport(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     services: dict[str, ServiceCounters]
     endpoint: EndpointReport | None  # None: a client's worker
     links: tuple[ServerRow, ...] = ()
+    failed_binds: tuple[FailedBind, ...] = ()
 
 
 BusMessage = Delta | Pass | WorkerReport

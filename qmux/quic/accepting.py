@@ -77,7 +77,7 @@ class Bind(Protocol):
     """A listening socket. Nothing is accepted before ``start``."""
 
     def start(self) -> None:
-        """Accept from now on."""
+        """Accept from now on. Raises OSError where the socket cannot be watched; it may be tried again."""
         ...
 
     def close(self, shutdown: bool) -> None:

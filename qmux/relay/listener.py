@@ -43,8 +43,8 @@ class Listener(Bind):
     @override
     def start(self) -> None:
         if not self._reading and self._socket.fileno() >= 0:
-            self._reading = True
             self._loop.add_reader(self._socket.fileno(), self._on_readable)
+            self._reading = True
 
     @override
     def close(self, shutdown: bool) -> None:

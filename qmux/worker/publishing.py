@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from qmux.bus import Publisher, Subscriber
 from qmux.pool.pool import Pool
-from qmux.pool.rows import BusMessage, EndpointReport, ServerRow, ServiceCounters, WorkerReport
+from qmux.pool.rows import BusMessage, EndpointReport, FailedBind, ServerRow, ServiceCounters, WorkerReport
 
 DELTA_S = 0.01
 """Changes are collected for this long: a burst of opened connections is one message."""
@@ -86,6 +86,7 @@ def worker_report(
     services: dict[str, ServiceCounters],
     endpoint: EndpointReport | None,
     links: tuple[ServerRow, ...] = (),
+    failed_binds: tuple[FailedBind, ...] = (),
 ) -> WorkerReport:
     """This process's report."""
-    return WorkerReport(slot, epoch, os.getpid(), engine, services, endpoint, links)
+    return WorkerReport(slot, epoch, os.getpid(), engine, services, endpoint, links, failed_binds)

@@ -6,7 +6,7 @@ import json
 
 from qmux.admin.model import as_json, from_json
 from qmux.admin.view import View
-from qmux.pool.rows import Delta, Offer, ServerRow, WorkerReport
+from qmux.pool.rows import Delta, FailedBind, Offer, ServerRow, WorkerReport
 from tests.admin.made import client_config, configure, report, row, server_config, table, whole_pass, worker
 
 
@@ -30,9 +30,11 @@ def test_a_server_shows_services_clients_and_workers() -> None:
     view.bus(whole_pass(0, row(1), row(2, b"t" * 16, state="suspect", rtt_ms=0.0)), 1.0)
     view.bus(whole_pass(1, row(1, rtt_ms=1.5, connected_at_ms=4000)), 1.0)
     view.bus(report(0, active=5, total=8, bytes_in=10, bytes_out=20, refused={"queue_timeout": 4}), 1.0)
+    failed = FailedBind("web", "0.0.0.0:80", "No space left on device")
+    view.bus(WorkerReport(2, 1, 1, "aioquic", {}, None, failed_binds=(failed,)), 1.0)
     status = json.loads(json.dumps(as_json(view.status(1.0))))
     assert as_json(from_json(status)) == status
-    assert set(status) == {"server", "workers", "services", "clients", "generations"}
+    assert set(status) == {"server", "workers", "services", "failed_binds", "clients", "generations"}
     assert status["server"] == {
         "role": "server",
         "source": "/etc/qmux/server.toml",
@@ -49,6 +51,7 @@ def test_a_server_shows_services_clients_and_workers() -> None:
         "binds": {},
         "last_reload": None,
     }
+    assert status["failed_binds"] == [{"service": "web", "address": "0.0.0.0:80", "reason": "No space left on device"}]
     assert [worker["name"] for worker in status["workers"]] == ["supervisor", "worker-0", "worker-1"]
     assert [worker.get("endpoint", {}).get("half_open") for worker in status["workers"]] == [
         None,

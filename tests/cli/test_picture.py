@@ -11,6 +11,7 @@ from qmux.admin.model import (
     ClientService,
     ClientSession,
     ClientStatus,
+    FailedBind,
     Process,
     ServerLink,
     ServerService,
@@ -91,6 +92,7 @@ def server(**changes: Any) -> ServerStatus:
         "server": DaemonSummary(**daemon()),
         "workers": [process(-1), process(0), process(1)],
         "services": [service("a")],
+        "failed_binds": [],
         "clients": [client("pod-1")],
         "generations": [],
     }
@@ -124,6 +126,16 @@ def test_a_server_as_in_the_documentation() -> None:
         "worker-0    7    48 MiB  12.3 s",
         "worker-1    7    48 MiB  12.3 s",
     ]
+
+
+def test_a_bind_that_fails_is_seen() -> None:
+    failed = [
+        FailedBind(service="a", address="0.0.0.0:80", reason="No space left on device"),
+        FailedBind(service="", address="0.0.0.0:8443", reason="Operation not permitted"),
+    ]
+    lines = plain(server(failed_binds=failed))
+    assert "! a: bind 0.0.0.0:80 does not accept: No space left on device" in lines
+    assert "! quic: bind 0.0.0.0:8443 does not accept: Operation not permitted" in lines
 
 
 def test_without_clients_it_says_what_to_do() -> None:

@@ -105,6 +105,19 @@ def test_service_comes_and_goes(pair: Pair) -> None:
         assert says(first) == "a"
 
 
+@pytest.mark.engines("auto", "aioquic")
+def test_a_service_gets_another_name_on_the_same_bind(pair: Pair) -> None:
+    port, kept = free_port(), free_port()
+    other = {"kept": f'bind = "127.0.0.1:{kept}"'}
+    with Service(named("a")) as a, Service(named("kept")) as service:
+        targets = {"old": a.target, "new": a.target, "kept": service.target}
+        for name in ("old", "new", "old"):
+            pair.begin({name: f'bind = "127.0.0.1:{port}"', **other}, targets)
+            assert [says(port) for _ in range(6)] == ["a"] * 6
+            assert says(kept) == "kept"
+        assert pair.server.status()["failed_binds"] == []
+
+
 def test_bad_file_changes_nothing_and_says_why(pair: Pair) -> None:
     port = free_port()
     with Service(named("a")) as service:

@@ -550,6 +550,21 @@ async def test_close_without_shutdown_leaves_the_queue_to_others(world: World) -
             assert front.handler.came == []
 
 
+async def test_a_bind_that_was_removed_is_accepted_on_again(world: World) -> None:
+    """Its duplicate keeps it in the poller, and the new descriptor may have the number of the old one."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening.dup() as duplicate:
+        async with front_of(world, listening=listening) as front:
+            number = duplicate.fileno()
+            for _ in range(3):
+                front.bind.close(shutdown=False)
+                front.bind = front.accepting.add_bind("web", duplicate.dup())
+                front.bind.start()
+                await front.user()
+            await until(lambda: len(front.handler.came) == 3)
+            assert duplicate.fileno() == number
+
+
 async def test_a_bind_that_another_process_shut_down_ends_here_too(world: World) -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     with listening.dup() as duplicate:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import asdict
 from typing_extensions import override
 
+from qmux.addresses import text_of
 from qmux.child import Child
 from qmux.config.schema import ServerConfig
 from qmux.messages import (
@@ -28,7 +29,7 @@ from qmux.messages import (
     StopAccepting,
 )
 from qmux.pool.pool import Pool
-from qmux.pool.rows import EndpointReport, WorkerReport
+from qmux.pool.rows import EndpointReport, FailedBind, WorkerReport
 from qmux.protocol.frames import AppCode
 from qmux.quic.accepting import accepting_of
 from qmux.quic.choose import load_engine
@@ -62,6 +63,7 @@ class ServerWorker(Worker):
         self._epoch = message.epoch
         self._is_ready = False
         self._quic_sockets: list[socket.socket] = []
+        self._failed_binds: list[FailedBind] = []
         self._tasks = TaskSet()
         self._engine = load_engine(self._config.process.engine)
         self._pool = Pool(message.slot, message.epoch)
@@ -144,9 +146,18 @@ class ServerWorker(Worker):
             self._listeners.add(message.key, message.service, sock)
 
     def _accept(self) -> None:
-        for sock in self._quic_sockets:
-            self._endpoint.add_socket(sock)
-        self._quic_sockets.clear()
+        while self._quic_sockets:
+            sock = self._quic_sockets.pop(0)
+            address = text_of(sock.getsockname())
+            try:
+                self._endpoint.add_socket(sock)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                self._failed_binds.append(FailedBind("", address, reason))
+                log.error(
+                    "bind is not read: clients get no answer there; restart qmuxd",
+                    extra={"quic_bind": address, "reason": reason},
+                )
         self._listeners.start()
 
     def _peers_changed(self, message: Peers, fds: list[int]) -> None:
@@ -187,7 +198,9 @@ class ServerWorker(Worker):
             rejected=self._roster.rejected,
             protocol_errors=self._roster.protocol_errors,
         )
-        return worker_report(self._slot, self._epoch, self._engine.name, self._users.counters.snapshot(), endpoint)
+        counted = self._users.counters.snapshot()
+        failed = (*self._failed_binds, *self._listeners.failed())
+        return worker_report(self._slot, self._epoch, self._engine.name, counted, endpoint, failed_binds=failed)
 
 
 def _config_of(message: Configure) -> ServerConfig:

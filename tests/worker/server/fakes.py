@@ -62,16 +62,19 @@ class FakeConnection(fakes.FakeConnection):
 
 
 class FakeBind(Bind):
-    """A bind that the engine got."""
+    """A bind that the engine got. ``error``: what ``start`` raises."""
 
     def __init__(self, service: str, sock: socket.socket) -> None:
         self.service = service
         self.socket = sock
         self.is_started = False
         self.closed_with_shutdown: bool | None = None
+        self.error: OSError | None = None
 
     @override
     def start(self) -> None:
+        if self.error is not None:
+            raise self.error
         self.is_started = True
 
     @override

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 
+from qmux.addresses import text_of
+from qmux.pool.rows import FailedBind
 from qmux.quic.accepting import NoAccepting
 from qmux.worker.server.listeners import Listeners
 from tests.aio import until
@@ -103,6 +106,24 @@ async def test_a_bind_of_the_same_key_takes_the_place_of_the_older() -> None:
         older.accept()[0].close()
     assert len(binds.accepted) == 1
     binds.close()
+
+
+async def test_a_bind_that_fails_is_told_and_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    accepting = FakeAccepting(0, 100)
+    listeners = Listeners(lambda *_: None, lambda: True, accepting)
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        listeners.add("a", "web", first)
+        listeners.add("b", "ssh", second)
+        accepting.binds[0].error = OSError(errno.ENOSPC, "No space left on device")  # epoll_ctl(2): max_user_watches
+        listeners.start()
+        assert accepting.binds[1].is_started
+        assert listeners.failed() == (FailedBind("web", text_of(first.getsockname()), "No space left on device"),)
+        assert "does not accept" in caplog.text
+        accepting.binds[0].error = None
+        listeners.start()
+        assert accepting.binds[0].is_started
+        assert listeners.failed() == ()
+        listeners.close(shutdown=False)
 
 
 async def test_closing_ends_all() -> None:
