@@ -180,10 +180,6 @@ class Pool:
             return False
         return self._live is None or epoch >= self._live.get(slot, math.inf)
 
-    def epoch_of(self, slot: int) -> int:
-        """The newest epoch heard from ``slot``, or -1."""
-        return self._epochs.get(slot, -1)
-
     def expect(self, slot: int, key: int, now: float) -> None:
         """A user was handed over to this connection of another worker: count it there until that worker's row changes,
         so that a burst of choices within one publication does not herd onto one session.

@@ -188,8 +188,10 @@ def test_a_new_epoch_replaces_the_old_one_and_an_old_one_changes_nothing() -> No
     assert pool.active("web") == 0
     pool.forget(1, 5)
     assert list(pool.rows()) == [(1, row(1, active=9))]
-    assert pool.epoch_of(1) == 6
-    assert pool.epoch_of(2) == -1
+    pool.receive(Delta(1, 5, (row(3),), (1,), {"web": 9}), 0.0)
+    assert list(pool.rows()) == [(1, row(1, active=9))]
+    pool.receive(Delta(1, 6, (row(2),), (1,), {}), 0.0)
+    assert list(pool.rows()) == [(1, row(2))]
 
 
 def test_only_live_workers_are_heard() -> None:
