@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from qmux import steering
 from qmux.pki.identity import Identity
-from qmux.pki.verify import BAD_CERTIFICATE, CERTIFICATE_REQUIRED, UNKNOWN_CA
+from qmux.quic.aioquic_engine.closing import close_reason
 from qmux.quic.aioquic_engine.mtu import SearchingConnection
 from qmux.quic.aioquic_engine.overrides import UNLIMITED_BYTES
 from qmux.quic.aioquic_engine.pump import Pump
@@ -51,16 +51,10 @@ DATAGRAM_FRAME_OVERHEAD_BYTES = 3
 MAX_QUEUED_DATAGRAMS = 256
 """aioquic's own queue has no bound; beyond this a DATAGRAM is dropped, as a full socket buffer would."""
 
-CERTIFICATE_ALERTS = frozenset({*range(BAD_CERTIFICATE, UNKNOWN_CA + 1), CERTIFICATE_REQUIRED})
-"""The alerts about a certificate (RFC 8446 §6): sent by us, they are about the peer's."""
-
 MAX_EARLY_EVENTS = 256
 """What a client may bring about before its handshake is confirmed: a registration is a few STREAM frames."""
 
 PROTOCOL_VIOLATION = 0x0A  # RFC 9000 §20.1
-
-APPLICATION_ERROR = 0x0C
-"""The transport's code for an application that closes before the handshake is complete (RFC 9000 §20.1, §10.2.3)."""
 
 _numbers = itertools.count(1)
 Address = tuple[Any, ...]
@@ -143,8 +137,15 @@ class AioquicConnection(Connection):
             self._transmit()
         # New connection IDs are events of their being sent: whoever routes must know them before the peer uses one.
         self._take_events()
-        if not self.is_closed and self.quic.termination is not None:
-            self._dispose(self._reason_of(self.quic.termination))
+        if not self.is_closed and (event := self.quic.termination) is not None:
+            self._dispose(
+                close_reason(
+                    event,
+                    by_peer=self.quic.closed_by_peer,
+                    is_connected=self.is_connected,
+                    certificate_error=self.certificate_error,
+                )
+            )
         if not self.is_closed:
             self._arm()
 
@@ -448,23 +449,6 @@ class AioquicConnection(Connection):
     def _handshake_timed_out(self) -> None:
         if not self.is_connected:
             self._dispose(CloseReason(CloseKind.TIMEOUT, 0, "the handshake was not completed in time"))
-
-    def _reason_of(self, event: events.ConnectionTerminated) -> CloseReason:
-        code, message = event.error_code, event.reason_phrase
-        if self.certificate_error:
-            return CloseReason(CloseKind.CERTIFICATE, code, self.certificate_error)
-        if not self.quic.closed_by_peer and event.reason_phrase == "Idle timeout":
-            return CloseReason(CloseKind.IDLE if self.is_connected else CloseKind.TIMEOUT)
-        if event.frame_type is None and self.quic.closed_by_peer:
-            return CloseReason(CloseKind.APPLICATION, code, message)
-        if code == APPLICATION_ERROR and self.quic.closed_by_peer:
-            # What an application's close looks like before the handshake is complete.
-            return CloseReason(CloseKind.APPLICATION, 0, message or "closed before the handshake was complete")
-        if 0x100 <= code <= 0x1FF:  # CRYPTO_ERROR, RFC 9000 §20.1
-            if not self.quic.closed_by_peer and code - 0x100 in CERTIFICATE_ALERTS:
-                return CloseReason(CloseKind.CERTIFICATE, code, message)
-            return CloseReason(CloseKind.TLS, code - 0x100, message)
-        return CloseReason(CloseKind.TRANSPORT, code, message)
 
     def _dispose(self, reason: CloseReason) -> None:
         if self.is_closed:
