@@ -16,8 +16,8 @@ from qmux import steering
 from qmux.pki.identity import Identity
 from qmux.quic.aioquic_engine.closing import close_reason
 from qmux.quic.aioquic_engine.mtu import SearchingConnection
+from qmux.quic.aioquic_engine.open_streams import OpenStreams
 from qmux.quic.aioquic_engine.overrides import UNLIMITED_BYTES
-from qmux.quic.aioquic_engine.pump import Pump
 from qmux.quic.aioquic_engine.stream import AioquicStream
 from qmux.quic.engine import (
     CloseKind,
@@ -26,7 +26,6 @@ from qmux.quic.engine import (
     ConnectionHandler,
     ConnectionLost,
     ConnectionStats,
-    StreamLimit,
 )
 
 log = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ class AioquicConnection(Connection):
         self.loop = loop
         self.quic = quic
         self.certificate_error = ""
-        self.relays: set[Pump] = set()
+        self.streams = OpenStreams(self, quic, loop, self.wake)
         self.number = next(_numbers)
         self.is_connected = False
         self.on_id_issued: Callable[[bytes], None] = lambda _: None
@@ -92,13 +91,7 @@ class AioquicConnection(Connection):
         self._send = send
         self._on_disposed = on_disposed
         self._keep_alive_s = keep_alive_s
-        self._streams: dict[int, AioquicStream] = {}
-        self._next_peer_stream_id = 1 if quic.configuration.is_client else 0
-        self._overtaken: set[int] = set()
         self._early: list[events.QuicEvent] = []
-        self._fed: list[Pump] = []
-        self._watches: dict[int, list[Callable[[], bool]]] = {}
-        self._unchecked: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._wake_handle: asyncio.Handle | None = None
@@ -132,7 +125,7 @@ class AioquicConnection(Connection):
             self._wake_handle = None
         self._take_events()
         if not self.is_closed:
-            self._run_watches()
+            self.streams.run_watches()
         if not self.is_closed:
             self._transmit()
         # New connection IDs are events of their being sent: whoever routes must know them before the peer uses one.
@@ -154,8 +147,7 @@ class AioquicConnection(Connection):
             self._dispatch(event)
         if not self.is_connected and not self.is_closed and self.quic.handshake_confirmed:
             self._connected()
-        while self._fed:
-            self._fed.pop().flush()
+        self.streams.flush_relays()
 
     def wake(self) -> None:
         """Something is to be sent: flush once in this turn of the loop."""
@@ -252,118 +244,30 @@ class AioquicConnection(Connection):
                 self._dispatch(event)
 
     def _stream_for(self, stream_id: int) -> AioquicStream | None:
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            return stream
-        if not self._is_new(stream_id):
-            return None  # ended here already
-        stream = self._streams[stream_id] = AioquicStream(self, stream_id)
-        assert self._handler is not None, "set before the first datagram"
-        self._handler.stream_opened(stream)
+        stream = self.streams.get(stream_id)
+        if stream is None and (stream := self.streams.accept(stream_id)) is not None:
+            assert self._handler is not None, "set before the first datagram"
+            self._handler.stream_opened(stream)
         return stream
 
-    def _is_new(self, stream_id: int) -> bool:
-        """Whether the peer opens this stream now. Packets overtake each other: a lower number may come later."""
-        if (stream_id % 2 == 0) == self.quic.configuration.is_client:  # RFC 9000 §2.1: ours
-            return False
-        if stream_id < self._next_peer_stream_id:
-            if stream_id not in self._overtaken:
-                return False
-            self._overtaken.remove(stream_id)
-            return True
-        # At most as many as the peer may have open at once: aioquic refuses an ID beyond its limit.
-        self._overtaken.update(range(self._next_peer_stream_id, stream_id, 4))
-        self._next_peer_stream_id = stream_id + 4
-        return True
-
     def _sweep(self) -> None:
-        delay_s = SWEEP_S if self.relays else max(SWEEP_S, min(IDLE_SWEEP_S, self._keep_alive_s / 4))
+        delay_s = SWEEP_S if self.streams.relays else max(SWEEP_S, min(IDLE_SWEEP_S, self._keep_alive_s / 4))
         self._sweep_timer = self.loop.call_later(delay_s, self._sweep)
         now = time.monotonic()
-        for relay in list(self.relays):
-            relay.sweep(now)
+        self.streams.sweep(now)
         if now - self.quic.last_received_at >= self._keep_alive_s * (1 + self._pings):
             self._pings += 1
             self.ping()
         elif now - self.quic.last_received_at < self._keep_alive_s:
             self._pings = 0
 
-    # --- streams ---
+    # --- the rest of the seam ---
 
     @override
     def open_stream(self) -> AioquicStream:
         if self.is_closed:
             raise ConnectionLost(self._close_reason)
-        stream_id = self.quic.get_next_available_stream_id()
-        if stream_id // 4 >= self.quic.peer_max_streams:
-            raise StreamLimit
-        stream = self._streams[stream_id] = AioquicStream(self, stream_id)
-        self.quic.send_stream_data(stream_id, b"")
-        return stream
-
-    def write_stream(self, stream_id: int, data: bytes, fin: bool = False) -> None:
-        """Queue bytes and FIN; nothing where the stream or the connection is gone (its owner hears of that)."""
-        if self.is_closed:
-            return
-        try:
-            self.quic.send_stream_data(stream_id, data, fin)
-        except (ValueError, RuntimeError):
-            return  # stopped by the peer in this very turn: StopSendingReceived is in the event queue
-        self.wake()
-
-    def abort_stream(self, stream_id: int, code: int) -> None:
-        """RESET_STREAM and STOP_SENDING: a reset alone leaves the other direction open for ever."""
-        if self.is_closed:
-            return
-        try:
-            self.quic.reset_stream(stream_id, code)
-            self.quic.stop_stream(stream_id, code)
-        except ValueError:
-            pass  # both directions had ended, the state is gone
-        self.forget_stream(stream_id)
-        self.wake()
-
-    def forget_stream(self, stream_id: int) -> None:
-        """Nothing above cares for this stream any more."""
-        self._streams.pop(stream_id, None)
-        self._watches.pop(stream_id, None)
-        self.quic.forget_stream(stream_id)
-
-    def consumed(self, stream_id: int, size_bytes: int) -> None:
-        """Bytes of a stream left our hands."""
-        if not self.is_closed and self.quic.consume(stream_id, size_bytes):
-            self.wake()
-
-    def buffered_bytes(self, stream_id: int) -> int:
-        """Written and not yet acknowledged."""
-        return 0 if self.is_closed else self.quic.buffered_bytes(stream_id)
-
-    def is_delivered(self, stream_id: int) -> bool:
-        """Whether everything up to FIN was acknowledged."""
-        return self.quic.is_sent(stream_id)
-
-    def watch(self, stream_id: int, check: Callable[[], bool]) -> None:
-        """Call ``check`` soon, and then whenever something of this stream was acknowledged, until it returns True."""
-        self._watches.setdefault(stream_id, []).append(check)
-        self._unchecked.add(stream_id)
-        self.wake()
-
-    def _run_watches(self) -> None:
-        acknowledged = self.quic.take_acknowledged()
-        if not self._watches:
-            return
-        due = [stream_id for stream_id in acknowledged | self._unchecked if stream_id in self._watches]
-        self._unchecked.clear()
-        for stream_id in due:
-            left = [check for check in self._watches.pop(stream_id) if not check()]
-            if left and not self.is_closed:
-                self._watches.setdefault(stream_id, []).extend(left)
-
-    def fed(self, relay: Pump) -> None:
-        """This relay got bytes: it writes them to its socket in one call when the batch is through."""
-        self._fed.append(relay)
-
-    # --- the rest of the seam ---
+        return self.streams.open()
 
     @property
     @override
@@ -459,13 +363,7 @@ class AioquicConnection(Connection):
         for timer in (self._timer, self._handshake_timer, self._sweep_timer, self._wake_handle):
             if timer is not None:
                 timer.cancel()
-        lost = ConnectionLost(reason)
-        for stream in list(self._streams.values()):
-            stream.connection_lost(lost)
-        for relay in list(self.relays):
-            relay.connection_lost()
-        self._streams.clear()
-        self._watches.clear()
+        self.streams.connection_lost(ConnectionLost(reason))
         self._on_disposed(self)
         if self._handler is not None:
             self._handler.closed(reason)
