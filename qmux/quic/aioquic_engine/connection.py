@@ -15,10 +15,12 @@ from typing_extensions import override
 from qmux import steering
 from qmux.pki.identity import Identity
 from qmux.quic.aioquic_engine.closing import close_reason
+from qmux.quic.aioquic_engine.datagrams import max_datagram_size, queue_datagram
 from qmux.quic.aioquic_engine.mtu import SearchingConnection
 from qmux.quic.aioquic_engine.open_streams import OpenStreams
 from qmux.quic.aioquic_engine.overrides import UNLIMITED_BYTES
 from qmux.quic.aioquic_engine.stream import AioquicStream
+from qmux.quic.aioquic_engine.turns import Turns
 from qmux.quic.engine import (
     CloseKind,
     CloseReason,
@@ -35,20 +37,6 @@ SWEEP_S = 0.25
 
 IDLE_SWEEP_S = 1.0
 """The same for a connection without relays: thousands of idle ones must not keep the loop busy."""
-
-PACING_TURN_S = 0.0002
-"""A pause of the pacer that is shorter ends in the loop's next turn: the loop's timers are a millisecond coarse, and 16
-packets (the pacer's burst) a millisecond would be the most. Above 50 Mbit/s pauses are this short."""
-
-DATAGRAM_OVERHEAD_BYTES = 22
-"""What a packet costs a DATAGRAM's payload besides the connection ID: flags 1, packet number 2, tag 16 (RFC 9001 §5.3),
-frame type 1 and length 2."""
-
-DATAGRAM_FRAME_OVERHEAD_BYTES = 3
-"""Frame type and length: the peer's ``max_datagram_frame_size`` includes them (RFC 9221 §3)."""
-
-MAX_QUEUED_DATAGRAMS = 256
-"""aioquic's own queue has no bound; beyond this a DATAGRAM is dropped, as a full socket buffer would."""
 
 MAX_EARLY_EVENTS = 256
 """What a client may bring about before its handshake is confirmed: a registration is a few STREAM frames."""
@@ -81,7 +69,8 @@ class AioquicConnection(Connection):
         self.loop = loop
         self.quic = quic
         self.certificate_error = ""
-        self.streams = OpenStreams(self, quic, loop, self.wake)
+        self._turns = Turns(quic, loop, self.flush, self._timed_out)
+        self.streams = OpenStreams(self, quic, loop, self._turns.wake)
         self.number = next(_numbers)
         self.is_connected = False
         self.on_id_issued: Callable[[bytes], None] = lambda _: None
@@ -92,9 +81,6 @@ class AioquicConnection(Connection):
         self._on_disposed = on_disposed
         self._keep_alive_s = keep_alive_s
         self._early: list[events.QuicEvent] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        self._wake_handle: asyncio.Handle | None = None
         self._sent_bytes = 0
         self._pings = 0
         self._address: Address = ("", 0)
@@ -120,9 +106,7 @@ class AioquicConnection(Connection):
 
     def flush(self) -> None:
         """Hand the events up, then send what is to be sent and set the timer."""
-        if self._wake_handle is not None:
-            self._wake_handle.cancel()
-            self._wake_handle = None
+        self._turns.begin()
         self._take_events()
         if not self.is_closed:
             self.streams.run_watches()
@@ -140,7 +124,7 @@ class AioquicConnection(Connection):
                 )
             )
         if not self.is_closed:
-            self._arm()
+            self._turns.arm()
 
     def _take_events(self) -> None:
         while not self.is_closed and (event := self.quic.next_event()) is not None:
@@ -151,8 +135,7 @@ class AioquicConnection(Connection):
 
     def wake(self) -> None:
         """Something is to be sent: flush once in this turn of the loop."""
-        if self._wake_handle is None and not self.is_closed:
-            self._wake_handle = self.loop.call_soon(self._woken)
+        self._turns.wake()
 
     def reset_received(self) -> None:
         """A stateless reset came (RFC 9000 §10.3.1)."""
@@ -161,10 +144,6 @@ class AioquicConnection(Connection):
     def fail(self, reason: CloseReason) -> None:
         """The network says that it will not work: gone at once, without a word to the peer."""
         self._dispose(reason)
-
-    def _woken(self) -> None:
-        self._wake_handle = None
-        self.flush()
 
     def _transmit(self) -> None:
         try:
@@ -176,23 +155,7 @@ class AioquicConnection(Connection):
             self._sent_bytes += len(data)
             self._send(data, address)
 
-    def _arm(self) -> None:
-        now = time.monotonic()
-        paced_until = self.quic.paced_until
-        if paced_until is not None and paced_until - now < PACING_TURN_S:
-            self.wake()  # arms again when that is through
-            return
-        at = self.quic.get_timer()
-        if at is None or (self._timer is not None and at >= self._timer_at):
-            return  # an earlier timer fires first and looks again
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        # At least 1 ms: the loss timer spins where the clock did not move.
-        self._timer = self.loop.call_later(max(0.001, at - now), self._timed_out)
-
     def _timed_out(self) -> None:
-        self._timer = None
         now = time.monotonic()
         due = self.quic.get_timer()
         if due is not None and due <= now:
@@ -299,19 +262,12 @@ class AioquicConnection(Connection):
     @property
     @override
     def max_datagram_size(self) -> int:
-        overhead = DATAGRAM_OVERHEAD_BYTES + len(self.quic.peer_connection_id)
-        by_packet = self.quic.datagram_bytes - overhead
-        by_peer = self.quic.peer_max_datagram_frame_bytes - DATAGRAM_FRAME_OVERHEAD_BYTES
-        return max(0, min(by_packet, by_peer))
+        return max_datagram_size(self.quic)
 
     @override
     def send_datagram(self, data: bytes) -> bool:
-        """An oversized one would block aioquic's queue for ever."""
-        if self.is_closed or len(data) > self.max_datagram_size:
+        if self.is_closed or not queue_datagram(self.quic, data):
             return False
-        if self.quic.queued_datagrams >= MAX_QUEUED_DATAGRAMS:
-            return False
-        self.quic.send_datagram_frame(data)
         self.wake()
         return True
 
@@ -360,9 +316,10 @@ class AioquicConnection(Connection):
         self._address = self.quic.get_peer_address() or self._address
         self.is_closed = True
         self._close_reason = reason
-        for timer in (self._timer, self._handshake_timer, self._sweep_timer, self._wake_handle):
-            if timer is not None:
-                timer.cancel()
+        self._turns.close()
+        self._handshake_timer.cancel()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         self.streams.connection_lost(ConnectionLost(reason))
         self._on_disposed(self)
         if self._handler is not None:
