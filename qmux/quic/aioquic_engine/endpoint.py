@@ -32,8 +32,8 @@ from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
 from qmux.quic.aioquic_engine.credentials import Credentials
 from qmux.quic.aioquic_engine.mtu import SearchingConnection
 from qmux.quic.aioquic_engine.overrides import reset_token
-from qmux.quic.aioquic_engine.refusal import refuse_initial
 from qmux.quic.aioquic_engine.resumption import Client, Sessions
+from qmux.quic.aioquic_engine.stateless import refuse_initial
 from qmux.quic.aioquic_engine.tokens import RetryTokens
 from qmux.quic.engine import Acceptor, Endpoint, EndpointConfig, EndpointStats
 
