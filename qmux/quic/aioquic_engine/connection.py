@@ -66,7 +66,7 @@ class AioquicConnection(Connection):
         keep_alive_s: float,
         handshake_timeout_s: float,
     ) -> None:
-        self.loop = loop
+        self._loop = loop
         self.quic = quic
         self.certificate_error = ""
         self._turns = Turns(quic, loop, self.flush, self._timed_out)
@@ -197,7 +197,7 @@ class AioquicConnection(Connection):
         self.is_connected = True
         self.resumed, self.early_data_accepted = self.quic.tls.session_resumed, self.quic.tls.early_data_accepted
         self._handshake_timer.cancel()
-        self._sweep_timer = self.loop.call_later(SWEEP_S, self._sweep)
+        self._sweep_timer = self._loop.call_later(SWEEP_S, self._sweep)
         self.on_connected()
         assert self._handler is not None, "set before the first datagram"
         self._handler.connected()
@@ -215,7 +215,7 @@ class AioquicConnection(Connection):
 
     def _sweep(self) -> None:
         delay_s = SWEEP_S if self.streams.relays else max(SWEEP_S, min(IDLE_SWEEP_S, self._keep_alive_s / 4))
-        self._sweep_timer = self.loop.call_later(delay_s, self._sweep)
+        self._sweep_timer = self._loop.call_later(delay_s, self._sweep)
         now = time.monotonic()
         self.streams.sweep(now)
         if now - self.quic.last_received_at >= self._keep_alive_s * (1 + self._pings):
