@@ -16,10 +16,9 @@ from qmux.config.schema import ClientConfig
 from qmux.errors import QmuxError, StartError
 from qmux.messages import (
     Configured,
-    DaemonFacts,
+    DaemonState,
     Done,
     Failed,
-    GenerationFacts,
     Heartbeat,
     Ready,
     ReadyFacts,
@@ -37,7 +36,7 @@ from supervisor.process import Process, reap_strangers
 from supervisor.reload import Outcome, Reloader, as_fact
 from supervisor.seats import Seat
 from supervisor.stop import Stopping, kill_all
-from supervisor.table import process_rows
+from supervisor.table import daemon_facts, process_rows
 from supervisor.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -266,22 +265,9 @@ class Supervisor:
     def _send_table(self) -> None:
         if admin := self._fleet.admin:
             rows = process_rows(self._fleet.seated(), self._daemon.started_at, self._stopping.has_begun)
-            admin.send(Table(rows, self._facts()))
-
-    def _facts(self) -> DaemonFacts:
-        engines = {worker.facts.engine for worker in self._fleet.workers() if worker.facts.engine}
-        return DaemonFacts(
-            **msgspec.structs.asdict(self._daemon.identity()),
-            engine=", ".join(sorted(engines)),
-            state="stopping" if self._stopping.has_begun else "ready" if self._served else "starting",
-            generation=self._daemon.generation.number,
-            workers=self._daemon.workers,
-            server_id=self._daemon.server_id.hex(),
-            config_version=self._daemon.version,
-            binds=self._binds.addresses(),
-            last_reload=as_fact(self._reloader.last),
-            generations=[GenerationFacts(self._daemon.generation.number, self._daemon.generation.started_at)],
-        )
+            state: DaemonState = "stopping" if self._stopping.has_begun else "ready" if self._served else "starting"
+            facts = daemon_facts(self._daemon, self._fleet, self._binds, state, as_fact(self._reloader.last))
+            admin.send(Table(rows, facts))
 
     # --- the end ---
 
