@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from qmux.bus import MAX_MESSAGE_BYTES
-from qmux.pool.pool import END_OF_KEYS, EXPECTED_S, LATE_S, ROWS_PER_PASS, Pool
+from qmux.pool.pool import EXPECTED_S, LATE_S, Pool
+from qmux.pool.publication import END_OF_KEYS, ROWS_PER_PASS
 from qmux.pool.rows import Delta, Offer, Pass, Row
 from tests.pool.examples import row
 from tests.pool.test_chunks import largest_row
