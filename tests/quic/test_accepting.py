@@ -252,6 +252,7 @@ async def test_the_end_of_a_relay_is_told_where_it_is_unusual_or_wanted(world: W
         user = await front.user()
         _, stream = await front.request()
         await answer(stream, ConnReady())
+        await until(lambda: front.accepting.counts()["web"].total == 2, what="the second relay")
         reset(user)
         await until(lambda: len(front.handler.ended) == 2)
         assert front.handler.ended[1].end is RelayEnd.SOCKET_RESET
