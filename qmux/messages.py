@@ -160,13 +160,16 @@ class GenerationFacts(msgspec.Struct, frozen=True):
     since: float
 
 
+DaemonState = Literal["starting", "ready", "stopping"]
+
+
 class DaemonSummary(DaemonIdentity, frozen=True, kw_only=True):
     """What ``qmux status`` says of the daemon itself. ``binds``: what listens, by ``quic`` and ``traffic:SERVICE``.
 
     ``engine`` is "" until a worker is ready; ``config_version`` counts the configurations sent.
     """
 
-    state: Literal["starting", "ready", "stopping"]
+    state: DaemonState
     generation: int
     workers: int
     engine: str = ""

@@ -16,10 +16,9 @@ from qmux.config.schema import ClientConfig
 from qmux.errors import QmuxError, StartError
 from qmux.messages import (
     Configured,
-    DaemonFacts,
+    DaemonState,
     Done,
     Failed,
-    GenerationFacts,
     Heartbeat,
     Ready,
     ReadyFacts,
@@ -36,8 +35,8 @@ from supervisor.fleet import Fleet
 from supervisor.process import Process, reap_strangers
 from supervisor.reload import Outcome, Reloader, as_fact
 from supervisor.seats import Seat
-from supervisor.stop import kill_all, stop_gracefully, stop_now
-from supervisor.table import process_rows
+from supervisor.stop import Stopping, kill_all
+from supervisor.table import daemon_facts, process_rows
 from supervisor.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -59,10 +58,8 @@ class Supervisor:
         self._fleet = Fleet(daemon, self._binds, self._received, self._ended)
         self._reloader = Reloader(load, daemon, self._fleet, self._binds)
         self._tasks = TaskSet()
-        self._finished: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._stopping = Stopping(daemon, self._fleet, self._tasks)
         self._restarts: dict[str, asyncio.TimerHandle] = {}
-        self._stopper: asyncio.Task[None] | None = None
-        self._is_forced = False
         self._served = False
         self._exit_code = 0
         self._error: QmuxError | None = None
@@ -81,7 +78,7 @@ class Supervisor:
                 self._fill(seat)
             self._tasks.start(Watchdog(self._fleet.processes, self._settings).run(), "watchdog")
             self._tasks.start(self._publish_table(), "table")
-            code = await self._finished
+            await self._stopping.finished
         finally:
             await self._tasks.close()
             kill_all(self._fleet)
@@ -92,7 +89,7 @@ class Supervisor:
         if self._error is not None:
             raise self._error
         log.info("stopped")
-        return code
+        return self._exit_code
 
     def _open_binds(self) -> None:
         self._binds.commit(self._binds.prepare(self._daemon.config))
@@ -139,7 +136,7 @@ class Supervisor:
 
     def _fill(self, seat: Seat) -> None:
         self._restarts.pop(seat.name, None)
-        if self._stopper is not None:
+        if self._stopping.has_begun:
             return
         try:
             self._fleet.start(seat)
@@ -190,19 +187,19 @@ class Supervisor:
         process.failure = message
         process.kill_after(self._settings.stop_timeout_s)  # it says that it ends: it may not stay
         at_boot = not self._served and process.kind == "worker" and message.exit_code in BOOT_EXIT_CODES
-        if self._stopper is None and (message.fatal or at_boot):
+        if not self._stopping.has_begun and (message.fatal or at_boot):
             self._give_up(_as_error(message))
         else:
             log.error(f"{process.name} failed: {message.message}", extra=process.log_fields)
 
     def _done(self, code: int) -> None:
         config = self._daemon.config
-        if isinstance(config, ClientConfig) and config.once and self._stopper is None:
+        if isinstance(config, ClientConfig) and config.once and not self._stopping.has_begun:
             self._exit_code = code
             self._stop(forced=True)
 
     def _ended(self, seat: Seat, process: Process) -> None:
-        expected = self._stopper is not None
+        expected = self._stopping.has_begun
         log.log(
             logging.INFO if expected else logging.ERROR,
             f"{seat.name} {'ended' if expected else 'died'}",
@@ -218,7 +215,7 @@ class Supervisor:
         self._send_table()
         if os.getpid() == 1:
             self.handle_chld()
-        if self._stopper is None:
+        if not self._stopping.has_begun:
             self._refill(seat, process.lived_s)
 
     def _look_served(self) -> None:
@@ -241,7 +238,7 @@ class Supervisor:
 
     async def reload(self, *, dry_run: bool = False, full: bool = False) -> Outcome:
         """Apply the configuration as it is on disk now."""
-        if self._stopper is not None:
+        if self._stopping.has_begun:
             return Outcome(False, [f"{self._daemon.program} is stopping"], 6)
         if not self._served:
             return Outcome(False, [f"{self._daemon.program} is still starting; try again when it is ready"], 6)
@@ -267,30 +264,17 @@ class Supervisor:
 
     def _send_table(self) -> None:
         if admin := self._fleet.admin:
-            rows = process_rows(self._fleet.seated(), self._daemon.started_at, self._stopper is not None)
-            admin.send(Table(rows, self._facts()))
-
-    def _facts(self) -> DaemonFacts:
-        engines = {worker.facts.engine for worker in self._fleet.workers() if worker.facts.engine}
-        return DaemonFacts(
-            **msgspec.structs.asdict(self._daemon.identity()),
-            engine=", ".join(sorted(engines)),
-            state="stopping" if self._stopper else "ready" if self._served else "starting",
-            generation=self._daemon.generation.number,
-            workers=self._daemon.workers,
-            server_id=self._daemon.server_id.hex(),
-            config_version=self._daemon.version,
-            binds=self._binds.addresses(),
-            last_reload=as_fact(self._reloader.last),
-            generations=[GenerationFacts(self._daemon.generation.number, self._daemon.generation.started_at)],
-        )
+            rows = process_rows(self._fleet.seated(), self._daemon.started_at, self._stopping.has_begun)
+            state: DaemonState = "stopping" if self._stopping.has_begun else "ready" if self._served else "starting"
+            facts = daemon_facts(self._daemon, self._fleet, self._binds, state, as_fact(self._reloader.last))
+            admin.send(Table(rows, facts))
 
     # --- the end ---
 
     def _stop_asked(self, signal_name: str) -> None:
-        if self._stopper is None:
+        if not self._stopping.has_begun:
             self._stop(forced=False, why=signal_name)
-        elif not self._is_forced:
+        elif not self._stopping.is_forced:
             log.warning(f"{signal_name} again: stopping now")
             self._stop(forced=True)
         else:
@@ -307,30 +291,8 @@ class Supervisor:
         for timer in self._restarts.values():
             timer.cancel()
         self._restarts.clear()
-        if self._stopper is not None:
-            self._stopper.cancel()
-        if self._stopper is None:
-            self._announce_stop(why)
-        self._is_forced = forced
-        self._stopper = self._tasks.start(self._run_stop(forced), "stop")
+        self._stopping.begin(forced=forced, why=why)
         self._send_table()
-
-    def _announce_stop(self, why: str) -> None:
-        config = self._daemon.config
-        connections = sum(worker.active for worker in self._fleet.workers())
-        log.info(
-            f"{self._daemon.program} stopping",
-            extra={"reason": why or "requested", "connections": connections, "at_most_s": config.process.stop_after_s},
-        )
-        notify.stopping(f"{connections} connections")
-
-    async def _run_stop(self, forced: bool) -> None:
-        if forced:
-            await stop_now(self._fleet, self._settings)
-        else:
-            await stop_gracefully(self._fleet, self._daemon.config, self._settings)
-        if not self._finished.done():
-            self._finished.set_result(self._exit_code)
 
 
 def _as_error(message: Failed) -> QmuxError:

@@ -7,6 +7,9 @@ import logging
 
 from qmux.config.schema import Config, ServerConfig
 from qmux.messages import Drain, Stop, StopAccepting
+from qmux.tasks import TaskSet
+from supervisor import notify
+from supervisor.daemon import Daemon
 from supervisor.fleet import Fleet
 from supervisor.process import Process, all_ended
 from supervisor.settings import Settings
@@ -15,6 +18,50 @@ log = logging.getLogger(__name__)
 
 FORCED_END_S = 5.0
 """SIGKILL works at once, unless the process waits for a device: then we do not wait for it any longer."""
+
+
+class Stopping:
+    """The stop of a daemon: it may begin gracefully and be forced later. ``finished`` when its children have ended."""
+
+    def __init__(self, daemon: Daemon, fleet: Fleet, tasks: TaskSet) -> None:
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_forced = False
+        self._daemon = daemon
+        self._fleet = fleet
+        self._tasks = tasks
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the daemon stops, or has stopped."""
+        return self._task is not None
+
+    def begin(self, *, forced: bool, why: str = "") -> None:
+        """Stop, in place of a stop in progress."""
+        if self._task is None:
+            self._announce(why)
+        else:
+            self._task.cancel()
+        self.is_forced = forced
+        self._task = self._tasks.start(self._run(forced), "stop")
+
+    def _announce(self, why: str) -> None:
+        config = self._daemon.config
+        connections = sum(worker.active for worker in self._fleet.workers())
+        log.info(
+            f"{self._daemon.program} stopping",
+            extra={"reason": why or "requested", "connections": connections, "at_most_s": config.process.stop_after_s},
+        )
+        notify.stopping(f"{connections} connections")
+
+    async def _run(self, forced: bool) -> None:
+        settings = self._daemon.settings
+        if forced:
+            await stop_now(self._fleet, settings)
+        else:
+            await stop_gracefully(self._fleet, self._daemon.config, settings)
+        if not self.finished.done():
+            self.finished.set_result(None)
 
 
 async def stop_gracefully(fleet: Fleet, config: Config, settings: Settings) -> None:

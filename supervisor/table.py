@@ -1,13 +1,17 @@
-"""The process table, as the admin process gets it."""
+"""The process table and the facts about the daemon, as the admin process gets them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 
+import msgspec
 import psutil
 
-from qmux.messages import ProcessRow
+from qmux.messages import DaemonFacts, DaemonState, GenerationFacts, ProcessRow, ReloadFacts
+from supervisor.binds import Binds
+from supervisor.daemon import Daemon
+from supervisor.fleet import Fleet
 from supervisor.process import Process
 from supervisor.seats import Seat
 
@@ -21,6 +25,25 @@ def process_rows(
     for row in rows:
         row.rss_bytes, row.cpu_s = usage(row.pid)
     return rows
+
+
+def daemon_facts(
+    daemon: Daemon, fleet: Fleet, binds: Binds, state: DaemonState, last_reload: ReloadFacts | None
+) -> DaemonFacts:
+    """What the daemon is, and how it is."""
+    engines = {worker.facts.engine for worker in fleet.workers() if worker.facts.engine}
+    return DaemonFacts(
+        **msgspec.structs.asdict(daemon.identity()),
+        engine=", ".join(sorted(engines)),
+        state=state,
+        generation=daemon.generation.number,
+        workers=daemon.workers,
+        server_id=daemon.server_id.hex(),
+        config_version=daemon.version,
+        binds=binds.addresses(),
+        last_reload=last_reload,
+        generations=[GenerationFacts(daemon.generation.number, daemon.generation.started_at)],
+    )
 
 
 def usage(pid: int) -> tuple[int, float]:

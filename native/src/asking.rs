@@ -21,8 +21,8 @@ use crate::relay::reset_on_close;
 use crate::stream::{abort_both, Held, Use};
 use crate::timers::Timer;
 
-/// How often a user who waits is looked at. An attempt is slow when it is older than this and than the connection's probe
-/// timeout: until then even Python would only wait.
+/// How often a user who waits is looked at. An attempt is slow when it is older than `Front::slow_after` and than the
+/// connection's probe timeout: until then even Python would only wait.
 const LOOK: Duration = Duration::from_millis(100);
 
 // `qmux.protocol.frames.AppCode`
@@ -242,7 +242,7 @@ impl Engine {
                 if let Some((service, about)) = self.give_up(id) {
                     self.events.push(Event::UserGone { service, about });
                 }
-            } else if now.saturating_duration_since(asking.began) >= pto.max(LOOK) {
+            } else if now.saturating_duration_since(asking.began) >= pto.max(self.front.slow_after) {
                 self.leave_asking(id, false);
             } else {
                 self.front.looks.push_back((now + LOOK, id));

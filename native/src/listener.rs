@@ -90,11 +90,13 @@ pub struct Front {
     /// Python's.
     others: u64,
     next_conn_id: u64,
+    /// An attempt that takes longer goes on in Python.
+    pub slow_after: Duration,
 }
 
 impl Front {
-    pub fn begin(&mut self, first_conn_id: u64, limit: u64) {
-        (self.next_conn_id, self.limit) = (first_conn_id, limit);
+    pub fn begin(&mut self, first_conn_id: u64, limit: u64, slow_after: Duration) {
+        (self.next_conn_id, self.limit, self.slow_after) = (first_conn_id, limit, slow_after);
     }
 
     pub fn set_others(&mut self, count: u64) {

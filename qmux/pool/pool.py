@@ -6,7 +6,6 @@ in chunks (``passes``). Others only copy. A lost message, a gap or a newcomer he
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,14 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from msgspec.structs import replace
 
 from qmux.pool.candidates import Candidate, ConnectionKey, SessionKey
-from qmux.pool.chunks import chunks
+from qmux.pool.publication import Publication
 from qmux.pool.rows import Delta, Pass, Row
-
-ROWS_PER_PASS = 4096
-"""Rows published in one second at most; with more, a pass takes longer."""
-
-GONE_PER_DELTA = 8192
-"""Keys in one delta at most: 72 KiB."""
 
 LATE_S = 1.5
 """A worker whose pass is older than this gets no users handed over: it may be stopped."""
@@ -29,8 +22,6 @@ LATE_S = 1.5
 EXPECTED_S = 0.25
 """How long a user that was handed over is counted here until its new owner's row says so: publication takes 10 ms, a
 worker that is busy some more."""
-
-END_OF_KEYS = 1 << 62
 
 
 class Pool:
@@ -43,7 +34,7 @@ class Pool:
     def __init__(self, slot: int, epoch: int) -> None:
         self.slot = slot
         self._subscribers: list[Callable[[], None]] = []
-        self._epoch = epoch
+        self._publication = Publication(slot, epoch)
         self._epochs: dict[int, int] = {slot: epoch}
         self._dead: dict[int, int] = {}
         self._live: Mapping[int, int] | None = None
@@ -53,10 +44,6 @@ class Pool:
         self._sessions: dict[SessionKey, Candidate] = {}
         self._by_service: dict[str, dict[SessionKey, Candidate]] = {}
         self._expected: deque[tuple[float, Candidate, ConnectionKey]] = deque()
-        self._changed: dict[int, None] = {}  # a set in order: who changed first is published first
-        self._gone: dict[int, None] = {}
-        self._active_changed = False
-        self._pass_from = 0
         self._touched: set[str] = set()
         self.is_urgent = False
 
@@ -73,7 +60,7 @@ class Pool:
     def add(self, row: Row) -> None:
         """A connection of ours registered."""
         if self._store(self.slot, row):
-            self._changed[row.key] = None
+            self._publication.changed(row.key)
             self._tell()
 
     def update(self, key: int, **changes: object) -> None:
@@ -85,8 +72,7 @@ class Pool:
     def remove(self, key: int) -> None:
         """A connection of ours ended."""
         if self._drop(self.slot, key):
-            self._changed.pop(key, None)
-            self._gone[key] = None
+            self._publication.removed(key)
             self._tell()
 
     def own(self, key: int) -> Row | None:
@@ -97,7 +83,7 @@ class Pool:
         """How many users of ``service`` this worker holds."""
         if self._active[self.slot].get(service) != count:
             self._active[self.slot][service] = count
-            self._active_changed = True
+            self._publication.active_changed()
             self._touched.add(service)
             self._tell()
 
@@ -105,31 +91,11 @@ class Pool:
 
     def take_delta(self) -> Delta | None:
         """What changed, as one message; with more than fits, again until None."""
-        if not (self._changed or self._gone or self._active_changed):
-            return None
-        own = self._rows[self.slot]
-        rows = next(chunks(own[key] for key in self._changed), ())
-        gone = tuple(itertools.islice(self._gone, GONE_PER_DELTA))
-        for row in rows:
-            del self._changed[row.key]
-        for key in gone:
-            del self._gone[key]
-        self._active_changed = False
-        return Delta(self.slot, self._epoch, tuple(rows), gone, dict(self._active[self.slot]))
+        return self._publication.take_delta(self._rows[self.slot], self._active[self.slot])
 
     def passes(self) -> list[Pass]:
         """This second's share of all rows, as chunks of key ranges without a gap between them; to be sent at once."""
-        own = self._rows[self.slot]
-        keys = sorted(key for key in own if key >= self._pass_from)
-        parts = list(chunks(own[key] for key in keys[:ROWS_PER_PASS])) or [()]
-        end = keys[ROWS_PER_PASS] if len(keys) > ROWS_PER_PASS else END_OF_KEYS
-        bounds = [self._pass_from, *(part[0].key for part in parts[1:]), end]
-        self._pass_from = 0 if end == END_OF_KEYS else end
-        active = dict(self._active[self.slot])
-        return [
-            Pass(self.slot, self._epoch, first, last, tuple(part), active)
-            for part, (first, last) in zip(parts, itertools.pairwise(bounds), strict=True)
-        ]
+        return self._publication.next_passes(self._rows[self.slot], self._active[self.slot])
 
     # --- what others say ---
 
@@ -179,10 +145,6 @@ class Pool:
         if slot == self.slot or epoch <= self._dead.get(slot, -1) or epoch < self._epochs.get(slot, -1):
             return False
         return self._live is None or epoch >= self._live.get(slot, math.inf)
-
-    def epoch_of(self, slot: int) -> int:
-        """The newest epoch heard from ``slot``, or -1."""
-        return self._epochs.get(slot, -1)
 
     def expect(self, slot: int, key: int, now: float) -> None:
         """A user was handed over to this connection of another worker: count it there until that worker's row changes,

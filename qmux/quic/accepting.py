@@ -18,6 +18,9 @@ from qmux.protocol.frames import ConnRefused
 from qmux.quic.engine import Connection, Engine, RelayLimits, Stream
 from qmux.quic.offload import OffloadCounts, OffloadEnd
 
+SLOW_S = 0.1
+"""An attempt that is not answered by then goes on in the layer above, with its clock."""
+
 
 class Accepted(msgspec.Struct, frozen=True):
     """Who was accepted: ``source`` and ``dest`` as "host:port"."""
@@ -159,9 +162,10 @@ class Accepting(Protocol):
 class AcceptingEngine(Protocol):
     """An engine that accepts users alone."""
 
-    def accepting(self, first_conn_id: int, limit: int) -> Accepting:
+    def accepting(self, first_conn_id: int, limit: int, slow_s: float = SLOW_S) -> Accepting:
         """For one worker. Users are numbered from ``first_conn_id``; ``limit``: how many there may be at a time, those
-        of the layer above included.
+        of the layer above included. An attempt that takes longer than ``slow_s`` and the connection's probe timeout is
+        handed back.
         """
         ...
 

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from qmux.bus import MAX_MESSAGE_BYTES
-from qmux.pool.pool import END_OF_KEYS, EXPECTED_S, LATE_S, ROWS_PER_PASS, Pool
+from qmux.pool.pool import EXPECTED_S, LATE_S, Pool
+from qmux.pool.publication import END_OF_KEYS, ROWS_PER_PASS
 from qmux.pool.rows import Delta, Offer, Pass, Row
 from tests.pool.examples import row
 from tests.pool.test_chunks import largest_row
@@ -188,8 +189,10 @@ def test_a_new_epoch_replaces_the_old_one_and_an_old_one_changes_nothing() -> No
     assert pool.active("web") == 0
     pool.forget(1, 5)
     assert list(pool.rows()) == [(1, row(1, active=9))]
-    assert pool.epoch_of(1) == 6
-    assert pool.epoch_of(2) == -1
+    pool.receive(Delta(1, 5, (row(3),), (1,), {"web": 9}), 0.0)
+    assert list(pool.rows()) == [(1, row(1, active=9))]
+    pool.receive(Delta(1, 6, (row(2),), (1,), {}), 0.0)
+    assert list(pool.rows()) == [(1, row(2))]
 
 
 def test_only_live_workers_are_heard() -> None:

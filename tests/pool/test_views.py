@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from qmux.pool import chunks, pool
+from qmux.pool import chunks, publication
 from qmux.pool.pool import Pool
 from qmux.pool.rows import BusMessage, Delta, Offer, Pass, Row
 from tests.depth import examples
@@ -32,7 +32,10 @@ class Bus(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._small = [mock.patch.object(pool, "ROWS_PER_PASS", 4), mock.patch.object(chunks, "ROWS_PER_CHUNK", 2)]
+        self._small = [
+            mock.patch.object(publication, "ROWS_PER_PASS", 4),
+            mock.patch.object(chunks, "ROWS_PER_CHUNK", 2),
+        ]
         for patch in self._small:
             patch.start()
         self.now = 0.0

@@ -252,5 +252,6 @@ async def test_every_state_of_a_relay_is_given_back(world: World) -> None:
 
 def held_streams(connection: object) -> int:
     if (quic := getattr(connection, "quic", None)) is not None:  # aioquic
-        return len(quic._streams) + len(connection._streams) + len(connection.relays) + len(connection._watches)
+        streams = connection.streams  # type: ignore[attr-defined]
+        return len(quic._streams) + len(streams._streams) + len(streams.relays) + len(streams._watches)
     return int(connection._core.streams(connection._handle)) + len(connection._streams)  # type: ignore[attr-defined]

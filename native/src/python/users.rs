@@ -91,10 +91,13 @@ impl Core {
 
     // --- user connections that a server accepts without Python ---
 
-    /// Users are numbered from here; `limit`: so many may be here at a time, those of Python included.
-    fn begin_accepting(&mut self, first_conn_id: u64, limit: u64) {
+    /// Users are numbered from here; `limit`: so many may be here at a time, those of Python included. An attempt that
+    /// takes longer than `slow_s` is Python's.
+    fn begin_accepting(&mut self, first_conn_id: u64, limit: u64, slow_s: f64) -> PyResult<()> {
+        let slow_after = seconds(slow_s)?;
         self.engine.counts.track();
-        self.engine.front.begin(first_conn_id, limit);
+        self.engine.front.begin(first_conn_id, limit, slow_after);
+        Ok(())
     }
 
     /// How many users are Python's.

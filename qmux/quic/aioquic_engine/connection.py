@@ -14,11 +14,13 @@ from typing_extensions import override
 
 from qmux import steering
 from qmux.pki.identity import Identity
-from qmux.pki.verify import BAD_CERTIFICATE, CERTIFICATE_REQUIRED, UNKNOWN_CA
+from qmux.quic.aioquic_engine.closing import close_reason
+from qmux.quic.aioquic_engine.datagrams import max_datagram_size, queue_datagram
 from qmux.quic.aioquic_engine.mtu import SearchingConnection
+from qmux.quic.aioquic_engine.open_streams import OpenStreams
 from qmux.quic.aioquic_engine.overrides import UNLIMITED_BYTES
-from qmux.quic.aioquic_engine.pump import Pump
 from qmux.quic.aioquic_engine.stream import AioquicStream
+from qmux.quic.aioquic_engine.turns import Turns
 from qmux.quic.engine import (
     CloseKind,
     CloseReason,
@@ -26,7 +28,6 @@ from qmux.quic.engine import (
     ConnectionHandler,
     ConnectionLost,
     ConnectionStats,
-    StreamLimit,
 )
 
 log = logging.getLogger(__name__)
@@ -37,30 +38,10 @@ SWEEP_S = 0.25
 IDLE_SWEEP_S = 1.0
 """The same for a connection without relays: thousands of idle ones must not keep the loop busy."""
 
-PACING_TURN_S = 0.0002
-"""A pause of the pacer that is shorter ends in the loop's next turn: the loop's timers are a millisecond coarse, and 16
-packets (the pacer's burst) a millisecond would be the most. Above 50 Mbit/s pauses are this short."""
-
-DATAGRAM_OVERHEAD_BYTES = 22
-"""What a packet costs a DATAGRAM's payload besides the connection ID: flags 1, packet number 2, tag 16 (RFC 9001 §5.3),
-frame type 1 and length 2."""
-
-DATAGRAM_FRAME_OVERHEAD_BYTES = 3
-"""Frame type and length: the peer's ``max_datagram_frame_size`` includes them (RFC 9221 §3)."""
-
-MAX_QUEUED_DATAGRAMS = 256
-"""aioquic's own queue has no bound; beyond this a DATAGRAM is dropped, as a full socket buffer would."""
-
-CERTIFICATE_ALERTS = frozenset({*range(BAD_CERTIFICATE, UNKNOWN_CA + 1), CERTIFICATE_REQUIRED})
-"""The alerts about a certificate (RFC 8446 §6): sent by us, they are about the peer's."""
-
 MAX_EARLY_EVENTS = 256
 """What a client may bring about before its handshake is confirmed: a registration is a few STREAM frames."""
 
 PROTOCOL_VIOLATION = 0x0A  # RFC 9000 §20.1
-
-APPLICATION_ERROR = 0x0C
-"""The transport's code for an application that closes before the handshake is complete (RFC 9000 §20.1, §10.2.3)."""
 
 _numbers = itertools.count(1)
 Address = tuple[Any, ...]
@@ -85,10 +66,11 @@ class AioquicConnection(Connection):
         keep_alive_s: float,
         handshake_timeout_s: float,
     ) -> None:
-        self.loop = loop
+        self._loop = loop
         self.quic = quic
         self.certificate_error = ""
-        self.relays: set[Pump] = set()
+        self._turns = Turns(quic, loop, self.flush, self._timed_out)
+        self.streams = OpenStreams(self, quic, loop, self._turns.wake)
         self.number = next(_numbers)
         self.is_connected = False
         self.on_id_issued: Callable[[bytes], None] = lambda _: None
@@ -98,16 +80,7 @@ class AioquicConnection(Connection):
         self._send = send
         self._on_disposed = on_disposed
         self._keep_alive_s = keep_alive_s
-        self._streams: dict[int, AioquicStream] = {}
-        self._next_peer_stream_id = 1 if quic.configuration.is_client else 0
-        self._overtaken: set[int] = set()
         self._early: list[events.QuicEvent] = []
-        self._fed: list[Pump] = []
-        self._watches: dict[int, list[Callable[[], bool]]] = {}
-        self._unchecked: set[int] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        self._wake_handle: asyncio.Handle | None = None
         self._sent_bytes = 0
         self._pings = 0
         self._address: Address = ("", 0)
@@ -133,33 +106,36 @@ class AioquicConnection(Connection):
 
     def flush(self) -> None:
         """Hand the events up, then send what is to be sent and set the timer."""
-        if self._wake_handle is not None:
-            self._wake_handle.cancel()
-            self._wake_handle = None
+        self._turns.begin()
         self._take_events()
         if not self.is_closed:
-            self._run_watches()
+            self.streams.run_watches()
         if not self.is_closed:
             self._transmit()
         # New connection IDs are events of their being sent: whoever routes must know them before the peer uses one.
         self._take_events()
-        if not self.is_closed and self.quic.termination is not None:
-            self._dispose(self._reason_of(self.quic.termination))
+        if not self.is_closed and (event := self.quic.termination) is not None:
+            self._dispose(
+                close_reason(
+                    event,
+                    by_peer=self.quic.closed_by_peer,
+                    is_connected=self.is_connected,
+                    certificate_error=self.certificate_error,
+                )
+            )
         if not self.is_closed:
-            self._arm()
+            self._turns.arm()
 
     def _take_events(self) -> None:
         while not self.is_closed and (event := self.quic.next_event()) is not None:
             self._dispatch(event)
         if not self.is_connected and not self.is_closed and self.quic.handshake_confirmed:
             self._connected()
-        while self._fed:
-            self._fed.pop().flush()
+        self.streams.flush_relays()
 
     def wake(self) -> None:
         """Something is to be sent: flush once in this turn of the loop."""
-        if self._wake_handle is None and not self.is_closed:
-            self._wake_handle = self.loop.call_soon(self._woken)
+        self._turns.wake()
 
     def reset_received(self) -> None:
         """A stateless reset came (RFC 9000 §10.3.1)."""
@@ -168,10 +144,6 @@ class AioquicConnection(Connection):
     def fail(self, reason: CloseReason) -> None:
         """The network says that it will not work: gone at once, without a word to the peer."""
         self._dispose(reason)
-
-    def _woken(self) -> None:
-        self._wake_handle = None
-        self.flush()
 
     def _transmit(self) -> None:
         try:
@@ -183,23 +155,7 @@ class AioquicConnection(Connection):
             self._sent_bytes += len(data)
             self._send(data, address)
 
-    def _arm(self) -> None:
-        now = time.monotonic()
-        paced_until = self.quic.paced_until
-        if paced_until is not None and paced_until - now < PACING_TURN_S:
-            self.wake()  # arms again when that is through
-            return
-        at = self.quic.get_timer()
-        if at is None or (self._timer is not None and at >= self._timer_at):
-            return  # an earlier timer fires first and looks again
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        # At least 1 ms: the loss timer spins where the clock did not move.
-        self._timer = self.loop.call_later(max(0.001, at - now), self._timed_out)
-
     def _timed_out(self) -> None:
-        self._timer = None
         now = time.monotonic()
         due = self.quic.get_timer()
         if due is not None and due <= now:
@@ -241,7 +197,7 @@ class AioquicConnection(Connection):
         self.is_connected = True
         self.resumed, self.early_data_accepted = self.quic.tls.session_resumed, self.quic.tls.early_data_accepted
         self._handshake_timer.cancel()
-        self._sweep_timer = self.loop.call_later(SWEEP_S, self._sweep)
+        self._sweep_timer = self._loop.call_later(SWEEP_S, self._sweep)
         self.on_connected()
         assert self._handler is not None, "set before the first datagram"
         self._handler.connected()
@@ -251,118 +207,30 @@ class AioquicConnection(Connection):
                 self._dispatch(event)
 
     def _stream_for(self, stream_id: int) -> AioquicStream | None:
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            return stream
-        if not self._is_new(stream_id):
-            return None  # ended here already
-        stream = self._streams[stream_id] = AioquicStream(self, stream_id)
-        assert self._handler is not None, "set before the first datagram"
-        self._handler.stream_opened(stream)
+        stream = self.streams.get(stream_id)
+        if stream is None and (stream := self.streams.accept(stream_id)) is not None:
+            assert self._handler is not None, "set before the first datagram"
+            self._handler.stream_opened(stream)
         return stream
 
-    def _is_new(self, stream_id: int) -> bool:
-        """Whether the peer opens this stream now. Packets overtake each other: a lower number may come later."""
-        if (stream_id % 2 == 0) == self.quic.configuration.is_client:  # RFC 9000 §2.1: ours
-            return False
-        if stream_id < self._next_peer_stream_id:
-            if stream_id not in self._overtaken:
-                return False
-            self._overtaken.remove(stream_id)
-            return True
-        # At most as many as the peer may have open at once: aioquic refuses an ID beyond its limit.
-        self._overtaken.update(range(self._next_peer_stream_id, stream_id, 4))
-        self._next_peer_stream_id = stream_id + 4
-        return True
-
     def _sweep(self) -> None:
-        delay_s = SWEEP_S if self.relays else max(SWEEP_S, min(IDLE_SWEEP_S, self._keep_alive_s / 4))
-        self._sweep_timer = self.loop.call_later(delay_s, self._sweep)
+        delay_s = SWEEP_S if self.streams.relays else max(SWEEP_S, min(IDLE_SWEEP_S, self._keep_alive_s / 4))
+        self._sweep_timer = self._loop.call_later(delay_s, self._sweep)
         now = time.monotonic()
-        for relay in list(self.relays):
-            relay.sweep(now)
+        self.streams.sweep(now)
         if now - self.quic.last_received_at >= self._keep_alive_s * (1 + self._pings):
             self._pings += 1
             self.ping()
         elif now - self.quic.last_received_at < self._keep_alive_s:
             self._pings = 0
 
-    # --- streams ---
+    # --- the rest of the seam ---
 
     @override
     def open_stream(self) -> AioquicStream:
         if self.is_closed:
             raise ConnectionLost(self._close_reason)
-        stream_id = self.quic.get_next_available_stream_id()
-        if stream_id // 4 >= self.quic.peer_max_streams:
-            raise StreamLimit
-        stream = self._streams[stream_id] = AioquicStream(self, stream_id)
-        self.quic.send_stream_data(stream_id, b"")
-        return stream
-
-    def write_stream(self, stream_id: int, data: bytes, fin: bool = False) -> None:
-        """Queue bytes and FIN; nothing where the stream or the connection is gone (its owner hears of that)."""
-        if self.is_closed:
-            return
-        try:
-            self.quic.send_stream_data(stream_id, data, fin)
-        except (ValueError, RuntimeError):
-            return  # stopped by the peer in this very turn: StopSendingReceived is in the event queue
-        self.wake()
-
-    def abort_stream(self, stream_id: int, code: int) -> None:
-        """RESET_STREAM and STOP_SENDING: a reset alone leaves the other direction open for ever."""
-        if self.is_closed:
-            return
-        try:
-            self.quic.reset_stream(stream_id, code)
-            self.quic.stop_stream(stream_id, code)
-        except ValueError:
-            pass  # both directions had ended, the state is gone
-        self.forget_stream(stream_id)
-        self.wake()
-
-    def forget_stream(self, stream_id: int) -> None:
-        """Nothing above cares for this stream any more."""
-        self._streams.pop(stream_id, None)
-        self._watches.pop(stream_id, None)
-        self.quic.forget_stream(stream_id)
-
-    def consumed(self, stream_id: int, size_bytes: int) -> None:
-        """Bytes of a stream left our hands."""
-        if not self.is_closed and self.quic.consume(stream_id, size_bytes):
-            self.wake()
-
-    def buffered_bytes(self, stream_id: int) -> int:
-        """Written and not yet acknowledged."""
-        return 0 if self.is_closed else self.quic.buffered_bytes(stream_id)
-
-    def is_delivered(self, stream_id: int) -> bool:
-        """Whether everything up to FIN was acknowledged."""
-        return self.quic.is_sent(stream_id)
-
-    def watch(self, stream_id: int, check: Callable[[], bool]) -> None:
-        """Call ``check`` soon, and then whenever something of this stream was acknowledged, until it returns True."""
-        self._watches.setdefault(stream_id, []).append(check)
-        self._unchecked.add(stream_id)
-        self.wake()
-
-    def _run_watches(self) -> None:
-        acknowledged = self.quic.take_acknowledged()
-        if not self._watches:
-            return
-        due = [stream_id for stream_id in acknowledged | self._unchecked if stream_id in self._watches]
-        self._unchecked.clear()
-        for stream_id in due:
-            left = [check for check in self._watches.pop(stream_id) if not check()]
-            if left and not self.is_closed:
-                self._watches.setdefault(stream_id, []).extend(left)
-
-    def fed(self, relay: Pump) -> None:
-        """This relay got bytes: it writes them to its socket in one call when the batch is through."""
-        self._fed.append(relay)
-
-    # --- the rest of the seam ---
+        return self.streams.open()
 
     @property
     @override
@@ -394,19 +262,12 @@ class AioquicConnection(Connection):
     @property
     @override
     def max_datagram_size(self) -> int:
-        overhead = DATAGRAM_OVERHEAD_BYTES + len(self.quic.peer_connection_id)
-        by_packet = self.quic.datagram_bytes - overhead
-        by_peer = self.quic.peer_max_datagram_frame_bytes - DATAGRAM_FRAME_OVERHEAD_BYTES
-        return max(0, min(by_packet, by_peer))
+        return max_datagram_size(self.quic)
 
     @override
     def send_datagram(self, data: bytes) -> bool:
-        """An oversized one would block aioquic's queue for ever."""
-        if self.is_closed or len(data) > self.max_datagram_size:
+        if self.is_closed or not queue_datagram(self.quic, data):
             return False
-        if self.quic.queued_datagrams >= MAX_QUEUED_DATAGRAMS:
-            return False
-        self.quic.send_datagram_frame(data)
         self.wake()
         return True
 
@@ -449,39 +310,17 @@ class AioquicConnection(Connection):
         if not self.is_connected:
             self._dispose(CloseReason(CloseKind.TIMEOUT, 0, "the handshake was not completed in time"))
 
-    def _reason_of(self, event: events.ConnectionTerminated) -> CloseReason:
-        code, message = event.error_code, event.reason_phrase
-        if self.certificate_error:
-            return CloseReason(CloseKind.CERTIFICATE, code, self.certificate_error)
-        if not self.quic.closed_by_peer and event.reason_phrase == "Idle timeout":
-            return CloseReason(CloseKind.IDLE if self.is_connected else CloseKind.TIMEOUT)
-        if event.frame_type is None and self.quic.closed_by_peer:
-            return CloseReason(CloseKind.APPLICATION, code, message)
-        if code == APPLICATION_ERROR and self.quic.closed_by_peer:
-            # What an application's close looks like before the handshake is complete.
-            return CloseReason(CloseKind.APPLICATION, 0, message or "closed before the handshake was complete")
-        if 0x100 <= code <= 0x1FF:  # CRYPTO_ERROR, RFC 9000 §20.1
-            if not self.quic.closed_by_peer and code - 0x100 in CERTIFICATE_ALERTS:
-                return CloseReason(CloseKind.CERTIFICATE, code, message)
-            return CloseReason(CloseKind.TLS, code - 0x100, message)
-        return CloseReason(CloseKind.TRANSPORT, code, message)
-
     def _dispose(self, reason: CloseReason) -> None:
         if self.is_closed:
             return
         self._address = self.quic.get_peer_address() or self._address
         self.is_closed = True
         self._close_reason = reason
-        for timer in (self._timer, self._handshake_timer, self._sweep_timer, self._wake_handle):
-            if timer is not None:
-                timer.cancel()
-        lost = ConnectionLost(reason)
-        for stream in list(self._streams.values()):
-            stream.connection_lost(lost)
-        for relay in list(self.relays):
-            relay.connection_lost()
-        self._streams.clear()
-        self._watches.clear()
+        self._turns.close()
+        self._handshake_timer.cancel()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        self.streams.connection_lost(ConnectionLost(reason))
         self._on_disposed(self)
         if self._handler is not None:
             self._handler.closed(reason)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from collections import deque
@@ -17,13 +16,7 @@ from collections.abc import Sequence
 
 from aioquic._buffer import Buffer
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
-from aioquic.quic.packet import (
-    QuicHeader,
-    QuicPacketType,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-    pull_quic_header,
-)
+from aioquic.quic.packet import QuicHeader, QuicPacketType, pull_quic_header
 from typing_extensions import override
 
 from qmux import steering
@@ -31,9 +24,8 @@ from qmux.quic.aioquic_engine import udp
 from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
 from qmux.quic.aioquic_engine.credentials import Credentials
 from qmux.quic.aioquic_engine.mtu import SearchingConnection
-from qmux.quic.aioquic_engine.overrides import reset_token
-from qmux.quic.aioquic_engine.refusal import refuse_initial
 from qmux.quic.aioquic_engine.resumption import Client, Sessions
+from qmux.quic.aioquic_engine.stateless import StatelessResets, refuse_initial, retry, version_negotiation
 from qmux.quic.aioquic_engine.tokens import RetryTokens
 from qmux.quic.engine import Acceptor, Endpoint, EndpointConfig, EndpointStats
 
@@ -41,13 +33,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 64
 """Datagrams taken from a socket in one turn: then the connections send, and the loop's other callbacks run."""
-
-MIN_RESET_BYTES, MAX_RESET_BYTES = 21, 42
-"""A stateless reset is shorter than its cause, or two endpoints could reset each other for ever; a PING alone, of 33
-bytes, must get one. 21 bytes are the least that a peer takes for one; above 42 nothing is won (RFC 9000 §10.3)."""
-
-RESETS_PER_S = 200
-"""Stateless resets are for the clients of a dead worker, at most a few thousand; a flood of garbage is not answered."""
 
 HALF_OPEN_CAP_FACTOR = 10
 """Even validated addresses may have at most this many times ``retry_threshold`` handshakes half open."""
@@ -68,7 +53,7 @@ class AioquicEndpoint(Endpoint):
         self._refuse = False
         self._stats = EndpointStats()
         self._failed_at: deque[float] = deque()
-        self._resets = _Rate(RESETS_PER_S)
+        self._resets = StatelessResets()
         self._paths: dict[AioquicConnection, tuple[socket.socket, udp.LocalAddress | None]] = {}
         self._apply(config)
 
@@ -191,25 +176,14 @@ class AioquicEndpoint(Endpoint):
 
     def _stateless_reset(self, data: bytes, header: QuicHeader) -> bytes | None:
         self._stats.unknown_connection += 1
-        size_bytes = min(MAX_RESET_BYTES, len(data) - 1)
-        if size_bytes < MIN_RESET_BYTES or not self._resets.take():
-            return None
-        self._stats.stateless_resets_sent += 1
-        token = reset_token(self._config.keys.stateless_reset, header.destination_cid)
-        noise = bytearray(os.urandom(size_bytes - len(token)))
-        noise[0] = 0x40 | (noise[0] & 0x3F)  # a short header (RFC 9000 §17.3.1)
-        return bytes(noise) + token
+        reset = self._resets.answer(self._config.keys.stateless_reset, header.destination_cid, len(data))
+        self._stats.stateless_resets_sent += reset is not None
+        return reset
 
     def _version_negotiation(self, data: bytes, header: QuicHeader) -> bytes | None:
-        # Version 0 is itself a Version Negotiation: answering it would bounce for ever (RFC 9000 §6.1).
-        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
-            self._stats.datagrams_invalid += 1
-            return None
-        return encode_quic_version_negotiation(
-            source_cid=header.destination_cid,
-            destination_cid=header.source_cid,
-            supported_versions=self._quic_config.supported_versions,
-        )
+        answer = version_negotiation(header, len(data), self._quic_config.supported_versions)
+        self._stats.datagrams_invalid += answer is None
+        return answer
 
     # --- new connections ---
 
@@ -239,14 +213,7 @@ class AioquicEndpoint(Endpoint):
         self._stats.retries_sent += 1
         # Initial form: any active worker may get what follows, and the key is shared.
         source_id = steering.initial_id(self._config.slot)
-        assert header.version is not None, "an Initial has a long header"
-        return encode_quic_retry(
-            version=header.version,
-            source_cid=source_id,
-            destination_cid=header.source_cid,
-            original_destination_cid=header.destination_cid,
-            retry_token=self._tokens.issue(address[:2], header.destination_cid),
-        )
+        return retry(header, source_id, self._tokens.issue(address[:2], header.destination_cid))
 
     def _accept(self, header: QuicHeader, original_id: bytes | None) -> AioquicConnection:
         client = Client(self._credentials.identity, self._sessions)
@@ -311,21 +278,3 @@ class AioquicEndpoint(Endpoint):
             self._stats.datagrams_sent += 1
         else:
             self._stats.send_blocked += 1
-
-
-class _Rate:
-    """A token bucket of one second's worth."""
-
-    def __init__(self, per_s: float) -> None:
-        self._per_s = per_s
-        self._left = per_s
-        self._at = time.monotonic()
-
-    def take(self) -> bool:
-        now = time.monotonic()
-        self._left = min(self._per_s, self._left + (now - self._at) * self._per_s)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True

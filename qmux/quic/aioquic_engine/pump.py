@@ -22,7 +22,7 @@ from qmux.protocol.frames import AppCode
 from qmux.quic.engine import ConnectionLost, Relay, RelayEnd, RelayLimits, StreamError
 
 if TYPE_CHECKING:
-    from qmux.quic.aioquic_engine.connection import AioquicConnection
+    from qmux.quic.aioquic_engine.open_streams import OpenStreams
 
 READ_BYTES = 65_536
 """Read from a socket in one turn of the loop: what one relay may take before the others have theirs."""
@@ -61,10 +61,10 @@ class Pump(Relay):
     bytes_to_socket = 0
     bytes_to_stream = 0
 
-    def __init__(self, connection: AioquicConnection, stream_id: int, sock: socket.socket, limits: RelayLimits) -> None:
-        self.done: asyncio.Future[RelayEnd] = connection.loop.create_future()
-        self._connection = connection
-        self._loop = connection.loop
+    def __init__(self, streams: OpenStreams, stream_id: int, sock: socket.socket, limits: RelayLimits) -> None:
+        self.done: asyncio.Future[RelayEnd] = streams.loop.create_future()
+        self._streams = streams
+        self._loop = streams.loop
         self._stream_id = stream_id
         self._socket = sock
         self._limits = limits
@@ -106,7 +106,7 @@ class Pump(Relay):
             append_chunk(self._pending, data)
         if not self._fed:
             self._fed = True
-            self._connection.fed(self)
+            self._streams.flush_later(self)
 
     def flush(self) -> None:
         """Write what was fed."""
@@ -146,7 +146,7 @@ class Pump(Relay):
         if size_bytes:
             self.bytes_to_socket += size_bytes
             self._active_at = time.monotonic()
-            self._connection.consumed(self._stream_id, size_bytes)
+            self._streams.consumed(self._stream_id, size_bytes)
 
     def _shut(self) -> None:
         self._socket_shut = True
@@ -171,14 +171,14 @@ class Pump(Relay):
         if not data:
             self._socket_ended = True
             self._stop_reading()
-            self._connection.write_stream(self._stream_id, b"", fin=True)
+            self._streams.write(self._stream_id, b"", fin=True)
             self._finish_when_both_ended()
             return
         self.bytes_to_stream += len(data)
-        self._connection.write_stream(self._stream_id, data)
-        if self._connection.buffered_bytes(self._stream_id) >= _PAUSE_ABOVE_BYTES:
+        self._streams.write(self._stream_id, data)
+        if self._streams.buffered_bytes(self._stream_id) >= _PAUSE_ABOVE_BYTES:
             self._stop_reading()
-            self._connection.watch(self._stream_id, self._room_again)
+            self._streams.watch(self._stream_id, self._room_again)
         elif _has_error(self._socket):
             # uvloop calls a reader once where a socket has an error, and never again (its ``UVPoll._fatal_error``).
             # What came before the error is read first, as the kernel gives it; the error itself comes last.
@@ -188,7 +188,7 @@ class Pump(Relay):
     def _room_again(self) -> bool:
         if self._closed:
             return True
-        if self._connection.buffered_bytes(self._stream_id) > _RESUME_BELOW_BYTES:
+        if self._streams.buffered_bytes(self._stream_id) > _RESUME_BELOW_BYTES:
             return False
         self._read_again()
         return True
@@ -227,25 +227,25 @@ class Pump(Relay):
         if self._socket_ended and self._socket_shut and not self._closed:
             self._release(reset=False)
             # Done only when the peer has it all: a connection that closes earlier would lose the tail.
-            self._connection.watch(self._stream_id, self._delivered)
+            self._streams.watch(self._stream_id, self._delivered)
 
     def _delivered(self) -> bool:
-        if not self._connection.is_delivered(self._stream_id):
+        if not self._streams.is_delivered(self._stream_id):
             return False
         self._resolve(RelayEnd.FINISHED)
         return True
 
     def _abort(self, code: AppCode, end: RelayEnd) -> None:
         if not self.done.done():
-            self._connection.abort_stream(self._stream_id, code)
+            self._streams.abort(self._stream_id, code)
             self._release(reset=True)
             self._resolve(end)
 
     def _resolve(self, end: RelayEnd) -> None:
         if not self.done.done():
             self.done.set_result(end)
-        self._connection.relays.discard(self)
-        self._connection.forget_stream(self._stream_id)
+        self._streams.relays.discard(self)
+        self._streams.forget(self._stream_id)
 
     def _release(self, reset: bool) -> None:
         if self._closed:

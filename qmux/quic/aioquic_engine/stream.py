@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from qmux.quic.aioquic_engine.pump import Chunk, Pump, append_chunk
-from qmux.quic.engine import ConnectionLost, RelayLimits, Stream, StreamError
+from qmux.quic.engine import Connection, ConnectionLost, RelayLimits, Stream, StreamError
 
 if TYPE_CHECKING:
-    from qmux.quic.aioquic_engine.connection import AioquicConnection
+    from qmux.quic.aioquic_engine.open_streams import OpenStreams
 
 SEND_BUFFER_BYTES = 1 << 20
 """Written and not yet acknowledged, at most: enough for 80 Mbit/s at 100 ms, and a bound on what a stalled reader holds
@@ -23,8 +23,8 @@ SEND_BUFFER_BYTES = 1 << 20
 class AioquicStream(Stream):
     """Holds what was received and not read."""
 
-    def __init__(self, connection: AioquicConnection, stream_id: int) -> None:
-        self._connection = connection
+    def __init__(self, streams: OpenStreams, stream_id: int) -> None:
+        self._streams = streams
         self._stream_id = stream_id
         self._chunks: deque[Chunk] = deque()
         self._end = False
@@ -41,8 +41,8 @@ class AioquicStream(Stream):
 
     @property
     @override
-    def connection(self) -> AioquicConnection:
-        return self._connection
+    def connection(self) -> Connection:
+        return self._streams.connection
 
     # --- what the layer above calls ---
 
@@ -51,7 +51,7 @@ class AioquicStream(Stream):
         while not self._chunks and not self._end:
             if self._error is not None:
                 raise self._error
-            self._reader = self._connection.loop.create_future()
+            self._reader = self._streams.loop.create_future()
             try:
                 await self._reader
             finally:
@@ -63,18 +63,18 @@ class AioquicStream(Stream):
         if len(chunk) > limit_bytes:
             self._chunks.appendleft(memoryview(chunk)[limit_bytes:])
             chunk = chunk[:limit_bytes]
-        self._connection.consumed(self._stream_id, len(chunk))
+        self._streams.consumed(self._stream_id, len(chunk))
         return bytes(chunk)
 
     @override
     async def write(self, data: bytes) -> None:
         if self._error is not None:
             raise self._error
-        self._connection.write_stream(self._stream_id, data)
-        while self._connection.buffered_bytes(self._stream_id) >= SEND_BUFFER_BYTES:
-            room = self._connection.loop.create_future()
+        self._streams.write(self._stream_id, data)
+        while self._streams.buffered_bytes(self._stream_id) >= SEND_BUFFER_BYTES:
+            room = self._streams.loop.create_future()
             self._writers.append(room)
-            self._connection.watch(self._stream_id, self._room_again)
+            self._streams.watch(self._stream_id, self._room_again)
             try:
                 await room
             finally:
@@ -86,18 +86,18 @@ class AioquicStream(Stream):
     def finish(self) -> None:
         if self._error is None and not self._fin_sent:
             self._fin_sent = True
-            self._connection.write_stream(self._stream_id, b"", fin=True)
+            self._streams.write(self._stream_id, b"", fin=True)
             self._forget_if_over()
 
     def _forget_if_over(self) -> None:
         if self._fin_sent and self._end and not self._chunks:
-            self._connection.forget_stream(self._stream_id)  # what is left, QUIC does alone
+            self._streams.forget(self._stream_id)  # what is left, QUIC does alone
 
     @override
     def abort(self, code: int) -> None:
         if self._error is not None:
             return  # both directions are closed already, and the first code stands
-        self._connection.abort_stream(self._stream_id, code)
+        self._streams.abort(self._stream_id, code)
         self._chunks.clear()
         self._fail(StreamError(code))
 
@@ -106,8 +106,8 @@ class AioquicStream(Stream):
 
     @override
     def relay(self, sock: socket.socket, limits: RelayLimits) -> Pump:
-        self._pump = Pump(self._connection, self._stream_id, sock, limits)
-        self._connection.relays.add(self._pump)
+        self._pump = Pump(self._streams, self._stream_id, sock, limits)
+        self._streams.relays.add(self._pump)
         self._pump.start(list(self._chunks), self._end, self._error)
         self._chunks.clear()
         return self._pump
@@ -129,7 +129,7 @@ class AioquicStream(Stream):
         if self._pump is not None:
             self._pump.stream_reset()
             return
-        self._connection.abort_stream(self._stream_id, code)
+        self._streams.abort(self._stream_id, code)
         self._chunks.clear()
         self._end = False
         self._fail(StreamError(code))
@@ -146,7 +146,7 @@ class AioquicStream(Stream):
         self._wake(self._reader, *self._writers)
 
     def _room_again(self) -> bool:
-        if self._connection.buffered_bytes(self._stream_id) > SEND_BUFFER_BYTES // 2:
+        if self._streams.buffered_bytes(self._stream_id) > SEND_BUFFER_BYTES // 2:
             return False
         self._wake(*self._writers)
         return True

@@ -6,7 +6,7 @@ import asyncio
 
 from typing_extensions import override
 
-from qmux.quic.accepting import Accepting, AcceptingEngine
+from qmux.quic.accepting import SLOW_S, Accepting, AcceptingEngine
 from qmux.quic.dialling import Dialling, DiallingEngine, OnChange, OnEnd
 from qmux.quic.engine import Acceptor, ConnectConfig, Connection, ConnectionHandler, Endpoint, EndpointConfig, Engine
 from qmux.quic.native_engine.accepting import NativeAccepting
@@ -37,8 +37,8 @@ class NativeEngine(Engine, DiallingEngine, AcceptingEngine):
         return NativeDialling(self._running_driver(), head_timeout_s, on_change, on_end)
 
     @override
-    def accepting(self, first_conn_id: int, limit: int) -> Accepting:
-        return NativeAccepting(self._running_driver(), first_conn_id, limit)
+    def accepting(self, first_conn_id: int, limit: int, slow_s: float = SLOW_S) -> Accepting:
+        return NativeAccepting(self._running_driver(), first_conn_id, limit, slow_s)
 
     def _running_driver(self) -> Driver:
         loop = asyncio.get_running_loop()

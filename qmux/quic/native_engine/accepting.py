@@ -24,13 +24,13 @@ class NativeAccepting(Accepting):
     accepts = True
     _handler: UserHandler
 
-    def __init__(self, driver: Driver, first_conn_id: int, limit: int) -> None:
+    def __init__(self, driver: Driver, first_conn_id: int, limit: int, slow_s: float) -> None:
         self._driver = driver
         self._core = driver.core
         self._tallies = Tallies(driver, lambda ended: self._handler.relay_ended(ended))
         self._known: set[str] = set()
         self._is_closed = False
-        self._core.begin_accepting(first_conn_id, limit)
+        self._core.begin_accepting(first_conn_id, limit, slow_s)
 
     @override
     def begin(self, handler: UserHandler) -> None:

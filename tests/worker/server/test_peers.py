@@ -7,8 +7,8 @@ import time
 
 from msgspec.structs import replace
 
-from qmux.pool import pool as pools
-from qmux.pool.pool import Pool
+from qmux.pool.pool import LATE_S, Pool
+from qmux.pool.publication import END_OF_KEYS
 from qmux.pool.rows import Pass
 from qmux.relay.handoff import Handoff, HandoffLink
 from qmux.worker.server.peers import PeerLinks
@@ -43,7 +43,7 @@ class Workers:
 
     def says(self, slot: int, ago_s: float = 0.0) -> None:
         """The worker published all its rows then."""
-        self.pool.receive(Pass(slot, 1, 0, pools.END_OF_KEYS, (), {}), time.monotonic() - ago_s)
+        self.pool.receive(Pass(slot, 1, 0, END_OF_KEYS, (), {}), time.monotonic() - ago_s)
 
     def close(self) -> None:
         self.links.close()
@@ -84,7 +84,7 @@ async def test_only_a_worker_that_publishes_is_handed_user_connections() -> None
     workers.join(1)
     workers.says(1)
     assert workers.links.takes_users(1)
-    workers.says(1, ago_s=pools.LATE_S + 0.1)
+    workers.says(1, ago_s=LATE_S + 0.1)
     assert not workers.links.takes_users(1), "it may be stopped"
     workers.says(1)
     assert workers.links.takes_users(1)
