@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"qmux.addresses", "qmux.errors", "qmux.log", "qmux.tasks", "qmux.steering", "qmux.pki"}),
+    frozenset({"qmux.addresses", "qmux.errors", "qmux.log", "qmux.tasks", "qmux.steering", "qmux.sockets", "qmux.pki"}),
     frozenset({"qmux.config", "qmux.messages", "qmux.channel"}),
     frozenset({"qmux.protocol", "qmux.bus", "qmux.pool"}),
     frozenset({"qmux.quic"}),

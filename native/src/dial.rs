@@ -138,7 +138,7 @@ fn connect(to: &SockAddr) -> io::Result<(Socket, bool)> {
     }
 }
 
-/// As `qmux.relay.sockets.prepare`; false where it is connected to itself (a port that nobody listens on may be drawn
+/// As `qmux.sockets.prepare`; false where it is connected to itself (a port that nobody listens on may be drawn
 /// as our own).
 fn prepare(socket: &Socket, to: &SockAddr) -> io::Result<bool> {
     if to.is_unix() {

@@ -1,4 +1,4 @@
-//! Options of the TCP sockets of users and services, as `qmux.relay.sockets`.
+//! Options of the TCP sockets of users and services, as `qmux.sockets`.
 
 use std::io;
 use std::time::Duration;

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import aiohappyeyeballs
 
+from qmux import sockets
 from qmux.config.schema import Target
 from qmux.protocol.frames import RefuseCode
 from qmux.protocol.values import clipped
-from qmux.relay import sockets
 
 SECOND_FAMILY_AFTER_S = 0.25
 """When an address has not answered, the next one is tried beside it (RFC 8305 §5: 250 ms)."""

@@ -6,12 +6,12 @@ import logging
 import socket
 import time
 
+from qmux import sockets
 from qmux.pool.candidates import SessionKey
 from qmux.pool.selection import Choice
 from qmux.protocol.attempt import may_retry
 from qmux.protocol.frames import AppCode, NewConn
 from qmux.quic.engine import Stream
-from qmux.relay import sockets
 from qmux.relay.attempt import AttemptResult, Outcome, attempt, go_on
 from qmux.relay.handoff import MAX_HOPS, Handoff
 from qmux.relay.surroundings import Carrier, ServiceRuntime, StartedAttempt, Surroundings

@@ -182,7 +182,7 @@ async def test_a_unix_socket_and_ipv6(world: World, directory: Path) -> None:
 
 
 async def test_sockets_have_the_options_of_ours(world: World, service: Service) -> None:
-    """As ``qmux.relay.sockets.prepare`` sets them."""
+    """As ``qmux.sockets.prepare`` sets them."""
     client = await client_of(world)
     client.dialling.set_target("web", service.address, 5.0)
     before = open_descriptors()

@@ -9,9 +9,9 @@ import time
 import pytest
 from msgspec.structs import replace
 
+from qmux import sockets
 from qmux.protocol.frames import AppCode, ConnReady, ConnRefused
 from qmux.quic.engine import RelayEnd
-from qmux.relay import sockets
 from qmux.relay.attempt import AttemptResult, Outcome
 from qmux.relay.handoff import MAX_HOPS
 from qmux.relay.surroundings import StartedAttempt

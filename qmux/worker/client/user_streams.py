@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from typing_extensions import override
 
+from qmux import sockets
 from qmux.config.schema import ClientServiceConfig
 from qmux.errors import PeerError
 from qmux.pool.rows import ServiceCounters
@@ -26,7 +27,6 @@ from qmux.protocol.frames import (
 from qmux.quic.dialling import dialled_s, dialling_of
 from qmux.quic.engine import ConnectionLost, Engine, Relay, RelayEnd, RelayLimits, Stream, StreamError
 from qmux.quic.offload import OffloadEnd
-from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial
 from qmux.relay.frames import read_frame, read_stream_type

@@ -10,12 +10,11 @@ import time
 
 from typing_extensions import override
 
-from qmux import addresses
+from qmux import addresses, sockets
 from qmux.config.schema import ServerConfig
 from qmux.pool.pool import Pool
 from qmux.quic.accepting import Accepted, Accepting
 from qmux.quic.offload import OffloadCounts
-from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.handoff import Handoff
 from qmux.relay.surroundings import Carrier, ServiceRuntime, StartedAttempt, Surroundings

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from qmux import addresses
+from qmux import addresses, sockets
 from qmux.protocol.frames import ConnReady
-from qmux.relay import sockets
 from qmux.relay.handoff import Handoff
 from qmux.worker.server.user_connections import first_conn_id
 from tests.aio import until

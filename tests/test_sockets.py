@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from qmux.relay import sockets
+from qmux import sockets
 
 
 @pytest.fixture
