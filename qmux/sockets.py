@@ -12,10 +12,14 @@ KEEPALIVE_PROBES = 4
 """A peer that vanished without FIN is noticed after two minutes (tcp(7)), long before a NAT forgets the rest."""
 
 _LINGER_RST = struct.pack("ii", 1, 0)
+_NO_LINGER = struct.pack("ii", 0, 0)
 
 
 def prepare(sock: socket.socket) -> None:
-    """Non-blocking, no Nagle delay, keep-alive. Unix sockets have none of the TCP options."""
+    """Non-blocking, no Nagle delay, keep-alive, and closed with RST by whatever closes it but ``close``: also by the
+    kernel, when this process is killed. A transfer that was cut off must not look complete (socket(7), SO_LINGER). Unix
+    sockets have none of the TCP options.
+    """
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
         return
@@ -24,6 +28,14 @@ def prepare(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RST)
+
+
+def close(sock: socket.socket) -> None:
+    """Close what has ended at both sides: what is still to be sent is delivered."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    sock.close()
 
 
 def reset(sock: socket.socket) -> None:

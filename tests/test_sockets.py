@@ -44,13 +44,38 @@ def test_reset_is_an_rst(pair: tuple[socket.socket, socket.socket]) -> None:
             client.recv(1)
 
 
-def test_close_alone_would_be_a_fin(pair: tuple[socket.socket, socket.socket]) -> None:
-    """What the other test must tell apart."""
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_close_is_a_fin_behind_all_bytes(pair: tuple[socket.socket, socket.socket], is_prepared: bool) -> None:
     client, server = pair
     with client:
-        server.close()
+        server.setblocking(False)
+        if is_prepared:
+            sockets.prepare(server)
+        sent = server.send(bytes(8 << 20))  # more than the other end holds: a part waits in the kernel
+        sockets.close(server)
         client.settimeout(5)
-        assert client.recv(1) == b""
+        received = 0
+        while data := client.recv(1 << 20):
+            received += len(data)
+        assert received == sent
+
+
+def test_a_prepared_socket_that_is_only_dropped_is_an_rst(pair: tuple[socket.socket, socket.socket]) -> None:
+    """As the kernel drops those of a process that is killed."""
+    client, server = pair
+    with client:
+        sockets.prepare(server)
+        socket.close(server.detach())
+        client.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_close_of_a_unix_socket() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        sockets.close(ours)
+        assert theirs.recv(1) == b""
 
 
 def test_reset_of_what_is_closed_or_detached(pair: tuple[socket.socket, socket.socket]) -> None:

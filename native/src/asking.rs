@@ -17,7 +17,7 @@ use crate::events::{Event, Outcome};
 use crate::frames::{self, Answer, Parsed};
 use crate::listener::{About, Left};
 use crate::recovery;
-use crate::relay::reset_on_close;
+use crate::sockets;
 use crate::stream::{abort_both, Held, Use};
 use crate::timers::Timer;
 
@@ -216,7 +216,7 @@ impl Engine {
             abort_both(conn, asking.stream, CANCELLED.into());
             self.mark(asking.conn);
         }
-        reset_on_close(asking.socket.as_raw_fd());
+        sockets::reset_on_close(&asking.socket);
         Some((asking.service, asking.about))
     }
 

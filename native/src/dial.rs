@@ -18,7 +18,7 @@ use crate::counts::User;
 use crate::engine::{Engine, Tag};
 use crate::events::Event;
 use crate::frames::{self, Parsed};
-use crate::relay::{reset_on_close, Patience};
+use crate::relay::Patience;
 use crate::sockets;
 use crate::stream::{Held, Use};
 use crate::timers::Timer;
@@ -254,7 +254,7 @@ impl Engine {
     fn dialled(&mut self, id: Id, dialled: Dialled, now: Instant) {
         let Dialled { socket, to, user, patience } = dialled;
         if !matches!(prepare(&socket, &to), Ok(true)) {
-            reset_on_close(socket.as_raw_fd());
+            sockets::reset_on_close(&socket);
             return self.leave_to_python(id, false, now);
         }
         let Some(newcomer) = self.forget_newcomer(id) else { return };

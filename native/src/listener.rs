@@ -22,7 +22,7 @@ use crate::asking::Asking;
 use crate::engine::{Engine, Tag};
 use crate::events::Event;
 use crate::frames::{self, NewConn};
-use crate::relay::{reset_on_close, Patience};
+use crate::relay::Patience;
 use crate::sockets;
 use crate::timers::Timer;
 
@@ -337,7 +337,7 @@ impl Engine {
         self.end_users();
         for event in &self.events {
             if let Some(socket) = event.socket() {
-                reset_on_close(socket.as_raw_fd());
+                sockets::reset_on_close(socket);
             }
         }
         self.events.retain(|event| event.socket().is_none());

@@ -25,6 +25,7 @@ use crate::arena::Id;
 use crate::connection::Conn;
 use crate::counts::User;
 use crate::events::End;
+use crate::sockets;
 
 /// A read of less than this: the socket's sender does not fill it any more.
 const SMALL_BYTES: usize = 16 << 10;
@@ -121,7 +122,7 @@ impl Relay {
         }
         turn.end = result.err();
         if ended {
-            self.socket = None; // closed; done when the peer has it all
+            self.release(false); // done when the peer has it all
             if self.delivered {
                 turn.end = turn.end.or(Some(End::Finished));
             }
@@ -319,8 +320,10 @@ impl Relay {
 
     /// Close the socket, with RST where it did not end by itself.
     fn release(&mut self, with_reset: bool) {
-        if let Some(socket) = self.socket.take().filter(|_| with_reset) {
-            reset_on_close(socket.as_raw_fd());
+        let Some(socket) = self.socket.take() else { return };
+        match with_reset {
+            true => sockets::reset_on_close(&socket),
+            false => sockets::finish(&socket),
         }
     }
 }
@@ -332,12 +335,4 @@ fn socket_error(fd: RawFd) -> libc::c_int {
     // SAFETY: both pointers are to locals of the size that `size` says.
     unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &mut size) };
     error
-}
-
-/// close() then sends RST (socket(7), SO_LINGER with 0); no effect on Unix sockets.
-pub fn reset_on_close(fd: RawFd) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let size = std::mem::size_of_val(&linger) as libc::socklen_t;
-    // SAFETY: the pointer is to a local of that size.
-    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size) };
 }

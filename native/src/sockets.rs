@@ -1,6 +1,7 @@
 //! Options of the TCP sockets of users and services, as `qmux.sockets`.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -9,9 +10,21 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// No Nagle delay, keep-alive. Whoever is accepted by a socket with these has them, too.
+/// No Nagle delay, keep-alive, and closed with RST by whatever closes it without `finish`: also by the kernel, when this
+/// process is killed. What a socket with these accepts has them, too.
 pub fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
+}
+
+/// Both directions have ended: closing the socket delivers what is still to be sent.
+pub fn finish(socket: &impl AsFd) {
+    let _ = SockRef::from(socket).set_linger(None); // Err: a kind of socket without it, which needs none
+}
+
+/// close() then sends RST (socket(7), SO_LINGER with 0); no effect on Unix sockets.
+pub fn reset_on_close(socket: &impl AsFd) {
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO)); // Err: as above
 }

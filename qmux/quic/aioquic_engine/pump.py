@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import select
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from qmux import sockets
 from qmux.protocol.frames import AppCode
 from qmux.quic.engine import ConnectionLost, Relay, RelayEnd, RelayLimits, StreamError
 
@@ -36,7 +35,6 @@ _IOVECS = 64
 
 _RESUME_BELOW_BYTES = 512 * 1024
 _PAUSE_ABOVE_BYTES = 1 << 20
-_LINGER_RST = struct.pack("ii", 1, 0)  # socket(7): close() then sends RST
 
 
 def append_chunk(chunks: deque[Chunk], data: Chunk) -> None:
@@ -45,13 +43,6 @@ def append_chunk(chunks: deque[Chunk], data: Chunk) -> None:
         chunks[-1] = b"".join((chunks[-1], data))
     else:
         chunks.append(data)
-
-
-def _has_error(sock: socket.socket) -> bool:
-    """Whether an error, such as a reset, waits behind bytes that are still to be read; looking does not clear it."""
-    poller = select.poll()
-    poller.register(sock, 0)
-    return any(events & select.POLLERR for _, events in poller.poll(0))
 
 
 class Pump(Relay):
@@ -179,7 +170,7 @@ class Pump(Relay):
         if self._streams.buffered_bytes(self._stream_id) >= _PAUSE_ABOVE_BYTES:
             self._stop_reading()
             self._streams.watch(self._stream_id, self._room_again)
-        elif _has_error(self._socket):
+        elif sockets.is_reset(self._socket):
             # uvloop calls a reader once where a socket has an error, and never again (its ``UVPoll._fatal_error``).
             # What came before the error is read first, as the kernel gives it; the error itself comes last.
             self._stop_reading()
@@ -254,9 +245,10 @@ class Pump(Relay):
         self._stop_reading()
         self._watch_writable(False)
         self._pending.clear()
-        if reset and self._socket.family != socket.AF_UNIX:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RST)
-        self._socket.close()
+        if reset:
+            sockets.reset(self._socket)
+        else:
+            sockets.close(self._socket)
 
     # --- the loop's callbacks ---
 
