@@ -5,21 +5,21 @@ from typing import Any, Final, final
 
 __all__ = [
     "ACCEPTED",
-    "ASKED",
     "CLOSED",
     "CONNECTED",
     "DATAGRAM",
-    "LISTENER_WAITS",
+    "HANDED_OFF",
+    "LISTENER_PAUSED",
     "PLAN_LOW",
     "READABLE",
     "RELAY_DONE",
     "STREAM_ENDED",
     "STREAM_OPENED",
     "TICKET",
-    "USER",
+    "UNPLANNED",
     "USERS_CHANGED",
     "USER_ENDED",
-    "USER_GONE",
+    "USER_RESET",
     "WRITABLE",
     "Client",
     "Core",
@@ -39,11 +39,11 @@ RELAY_DONE: Final[int]
 USERS_CHANGED: Final[int]
 USER_ENDED: Final[int]
 TICKET: Final[int]
-USER: Final[int]
-ASKED: Final[int]
-USER_GONE: Final[int]
+UNPLANNED: Final[int]
+HANDED_OFF: Final[int]
+USER_RESET: Final[int]
 PLAN_LOW: Final[int]
-LISTENER_WAITS: Final[int]
+LISTENER_PAUSED: Final[int]
 __version__: Final[str]
 
 @final
@@ -154,9 +154,9 @@ class Core:
     ) -> None: ...
     def clear_targets(self, dialer: int) -> None: ...
     def serve_users(self, conn: int, dialer: int, limits: Sequence[tuple[str, float | None, float]]) -> None: ...
-    def begin_accepting(self, first_conn_id: int, limit: int) -> None: ...
+    def start_accepting(self, first_conn_id: int, limit: int) -> None: ...
     def set_other_users(self, count: int) -> None: ...
-    def limit_users(self, conn: int, others: int, most: int) -> None: ...
+    def limit_users(self, conn: int, others: int, max_users: int) -> None: ...
     def set_service(
         self, service: int, name: str, idle_timeout_s: float | None, half_closed_timeout_s: float
     ) -> None: ...
@@ -167,7 +167,7 @@ class Core:
     def close_listener(self, listener: int, shutdown: bool) -> None: ...
     def all_users(self) -> int: ...
     def user_changes(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]: ...
-    def end_accepting(self) -> None: ...
+    def stop_accepting(self) -> None: ...
     def add_tally(self) -> int: ...
     def tell_usual_ends(self, tally: int, tell: bool) -> None: ...
     def expect_users_changed(self) -> None: ...

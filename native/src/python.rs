@@ -76,14 +76,14 @@ impl Core {
         Ok((more, events))
     }
 
-    /// How many endpoints, connections, relays and users on the way to one there are.
+    /// How many endpoints, connections, relays, and user connections that are not relayed yet there are.
     fn counts(&self) -> (usize, usize, usize, usize) {
         let engine = &self.engine;
         (
             engine.endpoints.len(),
             engine.conns.len(),
             engine.relays.len(),
-            engine.newcomers.len() + engine.front.askings.len(),
+            engine.requests.len() + engine.frontend.attempts.len(),
         )
     }
 }

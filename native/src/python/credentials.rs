@@ -1,4 +1,4 @@
-//! Who we are, whom we accept, and the sessions that we may resume.
+//! Our certificate, the check of the peer's, and the sessions that can be resumed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +14,7 @@ use crate::verifier::{Check, Identity, Refusal};
 /// RFC 8446 §6.
 const INTERNAL_ERROR: u8 = 80;
 
-/// `verify(chain: list[bytes])`: returns who it is, or raises what has an `alert`.
+/// `verify(chain: list[bytes])`: returns the peer's identity, or raises an exception with an `alert`.
 #[derive(Debug)]
 pub struct Verify(pub Py<PyAny>);
 
@@ -31,7 +31,7 @@ impl Verify {
 impl Check for Verify {
     fn check(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, Refusal> {
         Python::attach(|py| match self.call(py, chain) {
-            Ok(who) => Ok(Arc::new(who) as Identity),
+            Ok(identity) => Ok(Arc::new(identity) as Identity),
             Err(error) => {
                 let alert = error.value(py).getattr("alert").and_then(|alert| alert.extract::<u8>());
                 Err(Refusal { alert: alert.unwrap_or(INTERNAL_ERROR), reason: error.value(py).to_string() })
@@ -40,8 +40,8 @@ impl Check for Verify {
     }
 }
 
-/// A client towards servers of one name: `verify` as `serve` has it. Connections that shall resume each other's sessions
-/// share one.
+/// A client towards servers of one name: `verify` as in `serve`. Connections that resume each other's sessions share
+/// one.
 #[pyclass(module = "qmux_native", frozen)]
 pub struct Client(pub tls::Client);
 

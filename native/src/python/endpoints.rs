@@ -1,4 +1,4 @@
-//! Endpoints, and how connections begin.
+//! Endpoints, and connecting.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::RawFd;
@@ -131,7 +131,7 @@ impl Core {
         Ok(dict)
     }
 
-    /// Read its sockets no more, and say nothing: for tests, what a killed worker does.
+    /// Close its sockets without sending anything, as a killed worker does: for tests.
     fn abandon(&mut self, endpoint: u64) -> PyResult<()> {
         let ports = std::mem::take(&mut self.endpoint(endpoint)?.ports);
         ports.into_iter().for_each(|port| drop(self.engine.ports.remove(port)));
