@@ -23,6 +23,8 @@ __all__ = [
     "WRITABLE",
     "Client",
     "Core",
+    "Credentials",
+    "Limits",
     "Ticket",
     "__version__",
 ]
@@ -47,10 +49,27 @@ LISTENER_PAUSED: Final[int]
 __version__: Final[str]
 
 @final
-class Client:
+class Credentials:
     def __new__(
         cls, *, chain: Sequence[bytes], key: bytes, alpn: bytes, verify: Callable[[Sequence[bytes]], Any]
-    ) -> Client: ...
+    ) -> Credentials: ...
+
+@final
+class Client:
+    def __new__(cls, credentials: Credentials) -> Client: ...
+
+@final
+class Limits:
+    def __new__(
+        cls,
+        *,
+        idle_timeout_s: float,
+        keep_alive_s: float,
+        handshake_timeout_s: float,
+        max_streams: int,
+        stream_window_bytes: int,
+        connection_window_bytes: int | None,
+    ) -> Limits: ...
 
 @final
 class Ticket: ...
@@ -65,36 +84,16 @@ class Core:
         self,
         *,
         slot: int,
-        chain: Sequence[bytes],
-        key: bytes,
-        alpn: bytes,
-        verify: Callable[[Sequence[bytes]], Any],
         reset_key: bytes,
         retry_key: bytes,
-        idle_timeout_s: float,
-        keep_alive_s: float,
-        handshake_timeout_s: float,
+        credentials: Credentials,
+        limits: Limits,
         retry_threshold: int,
         max_connections: int,
-        connection_window_bytes: int,
-        stream_window_bytes: int,
     ) -> int: ...
     def add_socket(self, endpoint: int, fd: int) -> None: ...
     def reconfigure(
-        self,
-        endpoint: int,
-        *,
-        chain: Sequence[bytes],
-        key: bytes,
-        alpn: bytes,
-        verify: Callable[[Sequence[bytes]], Any],
-        idle_timeout_s: float,
-        keep_alive_s: float,
-        handshake_timeout_s: float,
-        retry_threshold: int,
-        max_connections: int,
-        connection_window_bytes: int,
-        stream_window_bytes: int,
+        self, endpoint: int, *, credentials: Credentials, limits: Limits, retry_threshold: int, max_connections: int
     ) -> None: ...
     def set_live_slots(self, endpoint: int, slots: Sequence[int]) -> None: ...
     def refuse_new(self, endpoint: int, refuse: bool) -> None: ...
@@ -112,11 +111,7 @@ class Core:
         ticket: Ticket | None,
         server_name: str,
         lane: int | None,
-        idle_timeout_s: float,
-        keep_alive_s: float,
-        handshake_timeout_s: float,
-        max_streams: int,
-        stream_window_bytes: int,
+        limits: Limits,
     ) -> int: ...
     def may_write_early(self, conn: int) -> bool: ...
     def open_stream(self, conn: int) -> int | None: ...

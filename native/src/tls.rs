@@ -24,6 +24,7 @@ pub type Result<T> = std::result::Result<T, String>;
 const TICKETS: usize = 1;
 
 /// Our certificate, and the check of the peer's.
+#[derive(Clone)]
 pub struct Credentials {
     pub chain: Vec<Vec<u8>>,
     pub key: Vec<u8>,
