@@ -5,24 +5,26 @@ from typing import Any, Final, final
 
 __all__ = [
     "ACCEPTED",
-    "ASKED",
     "CLOSED",
     "CONNECTED",
     "DATAGRAM",
-    "LISTENER_WAITS",
+    "HANDED_OFF",
+    "LISTENER_PAUSED",
     "PLAN_LOW",
     "READABLE",
     "RELAY_DONE",
     "STREAM_ENDED",
     "STREAM_OPENED",
     "TICKET",
-    "USER",
+    "UNPLANNED",
     "USERS_CHANGED",
     "USER_ENDED",
-    "USER_GONE",
+    "USER_RESET",
     "WRITABLE",
     "Client",
     "Core",
+    "Credentials",
+    "Limits",
     "Ticket",
     "__version__",
 ]
@@ -39,18 +41,35 @@ RELAY_DONE: Final[int]
 USERS_CHANGED: Final[int]
 USER_ENDED: Final[int]
 TICKET: Final[int]
-USER: Final[int]
-ASKED: Final[int]
-USER_GONE: Final[int]
+UNPLANNED: Final[int]
+HANDED_OFF: Final[int]
+USER_RESET: Final[int]
 PLAN_LOW: Final[int]
-LISTENER_WAITS: Final[int]
+LISTENER_PAUSED: Final[int]
 __version__: Final[str]
 
 @final
-class Client:
+class Credentials:
     def __new__(
         cls, *, chain: Sequence[bytes], key: bytes, alpn: bytes, verify: Callable[[Sequence[bytes]], Any]
-    ) -> Client: ...
+    ) -> Credentials: ...
+
+@final
+class Client:
+    def __new__(cls, credentials: Credentials) -> Client: ...
+
+@final
+class Limits:
+    def __new__(
+        cls,
+        *,
+        idle_timeout_s: float,
+        keep_alive_s: float,
+        handshake_timeout_s: float,
+        max_streams: int,
+        stream_window_bytes: int,
+        connection_window_bytes: int | None,
+    ) -> Limits: ...
 
 @final
 class Ticket: ...
@@ -65,36 +84,16 @@ class Core:
         self,
         *,
         slot: int,
-        chain: Sequence[bytes],
-        key: bytes,
-        alpn: bytes,
-        verify: Callable[[Sequence[bytes]], Any],
         reset_key: bytes,
         retry_key: bytes,
-        idle_timeout_s: float,
-        keep_alive_s: float,
-        handshake_timeout_s: float,
+        credentials: Credentials,
+        limits: Limits,
         retry_threshold: int,
         max_connections: int,
-        connection_window_bytes: int,
-        stream_window_bytes: int,
     ) -> int: ...
     def add_socket(self, endpoint: int, fd: int) -> None: ...
     def reconfigure(
-        self,
-        endpoint: int,
-        *,
-        chain: Sequence[bytes],
-        key: bytes,
-        alpn: bytes,
-        verify: Callable[[Sequence[bytes]], Any],
-        idle_timeout_s: float,
-        keep_alive_s: float,
-        handshake_timeout_s: float,
-        retry_threshold: int,
-        max_connections: int,
-        connection_window_bytes: int,
-        stream_window_bytes: int,
+        self, endpoint: int, *, credentials: Credentials, limits: Limits, retry_threshold: int, max_connections: int
     ) -> None: ...
     def set_live_slots(self, endpoint: int, slots: Sequence[int]) -> None: ...
     def refuse_new(self, endpoint: int, refuse: bool) -> None: ...
@@ -112,11 +111,7 @@ class Core:
         ticket: Ticket | None,
         server_name: str,
         lane: int | None,
-        idle_timeout_s: float,
-        keep_alive_s: float,
-        handshake_timeout_s: float,
-        max_streams: int,
-        stream_window_bytes: int,
+        limits: Limits,
     ) -> int: ...
     def may_write_early(self, conn: int) -> bool: ...
     def open_stream(self, conn: int) -> int | None: ...
@@ -154,9 +149,9 @@ class Core:
     ) -> None: ...
     def clear_targets(self, dialer: int) -> None: ...
     def serve_users(self, conn: int, dialer: int, limits: Sequence[tuple[str, float | None, float]]) -> None: ...
-    def begin_accepting(self, first_conn_id: int, limit: int, slow_s: float) -> None: ...
+    def start_accepting(self, first_conn_id: int, limit: int, slow_s: float) -> None: ...
     def set_other_users(self, count: int) -> None: ...
-    def limit_users(self, conn: int, others: int, most: int) -> None: ...
+    def limit_users(self, conn: int, others: int, max_users: int) -> None: ...
     def set_service(
         self, service: int, name: str, idle_timeout_s: float | None, half_closed_timeout_s: float
     ) -> None: ...
@@ -167,7 +162,7 @@ class Core:
     def close_listener(self, listener: int, shutdown: bool) -> None: ...
     def all_users(self) -> int: ...
     def user_changes(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]: ...
-    def end_accepting(self) -> None: ...
+    def stop_accepting(self) -> None: ...
     def add_tally(self) -> int: ...
     def tell_usual_ends(self, tally: int, tell: bool) -> None: ...
     def expect_users_changed(self) -> None: ...

@@ -10,7 +10,7 @@ struct Slot<T> {
     value: Option<T>,
 }
 
-/// A slab whose keys say which generation of the slot they mean.
+/// A slab whose keys include the generation of the slot.
 pub struct Arena<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,

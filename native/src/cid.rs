@@ -1,7 +1,7 @@
 //! Connection IDs as `qmux.steering` lays them out: 12 bytes, of which the first two name a worker's slot.
 //!
 //! High bit 0: issued by the slot in the other 15 bits. High bit 1: Initial form, chosen by a client as its first
-//! destination ID, and by us for a Retry, whose answer any worker may get.
+//! destination ID, and by us for a Retry, because any worker may receive its answer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,7 +55,7 @@ pub fn destination(datagram: &[u8]) -> Option<&[u8]> {
     datagram.get(6..6 + length)
 }
 
-/// What an endpoint decides about IDs of no connection; shared with quinn's generator.
+/// An endpoint's rules for IDs of no connection; shared with quinn's generator.
 pub struct Ids {
     slot: u16,
     answers: bool,
@@ -67,7 +67,7 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// `answers`: whether strangers get a stateless reset (servers only).
+    /// `answers`: whether unknown connections get a stateless reset (servers only).
     pub fn new(slot: u16, answers: bool) -> Arc<Self> {
         Arc::new(Self {
             slot,
@@ -110,8 +110,8 @@ impl ConnectionIdGenerator for Generator {
         }
     }
 
-    /// Asked for short headers that belong to no connection; Ok is answered with a stateless reset. Another live
-    /// worker's ID must not be: the reset would end a healthy connection.
+    /// Called for short headers that belong to no connection; Ok leads to a stateless reset. The ID of another live
+    /// worker must not: the reset would close a healthy connection.
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
         if self.0.is_foreign(id) {
             self.0.foreign.fetch_add(1, Relaxed);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn too_short_is_nobodys() {
+    fn too_short_ids_have_no_slot() {
         for id in [&[][..], &[1], &[0x80]] {
             assert_eq!((issued_slot(id), has_initial_form(id)), (None, false));
         }

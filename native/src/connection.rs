@@ -1,4 +1,4 @@
-//! One QUIC connection: its limits, its events, what it says about itself, and how it ends.
+//! One QUIC connection: its limits, its events, its statistics, and its close reason.
 
 mod engine;
 
@@ -17,7 +17,7 @@ use crate::dial::Serving;
 use crate::events::Reason;
 use crate::recovery;
 use crate::stream::Use;
-use crate::tickets::Purse;
+use crate::tickets::ClientTickets;
 use crate::transport::{send_window, SEND_WINDOW_BYTES, UNLIMITED};
 use crate::verifier::Peer;
 
@@ -28,8 +28,8 @@ const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
 const CERTIFICATE_ALERTS: std::ops::RangeInclusive<u64> = 0x100 + 42..=0x100 + 48;
 const CERTIFICATE_REQUIRED: u64 = 0x100 + 116;
 
-/// Frames that ask for an acknowledgement (RFC 9002 §2).
-fn asking_frames(f: &FrameStats) -> u64 {
+/// Ack-eliciting frames (RFC 9002 §2).
+fn ack_eliciting_frames(f: &FrameStats) -> u64 {
     f.ping
         + f.stream
         + f.crypto
@@ -49,38 +49,38 @@ pub struct Conn {
     pub quic: Connection,
     pub handle: ConnectionHandle,
     pub endpoint: Id,
-    /// The socket that the peer's newest packet came on.
+    /// The socket that received the peer's newest packet.
     pub port: Id,
     pub streams: FxHashMap<StreamId, Use>,
     /// User connections that the engine serves here without Python.
     pub users: u64,
-    /// Python's users, and how many there may be in all.
+    /// User connections that Python serves here, and how many there may be in all.
     pub others: u64,
-    pub most_users: u64,
-    /// Where they go, once it is registered.
+    pub max_users: u64,
+    /// How requests for user connections are served, once it is registered.
     pub serving: Option<Serving>,
     /// In the queue of those that may have something to send.
     pub dirty: bool,
     pub quic_at: Option<Instant>,
     pub handshake_at: Option<Instant>,
-    /// At a client: when it asks again, should the handshake stand still.
+    /// At a client: when the next PING is sent if the handshake makes no progress.
     pub ping_at: Option<Instant>,
     /// Python knows that it is connected.
     pub is_connected: bool,
     /// Python knows that it is closed.
-    pub is_over: bool,
-    /// Events of streams that came before `Connected` was told, each once.
+    pub is_closed: bool,
+    /// Events of streams from before `Connected` was reported, each once.
     early: Vec<StreamEvent>,
     /// A client's tickets; None at a server.
-    purse: Option<Arc<Purse>>,
+    tickets: Option<Arc<ClientTickets>>,
     /// The two steering bytes of the peer's ID in use.
     pub peer_prefix: Option<u16>,
-    frames_heard: u64,
-    pub heard_at: Instant,
-    frames_asked: u64,
-    asked_at: Option<Instant>,
+    frames_received: u64,
+    pub last_received_at: Instant,
+    ack_eliciting_sent: u64,
+    ack_eliciting_sent_at: Option<Instant>,
     send_window: u64,
-    /// Of the peer's streams: how many may be open, and how many were when places were last announced.
+    /// Of the peer's streams: how many may be open, and how many were open when MAX_STREAMS was last considered.
     max_streams: u64,
     open_streams: u64,
 }
@@ -91,7 +91,7 @@ impl Conn {
         handle: ConnectionHandle,
         endpoint: Id,
         port: Id,
-        purse: Option<Arc<Purse>>,
+        tickets: Option<Arc<ClientTickets>>,
         now: Instant,
     ) -> Self {
         let max_streams = quic.max_concurrent_streams(Dir::Bi);
@@ -103,21 +103,21 @@ impl Conn {
             streams: FxHashMap::default(),
             users: 0,
             others: 0,
-            most_users: u64::MAX,
+            max_users: u64::MAX,
             serving: None,
             dirty: false,
             quic_at: None,
             handshake_at: None,
             ping_at: None,
             is_connected: false,
-            is_over: false,
+            is_closed: false,
             early: Vec::new(),
-            purse,
+            tickets,
             peer_prefix: None,
-            frames_heard: 0,
-            heard_at: now,
-            frames_asked: 0,
-            asked_at: None,
+            frames_received: 0,
+            last_received_at: now,
+            ack_eliciting_sent: 0,
+            ack_eliciting_sent_at: None,
             send_window: SEND_WINDOW_BYTES,
             max_streams,
             open_streams: 0,
@@ -128,29 +128,29 @@ impl Conn {
         self.quic.side() == Side::Client
     }
 
-    /// A packet of this connection, from wherever.
+    /// A packet of this connection, from any address.
     pub fn receive(&mut self, event: quinn_proto::ConnectionEvent, now: Instant) {
         let peer = self.quic.remote_address();
         self.quic.handle_event(event);
         if self.quic.remote_address() != peer {
-            // quinn takes another port for the same path, and sends its PATH_CHALLENGE in a datagram of the size that was
-            // found there. Where it is another path after all, and a smaller one, that never arrives, and what would do
-            // goes to the old address until the connection is idle.
+            // quinn takes another port for the same path, and sends its PATH_CHALLENGE in a datagram of the size that
+            // was found there. Where it is another path after all, and a smaller one, that never arrives, and what
+            // would do goes to the old address until the connection is idle.
             self.quic.path_changed(now);
         }
     }
 
-    /// Look what came in: frames are counted only where a packet was authentic.
-    pub fn heard(&mut self, now: Instant) {
+    /// Note when the peer was last heard: frames are counted only where a packet was authentic.
+    pub fn packets_received(&mut self, now: Instant) {
         let f = self.quic.stats().frame_rx;
-        let frames = f.acks + asking_frames(&f);
-        if frames != self.frames_heard {
-            self.frames_heard = frames;
-            self.heard_at = now;
+        let frames = f.acks + ack_eliciting_frames(&f);
+        if frames != self.frames_received {
+            self.frames_received = frames;
+            self.last_received_at = now;
         }
     }
 
-    /// Look what went out: `data` is the newest packet, for its destination ID.
+    /// Note what was sent: `data` is the newest packet, for its destination ID.
     pub fn sent(&mut self, data: &[u8], now: Instant) {
         if let Some(&[high, low, ..]) = cid::destination(data) {
             self.peer_prefix = Some(u16::from_be_bytes([high, low]));
@@ -161,17 +161,17 @@ impl Conn {
             self.send_window = window;
             self.quic.set_send_window(window);
         }
-        // A lost probe of a larger size is nothing that the peer owes us.
-        let asked = asking_frames(&stats.frame_tx).saturating_sub(stats.path.sent_plpmtud_probes);
-        if asked != self.frames_asked {
-            self.frames_asked = asked;
-            self.asked_at = Some(now);
+        // The loss of a probe of a larger size says nothing about the peer.
+        let sent = ack_eliciting_frames(&stats.frame_tx).saturating_sub(stats.path.sent_plpmtud_probes);
+        if sent != self.ack_eliciting_sent {
+            self.ack_eliciting_sent = sent;
+            self.ack_eliciting_sent_at = Some(now);
         }
     }
 
-    /// Whether the newest packet that asks for an acknowledgement has none yet.
+    /// Whether the newest ack-eliciting packet is not acknowledged yet.
     pub fn is_outstanding(&self) -> bool {
-        self.asked_at > recovery::seen(&self.quic).acked_sent_at
+        self.ack_eliciting_sent_at > recovery::seen(&self.quic).acked_sent_at
     }
 
     pub fn raise_limits(&mut self, max_streams: u32) {
@@ -180,9 +180,9 @@ impl Conn {
         self.quic.set_receive_window(UNLIMITED);
     }
 
-    /// quinn announces the places of streams that ended an eighth of all at a time. Where few are left that is too late:
-    /// somebody may wait for the next one.
-    pub fn announce_places(&mut self) {
+    /// quinn sends MAX_STREAMS for closed streams only once they are an eighth of all. Where few are left that is too
+    /// late: the peer may be waiting for the next one.
+    pub fn announce_stream_credit(&mut self) {
         let open = self.quic.streams().remote_open_streams(Dir::Bi);
         let were_open = std::mem::replace(&mut self.open_streams, open);
         let many = self.max_streams / 4 * 3;
@@ -194,12 +194,12 @@ impl Conn {
         }
     }
 
-    /// At a client, before it is connected: whether what it writes goes out with the first packets (0-RTT).
+    /// At a client, before it is connected: whether what it writes is sent with the first packets (0-RTT).
     pub fn may_write_early(&self) -> bool {
-        self.is_client() && self.quic.has_0rtt() && self.quic.is_handshaking() && !self.is_over
+        self.is_client() && self.quic.has_0rtt() && self.quic.is_handshaking() && !self.is_closed
     }
 
-    fn came_early(&mut self, event: StreamEvent) {
+    fn queue_early(&mut self, event: StreamEvent) {
         if !self.early.contains(&event) {
             self.early.push(event);
         }
@@ -210,7 +210,7 @@ impl Conn {
         peer.downcast::<Peer>().ok().map(|peer| *peer)
     }
 
-    /// The reason as `qmux.quic.engine.CloseReason` has it.
+    /// The reason in the terms of `qmux.quic.engine.CloseReason`.
     fn reason(&self, error: &ConnectionError) -> Reason {
         let reason = |kind, code, message: &str| Reason { kind, code, message: message.to_owned() };
         match error {
@@ -218,14 +218,14 @@ impl Conn {
                 reason("application", close.error_code.into(), &String::from_utf8_lossy(&close.reason))
             }
             ConnectionError::ConnectionClosed(close) => {
-                let words = String::from_utf8_lossy(&close.reason);
+                let message = String::from_utf8_lossy(&close.reason);
                 match close.error_code {
                     // What an application's close looks like before the handshake is complete (RFC 9000 §10.2.3).
-                    TransportErrorCode::APPLICATION_ERROR if words.is_empty() => {
+                    TransportErrorCode::APPLICATION_ERROR if message.is_empty() => {
                         reason("application", 0, "closed before the handshake was complete")
                     }
-                    TransportErrorCode::APPLICATION_ERROR => reason("application", 0, &words),
-                    code => transport_reason(code, &words),
+                    TransportErrorCode::APPLICATION_ERROR => reason("application", 0, &message),
+                    code => transport_reason(code, &message),
                 }
             }
             ConnectionError::TransportError(error) => {

@@ -1,7 +1,8 @@
-//! User connections that the engine serves without Python: what is counted of them, for there is no event of each one.
+//! Counters of the user connections that the engine serves without Python, since there is no event for each of them.
 //!
-//! Python makes a tally for each service and names it where it hands work over. A connection counts its users, those too
-//! who are not relayed yet. `USERS_CHANGED` says once that something is new, and not again until Python asks for it.
+//! Python adds a tally for each service and names it where it passes work on. A QUIC connection counts its user
+//! connections, including those that are not relayed yet. `USERS_CHANGED` reports a change once, and not again until
+//! Python requests it (`expect_users_changed`).
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -9,29 +10,29 @@ use crate::arena::{Arena, Id};
 use crate::engine::Engine;
 use crate::events::{End, Event};
 
-/// Users of one service.
+/// The relayed user connections of one service.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Count {
     /// Relayed now.
     pub active: u64,
-    /// Relayed so far, those included.
+    /// Relayed since the start, including the active ones.
     pub total: u64,
-    /// Bytes that were relayed.
+    /// Bytes relayed.
     pub to_socket: u64,
     pub to_stream: u64,
 }
 
-/// One service, for as long as the engine lives.
+/// One service, until the engine ends.
 struct Tally {
     /// The bytes of relays that have ended.
     count: Count,
-    /// Users of a server who wait for a client's answer.
-    asking: u64,
+    /// At a server: user connections that wait for a client's answer.
+    waiting: u64,
     tells_usual_ends: bool,
 }
 
-/// Who is relayed, where Python has no part in it.
-pub struct User {
+/// The user connection of a relay that the engine started.
+pub struct RelayedUser {
     pub tally: Id,
     pub conn_id: u64,
     pub source: Box<str>,
@@ -40,25 +41,25 @@ pub struct User {
 #[derive(Default)]
 pub struct Counts {
     tallies: Arena<Tally>,
-    /// Users on all connections.
+    /// User connections on all QUIC connections.
     pub users: u64,
     changed: Option<Changed>,
-    /// `USERS_CHANGED` was told, and nobody has asked for another one.
-    told: bool,
+    /// `USERS_CHANGED` was reported, and Python has not requested another one.
+    reported: bool,
 }
 
-/// Where users came or went since somebody asked.
+/// Where user connections were opened or closed since the last `changes`.
 #[derive(Default)]
 struct Changed {
     conns: FxHashSet<Id>,
     tallies: FxHashSet<Id>,
 }
 
-/// How many users a connection or a tally has, those included who are not relayed yet.
+/// The number of user connections of each QUIC connection or tally, including those that are not relayed yet.
 pub type Numbers = Vec<(Id, u64)>;
 
 impl End {
-    /// Both ends reached FIN, or one of them reset the connection: it went as somebody wanted it.
+    /// Both ends sent FIN, or one of them reset the connection: one of the ends wanted it.
     fn is_usual(self) -> bool {
         matches!(self, End::Finished | End::SocketReset | End::StreamReset)
     }
@@ -66,7 +67,7 @@ impl End {
 
 impl Counts {
     pub fn add(&mut self) -> Id {
-        self.tallies.insert(Tally { count: Count::default(), asking: 0, tells_usual_ends: false })
+        self.tallies.insert(Tally { count: Count::default(), waiting: 0, tells_usual_ends: false })
     }
 
     pub fn tell_usual_ends(&mut self, tally: Id, tell: bool) {
@@ -75,20 +76,20 @@ impl Counts {
         }
     }
 
-    /// What changes from now on is told again.
+    /// Report the next change again.
     pub fn expect_change(&mut self) {
-        self.told = false;
+        self.reported = false;
     }
 
-    /// Remember from now on where users come and go, for `changes`.
+    /// Remember from now on where user connections are opened and closed, for `changes`.
     pub fn track(&mut self) {
         self.changed.get_or_insert_default();
     }
 
-    /// So many more, or fewer, wait for a client's answer.
-    pub fn asking(&mut self, tally: Id, change: i64) {
+    /// Adjust how many wait for a client's answer.
+    pub fn waiting(&mut self, tally: Id, change: i64) {
         if let Some(counted) = self.tallies.get_mut(tally) {
-            counted.asking = counted.asking.saturating_add_signed(change);
+            counted.waiting = counted.waiting.saturating_add_signed(change);
         }
         self.changed(tally);
     }
@@ -99,8 +100,8 @@ impl Counts {
         }
     }
 
-    /// A relay of `user` has begun.
-    pub fn relayed(&mut self, user: &User) {
+    /// The relay of `user` has started.
+    pub fn relayed(&mut self, user: &RelayedUser) {
         if let Some(tally) = self.tallies.get_mut(user.tally) {
             tally.count.active += 1;
             tally.count.total += 1;
@@ -109,7 +110,7 @@ impl Counts {
 }
 
 impl Engine {
-    /// So many users more, or fewer, are on this connection.
+    /// Adjust the number of user connections on this QUIC connection.
     pub fn users_changed(&mut self, conn: Id, change: i64) {
         if let Some(conn) = self.conns.get_mut(conn) {
             conn.users = conn.users.saturating_add_signed(change);
@@ -118,13 +119,13 @@ impl Engine {
         if let Some(changed) = &mut self.counts.changed {
             changed.conns.insert(conn);
         }
-        if !std::mem::replace(&mut self.counts.told, true) {
+        if !std::mem::replace(&mut self.counts.reported, true) {
             self.events.push(Event::UsersChanged);
         }
     }
 
-    /// The relay of `user` has ended; with it the user is gone from `conn`.
-    pub fn user_ended(&mut self, conn: Id, user: User, end: End, to_socket: u64, to_stream: u64) {
+    /// The relay of `user` has ended; `conn` has one user connection less.
+    pub fn user_ended(&mut self, conn: Id, user: RelayedUser, end: End, to_socket: u64, to_stream: u64) {
         self.counts.changed(user.tally);
         if let Some(tally) = self.counts.tallies.get_mut(user.tally) {
             let count = &mut tally.count;
@@ -138,15 +139,15 @@ impl Engine {
         self.users_changed(conn, -1);
     }
 
-    /// Of connections and of tallies, those where users came or went since the last call.
+    /// The connections and tallies whose numbers changed since the last call.
     pub fn changes(&mut self) -> (Numbers, Numbers) {
         let changed = self.counts.changed.as_mut().map(std::mem::take).unwrap_or_default();
         let on = |&id: &Id| self.conns.get(id).map(|conn| (id, conn.users));
-        let of = |&id: &Id| self.counts.tallies.get(id).map(|tally| (id, tally.asking + tally.count.active));
+        let of = |&id: &Id| self.counts.tallies.get(id).map(|tally| (id, tally.waiting + tally.count.active));
         (changed.conns.iter().filter_map(on).collect(), changed.tallies.iter().filter_map(of).collect())
     }
 
-    /// Every tally as it is now, with the bytes of the relays that run.
+    /// Every tally, including the bytes of active relays.
     pub fn all_counts(&self) -> FxHashMap<Id, Count> {
         let mut counts: FxHashMap<_, _> = self.counts.tallies.iter().map(|(id, tally)| (id, tally.count)).collect();
         for (_, relay) in self.relays.iter() {

@@ -1,4 +1,4 @@
-//! Datagrams to connections, and what is answered without one.
+//! Datagrams to connections, and stateless answers.
 //!
 //! A server's endpoint has the sockets of one slot and every connection on them; a client's has one socket and one
 //! connection. What has no connection is answered statelessly or dropped, always counted.
@@ -54,7 +54,7 @@ pub struct Policy {
     pub retry_threshold: usize,
     pub max_connections: usize,
     pub retry_key: Vec<u8>,
-    /// The wall clock, for the age of what a Retry gave out.
+    /// The wall clock, for the age of Retry tokens.
     pub wall_clock: Arc<dyn TimeSource>,
 }
 
@@ -62,7 +62,7 @@ pub struct Policy {
 pub struct Remote<'a> {
     pub address: SocketAddr,
     pub server_name: &'a str,
-    /// Which worker it asks for; None: any.
+    /// The requested worker; None: any.
     pub lane: Option<u16>,
 }
 
@@ -84,7 +84,7 @@ pub struct Endpoint {
     ids: Arc<Ids>,
     server: Option<Server>,
     pub stats: Stats,
-    /// Connections of which Python does not know that they are closed.
+    /// Connections that Python does not know to be closed.
     pub open: usize,
     pub half_open: usize,
 }
@@ -102,7 +102,7 @@ impl Endpoint {
         Ok(Self::new(Ids::new(slot, true), reset_key, Some(first), Some(server)))
     }
 
-    /// Its IDs steer nowhere: a client's socket is shared with no other process.
+    /// Its connection IDs are not for steering: a client's socket is shared with no other process.
     pub fn client(reset_key: &[u8]) -> Self {
         Self::new(Ids::new(0, false), reset_key, None, None)
     }
@@ -125,8 +125,8 @@ impl Endpoint {
         }
     }
 
-    /// Limits and credentials are for connections that begin from now on, tickets stay good for as long as their clients
-    /// are. The threshold and the cap hold at once. Fails where `tls::server` does, and changes nothing then.
+    /// Limits and credentials apply to new connections; tickets stay valid as long as their clients' certificates do.
+    /// The threshold and the cap apply at once. Fails where `tls::server` does, and changes nothing then.
     pub fn reconfigure(
         &mut self,
         limits: Limits,
@@ -175,7 +175,7 @@ impl Endpoint {
         self.stats.handshakes_resumed += u64::from(resumed);
     }
 
-    pub fn connection_over(&mut self, was_connected: bool, now: Instant) {
+    pub fn connection_closed(&mut self, was_connected: bool, now: Instant) {
         self.open -= 1;
         if !was_connected {
             self.half_open -= 1;
@@ -193,7 +193,7 @@ impl Endpoint {
         }
     }
 
-    /// Nothing comes for this connection any more: later packets are a stranger's.
+    /// Later packets of this connection are treated as those of an unknown one.
     pub fn forget(&mut self, handle: ConnectionHandle) {
         if self.conns.remove(&handle.0).is_some() {
             // None: `Drained` has no answer.
@@ -207,12 +207,12 @@ impl Endpoint {
 
     fn added(&mut self, handle: ConnectionHandle, conn: Id) {
         let before = self.conns.insert(handle.0, conn);
-        debug_assert!(before.is_none(), "quinn gave a handle away that is still in use here");
+        debug_assert!(before.is_none(), "quinn reused a handle that is still in use here");
         self.open += 1;
         self.half_open += 1;
     }
 
-    /// Count what quinn dropped without a word: a long header of our version was well-formed.
+    /// Count what quinn dropped silently: a long header of our version was well-formed.
     fn dropped(&mut self, head: &[u8]) {
         let is_long = head.first().is_some_and(|first| first & 0x80 != 0);
         match is_long && version(head) == Some(VERSION_1) && cid::destination(head).is_some() {
@@ -244,10 +244,10 @@ impl Server {
         config
     }
 
-    /// Handshakes that are half open or failed within that time: a flood that fails at once costs as much.
+    /// Handshakes that are half open, or failed within the handshake timeout: a flood that fails at once costs as much.
     fn load(&mut self, half_open: usize, now: Instant) -> usize {
-        let patience = self.policy.limits.handshake_timeout;
-        while self.failed_at.front().is_some_and(|&at| now.saturating_duration_since(at) > patience) {
+        let recent = self.policy.limits.handshake_timeout;
+        while self.failed_at.front().is_some_and(|&at| now.saturating_duration_since(at) > recent) {
             self.failed_at.pop_front();
         }
         half_open + self.failed_at.len()
@@ -282,7 +282,7 @@ impl Engine {
             Some(endpoint) => {
                 endpoint.quic.connect(now, config, peer, remote.server_name).map_err(|error| error.to_string())
             }
-            None => Err("the endpoint is gone".to_owned()),
+            None => Err("the endpoint is closed".to_owned()),
         };
         let (handle, quic) = match started {
             Ok(started) => started,
@@ -291,7 +291,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, Some(outgoing.purse), now));
+        let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, Some(outgoing.tickets), now));
         if let Some(endpoint) = self.endpoints.get_mut(endpoint_id) {
             endpoint.added(handle, id);
         }
@@ -300,7 +300,7 @@ impl Engine {
         Ok(id)
     }
 
-    /// CONNECTION_CLOSE on every connection, then the sockets go.
+    /// CONNECTION_CLOSE on every connection, then close the sockets.
     pub fn close_endpoint(&mut self, endpoint: Id, code: u64, reason: &[u8], now: Instant) {
         let conns = self.endpoints.get(endpoint).map(Endpoint::connections).unwrap_or_default();
         for conn in conns {
@@ -331,7 +331,7 @@ impl Engine {
             _ => return,
         };
         for id in endpoint.connections() {
-            if self.conns.get(id).is_some_and(|conn| !conn.is_connected && !conn.is_over) {
+            if self.conns.get(id).is_some_and(|conn| !conn.is_connected && !conn.is_closed) {
                 self.fail_connection(id, Reason { kind: reason.0, code: 0, message: reason.1.clone() }, now);
             }
         }

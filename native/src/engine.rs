@@ -1,5 +1,5 @@
-//! One epoll descriptor, and the turn behind it: sockets, timers, users who come, relays, in that order, each a bounded
-//! share.
+//! One epoll descriptor, and the turn behind it: sockets, timers, new user connections, relays, in that order, each a
+//! bounded share.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,28 +9,29 @@ use std::time::{Duration, Instant};
 use crate::arena::{Arena, Id};
 use crate::connection::Conn;
 use crate::counts::Counts;
-use crate::dial::{Dialer, Newcomer};
+use crate::dial::{Dialer, Request};
 use crate::endpoint::Endpoint;
 use crate::events::Event;
-use crate::listener::Front;
+use crate::listener::Frontend;
 use crate::relay::{ReadBuffer, Relay, Share};
 use crate::timers::{Timer, Timers};
 use crate::udp::{Buffers, Port, Sent, Wire};
 
-/// A turn that has nothing to tell ends after this: the event loop has other things to do, too.
+/// A turn without an event ends after this: the event loop has other things to do, too.
 const TURN: Duration = Duration::from_millis(2);
 
-/// What so many steps in a row have to send goes out together, unless there is nothing more to gather: 3 to 6 % of small
-/// requests' costs.
+/// What this many steps in a row have to send is sent together, unless there is nothing more to gather: it saves 3 to 6
+/// % of the cost of small requests.
 const GATHERED_STEPS: usize = 8;
 
 const EPOLL_EVENTS: usize = 256;
 
-/// Receive calls on one socket before the others have their turn, and before what came is acknowledged: the sender's
-/// window must not stand still for long.
+/// Receive calls on one socket before the others have their turn, and before the data is acknowledged: the sender's
+/// window must not stay full for long.
 const RECEIVE_CALLS: usize = 1;
 
-/// Who has received this much in a turn acknowledges before it writes to sockets: the sender goes on meanwhile.
+/// After this much was received in a turn, it is acknowledged before it is written to sockets: the sender continues
+/// meanwhile.
 const ACKNOWLEDGED_AT_ONCE_BYTES: usize = 64 << 10;
 
 /// Send calls for one connection before the others have their turn.
@@ -42,7 +43,7 @@ pub enum Tag {
     Timer = 0,
     Port = 1,
     Relay = 2,
-    Newcomer = 3,
+    Request = 3,
     Listener = 4,
 }
 
@@ -59,7 +60,7 @@ impl Poller {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: a new descriptor that nobody else owns.
+        // SAFETY: a new descriptor that nothing else owns.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
@@ -76,14 +77,14 @@ impl Poller {
 
     /// Take a descriptor out that stays open, here or in another process.
     pub fn remove(&self, fd: RawFd) {
-        // SAFETY: the event is not looked at (epoll_ctl(2)).
+        // SAFETY: the event is ignored (epoll_ctl(2)).
         let result = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
         debug_assert_eq!(result, 0, "it was added");
     }
 
     /// What is ready now; never waits.
     fn ready(&self, events: &mut [libc::epoll_event; EPOLL_EVENTS]) -> usize {
-        // SAFETY: the pointer is to as many events as is said.
+        // SAFETY: the pointer is to as many events as the count says.
         let count =
             unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), EPOLL_EVENTS as libc::c_int, 0) };
         usize::try_from(count).unwrap_or(0) // interrupted: the next turn looks again
@@ -98,11 +99,11 @@ pub struct Engine {
     pub conns: Arena<Conn>,
     pub relays: Arena<Relay>,
     pub counts: Counts,
-    /// Where the users of a client go.
+    /// The targets of clients.
     pub dialers: Arena<Dialer>,
-    pub newcomers: Arena<Newcomer>,
-    /// The users of a server.
-    pub front: Front,
+    pub requests: Arena<Request>,
+    /// The user connections of a server.
+    pub frontend: Frontend,
     /// Ports that may have datagrams.
     readable: Vec<Id>,
     /// Connections that may have something to send.
@@ -110,14 +111,14 @@ pub struct Engine {
     /// Relays that may have bytes to move: those that move little, and those that move much.
     pub ready: VecDeque<Id>,
     pub bulk: VecDeque<Id>,
-    /// Newcomers whose head may be there.
-    pub arriving: VecDeque<Id>,
+    /// Requests whose head may be there.
+    pub requests_ready: VecDeque<Id>,
     pub events: Vec<Event>,
-    /// None while a receive call is being worked off.
+    /// None while received datagrams are processed.
     pub buffers: Option<Box<Buffers>>,
     pub read_buffer: ReadBuffer,
     pub share: Share,
-    /// Datagrams on their way out: of connections, and of none.
+    /// Datagrams to be sent: of connections, and of none.
     outgoing: Vec<u8>,
     pub answer: Vec<u8>,
 }
@@ -133,13 +134,13 @@ impl Engine {
             relays: Arena::default(),
             counts: Counts::default(),
             dialers: Arena::default(),
-            newcomers: Arena::default(),
-            front: Front::default(),
+            requests: Arena::default(),
+            frontend: Frontend::default(),
             readable: Vec::new(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
             bulk: VecDeque::new(),
-            arriving: VecDeque::new(),
+            requests_ready: VecDeque::new(),
             events: Vec::new(),
             buffers: Some(Box::new(Buffers::new())),
             read_buffer: ReadBuffer::new(),
@@ -170,7 +171,7 @@ impl Engine {
         Ok(id)
     }
 
-    /// One bounded turn; whether there is more to do at once. `events` has what Python is to be told.
+    /// One bounded turn; whether there is more to do at once. `events` has what is reported to Python.
     pub fn turn(&mut self) -> bool {
         let started = Instant::now();
         let mut now = started;
@@ -196,7 +197,7 @@ impl Engine {
         }
     }
 
-    /// Once around, at the time `now`; how many descriptors had something.
+    /// One step, at the time `now`; how many descriptors were ready.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn step(&mut self, now: Instant) -> usize {
         let polled = self.gather(now);
@@ -204,26 +205,26 @@ impl Engine {
         polled
     }
 
-    /// A step without the sending: what comes meanwhile may share the datagrams.
+    /// A step without the sending: what is added meanwhile may share the datagrams.
     fn gather(&mut self, now: Instant) -> usize {
         let polled = self.poll_descriptors(now);
         let received = self.receive_all(now);
         self.run_timers(now);
-        self.look_at_dirty(now);
+        self.process_dirty(now);
         if received >= ACKNOWLEDGED_AT_ONCE_BYTES {
             self.transmit(now);
         }
-        self.serve_newcomers(now);
+        self.serve_requests(now);
         self.accept_users(now);
-        self.hear_answers(now);
+        self.read_answers(now);
         self.pump_relays(now);
         polled
     }
 
     /// Whether another step would find something to do at the same time.
     pub fn is_busy(&self) -> bool {
-        let queues = [&self.ready, &self.bulk, &self.dirty, &self.arriving];
-        !self.readable.is_empty() || self.front.is_busy() || queues.iter().any(|queue| !queue.is_empty())
+        let queues = [&self.ready, &self.bulk, &self.dirty, &self.requests_ready];
+        !self.readable.is_empty() || self.frontend.is_busy() || queues.iter().any(|queue| !queue.is_empty())
     }
 
     fn poll_descriptors(&mut self, now: Instant) -> usize {
@@ -235,7 +236,7 @@ impl Engine {
             match data >> TAG_SHIFT {
                 tag if tag == Tag::Port as u64 => self.port_polled(id, flags),
                 tag if tag == Tag::Relay as u64 => self.relay_polled(id, flags),
-                tag if tag == Tag::Newcomer as u64 => self.newcomer_polled(id, now),
+                tag if tag == Tag::Request as u64 => self.request_polled(id, now),
                 tag if tag == Tag::Listener as u64 => self.listener_polled(id),
                 _ => self.timers.fired(),
             }
@@ -243,7 +244,7 @@ impl Engine {
         count
     }
 
-    /// epoll saw something on its socket.
+    /// epoll reports its socket ready.
     pub fn port_polled(&mut self, id: Id, flags: i32) {
         let Some(port) = self.ports.get_mut(id) else { return };
         if flags & (libc::EPOLLIN | libc::EPOLLERR) != 0 {
@@ -269,7 +270,7 @@ impl Engine {
         }
     }
 
-    /// Bytes of what came.
+    /// Receive on every readable socket; how many bytes.
     fn receive_all(&mut self, now: Instant) -> usize {
         let mut received = 0;
         for id in std::mem::take(&mut self.readable) {
@@ -294,19 +295,19 @@ impl Engine {
                 Timer::Handshake(id) => self.handshake_timed_out(id, now),
                 Timer::Ping(id) => self.ping_handshake(id, now),
                 Timer::Relay(id) => self.relay_timed_out(id, now),
-                Timer::Newcomer(id) => self.newcomer_timed_out(id, now),
+                Timer::Request(id) => self.request_timed_out(id, now),
                 Timer::Listener(id) => self.listener_resumed(id),
-                Timer::Looks => self.look_at_askings(now),
+                Timer::Attempts => self.check_attempts(now),
             }
         }
     }
 
-    /// Events of the connections that something came for, before their relays move bytes.
-    fn look_at_dirty(&mut self, now: Instant) {
+    /// Events of the connections that received something, before their relays move bytes.
+    fn process_dirty(&mut self, now: Instant) {
         for index in 0..self.dirty.len() {
             let id = self.dirty[index];
             if let Some(conn) = self.conns.get_mut(id) {
-                conn.heard(now);
+                conn.packets_received(now);
             }
             self.connection_events(id, now);
         }
@@ -323,10 +324,10 @@ impl Engine {
         }
     }
 
-    /// Send what one connection has, a bounded part of it, and look what that led to.
+    /// Send what one connection has, a bounded part of it, and handle the events of that.
     pub fn transmit_connection(&mut self, id: Id, now: Instant) {
         if let Some(conn) = self.conns.get_mut(id) {
-            conn.announce_places();
+            conn.announce_stream_credit();
         }
         let mut more = true;
         for _ in 0..SEND_CALLS {
@@ -335,11 +336,11 @@ impl Engine {
                 break;
             }
         }
-        self.connection_events(id, now); // new connection IDs are events of their being sent
+        self.connection_events(id, now); // sending leads to events, such as new connection IDs
         let Some(conn) = self.conns.get_mut(id) else { return };
         let at = conn.quic.poll_timeout();
         self.timers.set(Timer::Quic(id), &mut conn.quic_at, at);
-        if conn.quic.is_drained() || (conn.is_over && conn.is_client()) {
+        if conn.quic.is_drained() || (conn.is_closed && conn.is_client()) {
             self.forget_connection(id);
         } else if more {
             self.mark(id);
@@ -365,7 +366,7 @@ impl Engine {
         let endpoint_id = conn.endpoint;
         let Some(endpoint) = self.endpoints.get_mut(endpoint_id) else { return false };
         match sent {
-            Sent::Gone => {
+            Sent::Done => {
                 let datagrams = transmit.segment_size.map_or(1, |size| transmit.size.div_ceil(size));
                 endpoint.stats.datagrams_sent += datagrams as u64;
             }

@@ -1,4 +1,4 @@
-//! What one turn tells Python: control events only, as tuples that begin with their kind.
+//! What one turn reports to Python: control events only, as tuples that start with their kind.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -13,8 +13,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use crate::arena::Id;
-use crate::counts::User;
-use crate::listener::{About, Left};
+use crate::counts::RelayedUser;
+use crate::listener::{UserConn, UserSocket};
 #[cfg(feature = "python")]
 use crate::python::Ticket;
 use crate::tickets::Session;
@@ -54,8 +54,8 @@ impl End {
     }
 }
 
-/// What came of asking a client for a user. `Open`: it has not answered, or not as usual, and the stream is Python's;
-/// `Reset`: it ended the stream without an answer; `Lost`: the connection is gone.
+/// The result of requesting a user connection from a client. `Open`: it has not answered, or not as usual, and the
+/// stream is Python's; `Reset`: it ended the stream without an answer; `Lost`: the QUIC connection is closed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Open(u64),
@@ -66,7 +66,7 @@ pub enum Outcome {
 
 #[cfg(feature = "python")]
 impl Outcome {
-    /// The stream of an open attempt; else the code of a refusal; and words.
+    /// The stream of an open attempt, or the code of a refusal; and the reason.
     fn into_parts(self) -> (Option<u64>, Option<String>, String) {
         match self {
             Outcome::Open(stream) => (Some(stream), None, String::new()),
@@ -77,8 +77,9 @@ impl Outcome {
     }
 }
 
-/// Of user connections that a server accepts: `User` has no grant, `Asked` began then and was not answered as usual, `UserGone` reset
-/// the connection meanwhile. `PlanLow`: most grants are used. `ListenerWaits`: accepting pauses for a moment.
+/// Of user connections that a server accepts: `Unplanned` has no grant; `HandedOff` was requested at `started` and not
+/// answered as usual; `UserReset` was reset by the user meanwhile. `PlanLow`: most grants are used. `ListenerPaused`:
+/// accepting pauses for a moment.
 pub enum Event {
     Accepted { endpoint: Id, conn: Id, peer: SocketAddr },
     Connected { conn: Id, identity: Option<Identity>, resumed: bool, early_data: bool },
@@ -90,13 +91,13 @@ pub enum Event {
     Closed { conn: Id, reason: Reason },
     RelayDone { relay: Id, end: End, to_socket: u64, to_stream: u64 },
     UsersChanged,
-    UserEnded { user: User, end: End },
+    UserEnded { user: RelayedUser, end: End },
     Ticket { conn: Id, ticket: Session },
-    User(Left),
-    Asked { left: Left, conn: Id, began: Instant, outcome: Outcome },
-    UserGone { service: Id, about: About },
+    Unplanned(UserSocket),
+    HandedOff { user: UserSocket, conn: Id, started: Instant, outcome: Outcome },
+    UserReset { service: Id, user: UserConn },
     PlanLow { service: Id },
-    ListenerWaits { service: Id, reason: String },
+    ListenerPaused { service: Id, reason: String },
 }
 
 /// Names of the kinds, exported by the module in this order.
@@ -113,18 +114,18 @@ pub const KINDS: [&str; 17] = [
     "USERS_CHANGED",
     "USER_ENDED",
     "TICKET",
-    "USER",
-    "ASKED",
-    "USER_GONE",
+    "UNPLANNED",
+    "HANDED_OFF",
+    "USER_RESET",
     "PLAN_LOW",
-    "LISTENER_WAITS",
+    "LISTENER_PAUSED",
 ];
 
 impl Event {
-    /// The socket that goes with it.
+    /// The socket that is passed on with it.
     pub fn socket(&self) -> Option<&OwnedFd> {
         match self {
-            Event::User(left) | Event::Asked { left, .. } => Some(&left.socket),
+            Event::Unplanned(user) | Event::HandedOff { user, .. } => Some(&user.socket),
             _ => None,
         }
     }
@@ -138,7 +139,8 @@ impl Event {
                 (0, conn, endpoint, peer.ip().to_string(), peer.port()).into_pyobject(py)
             }
             Event::Connected { conn, identity, resumed, early_data } => {
-                let identity = identity.and_then(|who| who.downcast_ref::<Py<PyAny>>().map(|who| who.clone_ref(py)));
+                let identity = identity
+                    .and_then(|identity| identity.downcast_ref::<Py<PyAny>>().map(|identity| identity.clone_ref(py)));
                 (1, conn, identity, resumed, early_data).into_pyobject(py)
             }
             Event::StreamOpened { conn, stream, dialled_for } => {
@@ -157,26 +159,26 @@ impl Event {
                 (10, user.tally, user.conn_id, &*user.source, end.name()).into_pyobject(py)
             }
             Event::Ticket { conn, ticket } => (11, conn, Ticket::new(ticket)).into_pyobject(py),
-            Event::User(Left { service, socket, about }) => {
-                let tuple = (12, service, socket.as_raw_fd(), about.conn_id, &*about.source, &*about.dest);
-                given(socket, tuple.into_pyobject(py))
+            Event::Unplanned(UserSocket { service, socket, user }) => {
+                let tuple = (12, service, socket.as_raw_fd(), user.conn_id, &*user.source, &*user.dest);
+                transferred(socket, tuple.into_pyobject(py))
             }
-            Event::Asked { left: Left { service, socket, about }, conn, began, outcome } => {
-                let (fd, waited_s, about) = (socket.as_raw_fd(), began.elapsed().as_secs_f64(), &about);
+            Event::HandedOff { user: UserSocket { service, socket, user }, conn, started, outcome } => {
+                let (fd, waited_s) = (socket.as_raw_fd(), started.elapsed().as_secs_f64());
                 let (stream, code, reason) = outcome.into_parts();
-                let user = (about.conn_id, &*about.source, &*about.dest);
-                given(socket, (13, service, fd, user, conn, waited_s, stream, code, reason).into_pyobject(py))
+                let user = (user.conn_id, &*user.source, &*user.dest);
+                transferred(socket, (13, service, fd, user, conn, waited_s, stream, code, reason).into_pyobject(py))
             }
-            Event::UserGone { service, about } => (14, service, about.conn_id, &*about.source).into_pyobject(py),
+            Event::UserReset { service, user } => (14, service, user.conn_id, &*user.source).into_pyobject(py),
             Event::PlanLow { service } => (15, service).into_pyobject(py),
-            Event::ListenerWaits { service, reason } => (16, service, reason).into_pyobject(py),
+            Event::ListenerPaused { service, reason } => (16, service, reason).into_pyobject(py),
         }
     }
 }
 
-/// Python owns the socket, unless there was no memory to say so.
+/// Python owns the socket, unless there was no memory for the tuple.
 #[cfg(feature = "python")]
-fn given<'py>(socket: OwnedFd, tuple: PyResult<Bound<'py, PyTuple>>) -> PyResult<Bound<'py, PyTuple>> {
+fn transferred<'py>(socket: OwnedFd, tuple: PyResult<Bound<'py, PyTuple>>) -> PyResult<Bound<'py, PyTuple>> {
     if tuple.is_ok() {
         let _ = socket.into_raw_fd();
     }

@@ -1,8 +1,8 @@
-//! What stands at the head of a user's stream, as `qmux.protocol` defines it: the stream's type, and one frame in each
+//! The head of a user connection's stream, as `qmux.protocol` defines it: the stream's type, and one frame in each
 //! direction.
 //!
-//! Only the usual is read here. Whatever else comes, the bytes go to Python, which knows every rule and every message;
-//! so nothing here judges a peer. Nothing is allocated, and `Wants` never reaches beyond the frame.
+//! Only the usual frames are parsed here. Anything else is passed to Python, which has every rule and every message; so
+//! nothing here is a protocol error. Nothing is allocated, and `Wants` never reaches beyond the frame.
 
 mod msgpack;
 
@@ -28,18 +28,18 @@ const MAX_VARINT: u64 = (1 << 62) - 1;
 /// ConnReady as it goes on the wire: its type, its length, an empty map.
 pub const READY: [u8; 3] = [CONN_READY, 1, 0x80];
 
-/// What the beginning of a stream is.
+/// The result of parsing the start of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<T> {
-    /// Not complete: read so many bytes more, at most, and look at all of them again.
+    /// Not complete: read at most this many bytes more, and parse all of them again.
     Wants(usize),
     /// The frame, which ends where the bytes end.
     Whole(T),
-    /// Something else, or something wrong: for Python to look at, from the first byte on.
+    /// Something else, or something wrong: left to Python, from the first byte on.
     Unusual,
 }
 
-/// A user that comes: the head of a stream that a server opened.
+/// A request for a user connection: the head of a stream that a server opened.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewConn<'a> {
     pub conn_id: u64,
@@ -48,7 +48,7 @@ pub struct NewConn<'a> {
     pub dest: &'a str,
 }
 
-/// What a client says to it.
+/// A client's answer to it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer<'a> {
     Ready,
@@ -59,7 +59,7 @@ pub enum Answer<'a> {
     },
 }
 
-/// The head of a user's stream, stream type included. None: longer than a NewConn may be.
+/// The head of a user connection's stream, stream type included. None: longer than a NewConn may be.
 pub fn encode_new_conn(new: &NewConn<'_>) -> Option<Vec<u8>> {
     let mut body = Vec::with_capacity(192);
     body.push(0x80 | 4); // a map of four
@@ -91,7 +91,7 @@ pub fn new_conn(data: &[u8]) -> Parsed<NewConn<'_>> {
     frame(rest, |kind| (kind == NEW_CONN).then_some(NEW_CONN_BYTES), |_, body| new_conn_of(body))
 }
 
-/// A client's answer to it.
+/// A client's answer, from its type on.
 pub fn answer(data: &[u8]) -> Parsed<Answer<'_>> {
     let cap = |kind| match kind {
         CONN_READY => Some(CONN_READY_BYTES),

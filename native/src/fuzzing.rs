@@ -1,6 +1,6 @@
-//! Entrances for fuzzing: what they are given came from a peer, and nothing that it can say may break us.
+//! Entry points for fuzzing: their input is what a peer can send, and none of it may cause a panic.
 //!
-//! `native/fuzz` feeds them for as long as it is let, `tests::anything` a little in every run of the tests.
+//! `native/fuzz` runs them until it is stopped, `tests::anything` a little in every run of the tests.
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -32,7 +32,7 @@ pub fn destination(datagram: &[u8]) {
     assert!(!cid::has_initial_form(id) || cid::issued_slot(id).is_none());
 }
 
-/// The beginning of a stream, as it comes: a parser says how much more it wants, and never wants too much.
+/// The start of a stream, as it arrives: a parser returns how much more it wants, and never wants too much.
 pub fn stream_head(data: &[u8]) {
     read_by_wants(data, frames::new_conn);
     read_by_wants(data, frames::answer);
@@ -56,9 +56,9 @@ fn read_by_wants<'a, T>(data: &'a [u8], parse: impl Fn(&'a [u8]) -> Parsed<T>) {
 }
 
 /// Takes every datagram, and has none.
-struct Hole;
+struct NullWire;
 
-impl Wire for Hole {
+impl Wire for NullWire {
     fn fd(&self) -> Option<RawFd> {
         None
     }
@@ -81,15 +81,15 @@ impl Wire for Hole {
 }
 
 #[derive(Debug)]
-struct Anybody;
+struct AcceptAll;
 
-impl Check for Anybody {
+impl Check for AcceptAll {
     fn check(&self, _: &[CertificateDer<'_>]) -> Result<Identity, Refusal> {
         Ok(Arc::new(()))
     }
 }
 
-/// A server that strangers send datagrams to.
+/// A server that receives datagrams from unknown addresses.
 pub struct Server {
     engine: Engine,
     endpoint: Id,
@@ -115,18 +115,18 @@ impl Server {
             retry_key: vec![7; 32],
             wall_clock: Arc::new(StdSystemTime),
         };
-        let credentials = Credentials { chain: vec![chain], key, alpn: b"fuzz".to_vec(), check: Arc::new(Anybody) };
+        let credentials = Credentials { chain: vec![chain], key, alpn: b"fuzz".to_vec(), check: Arc::new(AcceptAll) };
         let mut engine = Engine::new().expect("descriptors for an engine");
         let endpoint =
             engine.endpoints.insert(Endpoint::server(3, b"reset", policy, credentials).expect("credentials that fit"));
-        let port = engine.add_port(endpoint, Box::new(Hole)).expect("nothing is asked of epoll");
+        let port = engine.add_port(endpoint, Box::new(NullWire)).expect("no descriptor for epoll");
         let mut server = Self { engine, endpoint, port, fed: 0 };
         server.endpoint().set_live_slots(vec![3, 4]);
         server
     }
 
     fn endpoint(&mut self) -> &mut Endpoint {
-        self.engine.endpoints.get_mut(self.endpoint).expect("nobody removed it")
+        self.engine.endpoints.get_mut(self.endpoint).expect("it was not removed")
     }
 
     /// One datagram; everything that follows from it at once.
@@ -142,7 +142,7 @@ impl Server {
         self.check();
     }
 
-    /// Everything was counted, and nobody became somebody.
+    /// Everything was counted, and no handshake was completed.
     fn check(&mut self) {
         let conns = self.engine.conns.len();
         let fed = self.fed;

@@ -1,12 +1,12 @@
 //! The native QUIC engine of QMux.
 //!
-//! Python decides; here bytes move. Without the feature `python` this is the engine alone: tests and fuzzing need no
-//! interpreter.
+//! Python decides, this crate moves the bytes. Without the feature `python` this is the engine alone: tests and fuzzing
+//! need no interpreter.
 
 #![cfg_attr(not(feature = "python"), allow(dead_code))] // Python calls it
 
 mod arena;
-mod asking;
+mod attempts;
 mod cid;
 mod connection;
 mod counts;

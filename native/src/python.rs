@@ -22,8 +22,9 @@ use crate::connection::Conn;
 use crate::endpoint::Endpoint;
 use crate::engine::Engine;
 
-use credentials::Client;
 pub use credentials::Ticket;
+use credentials::{Client, Credentials};
+use endpoints::Limits;
 use values::monotonic;
 
 /// The engine of one event loop, which watches `fileno()` and then calls `poll()`.
@@ -76,14 +77,14 @@ impl Core {
         Ok((more, events))
     }
 
-    /// How many endpoints, connections, relays and users on the way to one there are.
+    /// How many endpoints, connections, relays, and user connections that are not relayed yet there are.
     fn counts(&self) -> (usize, usize, usize, usize) {
         let engine = &self.engine;
         (
             engine.endpoints.len(),
             engine.conns.len(),
             engine.relays.len(),
-            engine.newcomers.len() + engine.front.askings.len(),
+            engine.requests.len() + engine.frontend.attempts.len(),
         )
     }
 }
@@ -112,6 +113,8 @@ fn qmux_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Client>()?;
+    module.add_class::<Credentials>()?;
+    module.add_class::<Limits>()?;
     module.add_class::<Ticket>()?;
     module.add_class::<Core>()
 }

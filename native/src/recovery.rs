@@ -1,4 +1,4 @@
-//! What quinn knows of acknowledgements and tells only its congestion controller: Cubic, watched.
+//! What quinn passes only to its congestion controller, about acknowledgements: Cubic, watched.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -22,8 +22,8 @@ const INITIAL_WINDOW_BYTES: u64 = 14_720;
 pub struct WatchedCubic(Arc<CubicConfig>);
 
 impl WatchedCubic {
-    /// The window begins with room for two of the largest datagrams that a path may carry (RFC 9002 §7.2): the search for
-    /// the size does not ask whether there is room, and what it has in flight must not hold everything else back.
+    /// The window begins with room for two of the largest datagrams that a path may carry (RFC 9002 §7.2): the search
+    /// for the size does not ask whether there is room, and what it has in flight must not hold everything else back.
     pub fn for_datagrams(largest: u16) -> Self {
         let largest = u64::from(largest);
         let mut config = CubicConfig::default();
@@ -42,7 +42,7 @@ impl ControllerFactory for WatchedCubic {
 /// Cubic, when the newest acknowledged packet was sent, and how far round-trip times vary.
 pub struct Watched {
     inner: Box<dyn Controller>,
-    /// The window is, whatever Cubic says.
+    /// The window is unlimited, whatever Cubic computes.
     is_open: Arc<AtomicBool>,
     acked_sent_at: Option<Instant>,
     sample: Option<(Duration, Duration)>, // smoothed, latest
@@ -111,14 +111,14 @@ pub struct Seen {
     pub pto: Duration,
 }
 
-/// A copy of the controller: quinn lets nobody look at its own.
+/// A copy of the controller: quinn gives no access to its own.
 fn watched(quic: &Connection) -> Option<Box<Watched>> {
     quic.congestion_state().clone_box().into_any().downcast().ok()
 }
 
-/// Let out what quinn 0.11 holds back although no acknowledgement will come that opens the window. A CONNECTION_CLOSE: it
-/// waits behind stream data, and a closed connection takes no acknowledgement. A client's Finished: it waits behind what
-/// was sent early, and a server that has no Finished can read no probe of that. Limited again once it is confirmed.
+/// Send what quinn 0.11 holds back although no acknowledgement will open the window. A CONNECTION_CLOSE: it waits
+/// behind stream data, and a closed connection handles no acknowledgement. A client's Finished: it waits behind 0-RTT
+/// data, and a server that has no Finished can read no probe. Limited again once the handshake is confirmed.
 pub fn open_window(quic: &Connection) {
     set_open(quic, true);
 }

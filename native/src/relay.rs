@@ -23,7 +23,7 @@ pub use share::Share;
 
 use crate::arena::Id;
 use crate::connection::Conn;
-use crate::counts::User;
+use crate::counts::RelayedUser;
 use crate::events::End;
 use crate::sockets;
 
@@ -31,7 +31,7 @@ use crate::sockets;
 const SMALL_BYTES: usize = 16 << 10;
 
 /// Read in a row from a socket that always had more: in quinn, such a stream waits behind those that ask for little.
-/// (Whose turn it is here, `share` tells from what moves either way.)
+/// (Turns here are decided by `share`, from what moves either way.)
 const BULK_BYTES: usize = 256 << 10;
 const BULK_PRIORITY: i32 = -1;
 
@@ -44,7 +44,7 @@ const SOCKET_RESET: u32 = 0x12;
 const TIMED_OUT: u32 = 0x13;
 
 impl End {
-    /// What the peer is told with RESET_STREAM and STOP_SENDING; None where there is nothing to tell.
+    /// The code for RESET_STREAM and STOP_SENDING; None where neither is sent.
     fn code(self) -> Option<VarInt> {
         match self {
             End::Finished | End::ConnectionLost => None,
@@ -57,7 +57,7 @@ impl End {
 
 /// Timeouts of one relay, as `qmux.quic.engine.RelayLimits`.
 #[derive(Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     pub idle: Option<Duration>,
     pub half_closed: Duration,
 }
@@ -65,10 +65,10 @@ pub struct Patience {
 pub struct Relay {
     pub conn: Id,
     pub stream: StreamId,
-    /// None: Python started it and hears of its end.
-    pub user: Option<User>,
+    /// None: Python started it, and its end is reported.
+    pub user: Option<RelayedUser>,
     socket: Option<OwnedFd>,
-    patience: Patience,
+    timeouts: Timeouts,
     active_at: Instant,
     timer_at: Option<Instant>,
     /// Read from the socket, and not yet taken by quinn.
@@ -76,7 +76,7 @@ pub struct Relay {
     /// Read from the stream, and not yet taken by the socket.
     outward: VecDeque<Bytes>,
     outward_bytes: usize,
-    // What the last attempt said, until epoll or quinn says otherwise.
+    // The result of the last attempt, until epoll or quinn reports a change.
     can_read: bool,
     can_write: bool,
     stream_readable: bool,
@@ -96,7 +96,7 @@ pub struct Relay {
     pub bytes_to_stream: u64,
 }
 
-/// What a turn of a relay came to.
+/// The result of one turn of a relay.
 #[derive(Default)]
 struct Turn {
     /// quinn has something to send.
@@ -114,11 +114,11 @@ impl Relay {
         if !self.failed {
             result = self.fill_socket(conn, fd, &mut turn, share, now);
         }
-        // What came before an error is read first, as the kernel gives it; the error itself comes last.
+        // Data from before an error is read first, as the kernel delivers it; the error itself is reported last.
         result = result.and_then(|()| self.fill_stream(conn, fd, buffer, &mut turn, share, now));
         let ended = self.fin_queued && self.shut;
         if self.failed && !ended && (self.fin_queued || !self.stream_writable) && socket_error(fd) != 0 {
-            result = Err(End::SocketReset); // nobody would read up to it
+            result = Err(End::SocketReset); // no read would get to it
         }
         turn.end = result.err();
         if ended {
@@ -174,7 +174,7 @@ impl Relay {
     fn take_from_stream(&mut self, conn: &mut Conn, limit: usize) -> Result<(), End> {
         let mut receive = conn.quic.recv_stream(self.stream);
         let Ok(mut chunks) = receive.read(true) else {
-            (self.stream_readable, self.stream_ended) = (false, true); // read to its end before the relay began
+            (self.stream_readable, self.stream_ended) = (false, true); // read to its end before the relay started
             return Ok(());
         };
         let mut result = Ok(());
@@ -252,7 +252,7 @@ impl Relay {
             let mut send = conn.quic.send_stream(self.stream);
             if self.inward.is_empty() {
                 self.fin_queued = true;
-                let _ = send.finish(); // Err: the peer stopped it, of which an event tells
+                let _ = send.finish(); // Err: the peer stopped it, which an event reports
                 turn.touched = true;
                 break;
             }
@@ -293,28 +293,28 @@ impl Relay {
             return Ok(true);
         }
         self.bytes_to_stream += data.len() as u64;
-        self.can_read = more || self.hung_up; // else an edge tells when there is more
+        self.can_read = more || self.hung_up; // else epoll reports when there is more
         self.rate(conn, data.len());
         self.inward.push_back(data);
         Ok(true)
     }
 
     fn rate(&mut self, conn: &mut Conn, bytes: usize) {
-        let waited = self.in_a_row >= BULK_BYTES;
+        let was_bulk = self.in_a_row >= BULK_BYTES;
         self.in_a_row = if bytes < SMALL_BYTES { 0 } else { self.in_a_row.saturating_add(bytes) };
-        let waits = self.in_a_row >= BULK_BYTES;
-        if waits != waited {
-            let priority = if waits { BULK_PRIORITY } else { 0 };
+        let is_bulk = self.in_a_row >= BULK_BYTES;
+        if is_bulk != was_bulk {
+            let priority = if is_bulk { BULK_PRIORITY } else { 0 };
             let _ = conn.quic.send_stream(self.stream).set_priority(priority); // Err: it has ended
         }
     }
 
-    /// When silence ends it, and how that is called.
+    /// When inactivity ends it, and by which timeout.
     fn deadline(&self) -> Option<(Instant, End)> {
         let half_closed = self.fin_queued || self.shut;
-        let half_at = half_closed.then(|| (self.active_at + self.patience.half_closed, End::HalfClosedTimeout));
+        let half_at = half_closed.then(|| (self.active_at + self.timeouts.half_closed, End::HalfClosedTimeout));
         let open = self.socket.is_some();
-        let idle_at = self.patience.idle.filter(|_| open).map(|idle| (self.active_at + idle, End::IdleTimeout));
+        let idle_at = self.timeouts.idle.filter(|_| open).map(|idle| (self.active_at + idle, End::IdleTimeout));
         [half_at, idle_at].into_iter().flatten().min_by_key(|&(at, _)| at)
     }
 

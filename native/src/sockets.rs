@@ -1,4 +1,4 @@
-//! Options of the TCP sockets of users and services, as `qmux.sockets`.
+//! Options of TCP sockets, of user connections and to services, as `qmux.sockets`.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,7 +11,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
 /// No Nagle delay, keep-alive, and closed with RST by whatever closes it without `finish`: also by the kernel, when this
-/// process is killed. What a socket with these accepts has them, too.
+/// process is killed. Sockets accepted by a socket with these inherit them.
 pub fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;

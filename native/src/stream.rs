@@ -10,17 +10,17 @@ use crate::connection::Conn;
 use crate::engine::Engine;
 use crate::events::{Event, Outcome};
 
-/// Who has a stream.
+/// What a stream is used for.
 pub enum Use {
     Held(Held),
     Relay(Id),
-    /// A user on the way to a relay, at a client.
-    Newcomer(Id),
-    /// And at a server.
-    Asking(Id),
+    /// A request for a user connection, at a client.
+    Request(Id),
+    /// A user connection that waits for its answer, at a server.
+    Attempt(Id),
 }
 
-/// A stream in Python's hands.
+/// A stream that Python reads and writes.
 #[derive(Default)]
 pub struct Held {
     /// Written, and not yet taken by quinn: the peer's window or ours is full.
@@ -28,7 +28,7 @@ pub struct Held {
     pub finishing: bool,
     pub finished: bool,
     pub read_ended: bool,
-    /// Was read from the stream before, and is to be read again.
+    /// Read from the stream before, and to be read again.
     pub pushback: Bytes,
     wants_read: bool,
     wants_write: bool,
@@ -38,7 +38,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// `data` goes out first.
+    /// `data` is sent first.
     pub fn writing(data: Bytes) -> Self {
         Self { pending: [data].into(), ..Self::default() }
     }
@@ -53,7 +53,7 @@ impl Held {
     }
 }
 
-/// What a read gave.
+/// The result of a read.
 pub enum Read {
     Data(Vec<u8>),
     End,
@@ -64,7 +64,7 @@ pub fn stream_id(number: u64) -> StreamId {
     StreamId::from(VarInt::from_u64(number).unwrap_or(VarInt::MAX))
 }
 
-/// RESET_STREAM and STOP_SENDING; neither where that direction is over already.
+/// RESET_STREAM and STOP_SENDING; neither where that direction is closed already.
 pub fn abort_both(conn: &mut Conn, stream: StreamId, code: VarInt) {
     // Err: that half has ended, and there is nothing left to abort.
     let _ = conn.quic.send_stream(stream).reset(code);
@@ -94,7 +94,7 @@ impl Engine {
         }
     }
 
-    /// Keep `held`, unless both directions are over: quinn does alone what is left.
+    /// Keep `held`, unless both directions are closed: quinn needs no more of us.
     fn put_back(&mut self, id: Id, stream: StreamId, held: Held) {
         if held.read_ended && held.pushback.is_empty() && held.finished {
             return;
@@ -175,7 +175,7 @@ impl Engine {
         }
         if held.finishing && !held.finished && held.pending.is_empty() {
             held.finished = true;
-            let _ = send.finish(); // Err: the peer stopped it, of which an event tells
+            let _ = send.finish(); // Err: the peer stopped it, which an event reports
         }
         let waiting = held.pending_bytes();
         if waiting == 0 && std::mem::take(&mut held.wants_write) {
@@ -222,7 +222,7 @@ impl Engine {
         }
     }
 
-    /// RESET_STREAM and STOP_SENDING, and nobody asks for it any more.
+    /// RESET_STREAM and STOP_SENDING, and no more events of it.
     pub fn abort_stream(&mut self, id: Id, stream: StreamId, code: VarInt) {
         if let Some((conn, _)) = self.held(id, stream) {
             abort_both(conn, stream, code);
@@ -244,13 +244,13 @@ impl Engine {
                         let relay = *relay;
                         self.relay_readable(relay);
                     }
-                    Use::Newcomer(newcomer) => {
-                        let newcomer = *newcomer;
-                        self.newcomer_readable(newcomer);
+                    Use::Request(request) => {
+                        let request = *request;
+                        self.request_readable(request);
                     }
-                    Use::Asking(asking) => {
-                        let asking = *asking;
-                        self.asking_readable(asking);
+                    Use::Attempt(attempt) => {
+                        let attempt = *attempt;
+                        self.attempt_readable(attempt);
                     }
                     Use::Held(held) => {
                         if std::mem::take(&mut held.wants_read) {
@@ -266,7 +266,7 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(id) else { return };
         match conn.streams.get(&stream) {
             Some(&Use::Relay(relay)) => self.relay_writable(relay),
-            Some(&Use::Asking(asking)) => self.asking_writable(asking),
+            Some(&Use::Attempt(attempt)) => self.attempt_writable(attempt),
             _ => {
                 if let Some((_, held)) = self.held(id, stream) {
                     self.flush_held(id, stream, held);
@@ -289,17 +289,17 @@ impl Engine {
         match conn.streams.get(&stream) {
             None => {}
             Some(&Use::Relay(relay)) => self.relay_stream_reset(relay),
-            Some(&Use::Newcomer(newcomer)) => {
+            Some(&Use::Request(request)) => {
                 conn.streams.remove(&stream);
                 abort_both(conn, stream, code);
                 self.mark(id);
-                self.newcomer_gone(newcomer);
+                self.drop_request(request);
             }
-            Some(&Use::Asking(asking)) => {
+            Some(&Use::Attempt(attempt)) => {
                 conn.streams.remove(&stream);
                 abort_both(conn, stream, code);
                 self.mark(id);
-                self.asking_failed(asking, Outcome::Reset(code.into()));
+                self.attempt_failed(attempt, Outcome::Reset(code.into()));
             }
             Some(Use::Held(_)) => {
                 conn.streams.remove(&stream);

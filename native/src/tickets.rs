@@ -1,7 +1,7 @@
-//! Sessions that can be resumed: at a server those it gave tickets for, at a client the tickets that it got.
+//! Sessions that can be resumed: at a server those it issued tickets for, at a client the tickets that it received.
 //!
-//! A server keeps them in memory, one worker for itself, and gives each out once (RFC 8446 §8.1): a first flight that is
-//! replayed finds nothing. A client keeps none here: Python hands each connection the one that it may use.
+//! A server keeps them in memory, each worker its own, and each can be used once (RFC 8446 §8.1): a first flight that
+//! is replayed finds nothing. A client keeps none here: Python passes each connection the one that it may use.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,7 +16,7 @@ use rustls::NamedGroup;
 
 use crate::verifier::{Chain, Verifier};
 
-/// What the sessions of a worker may take: those of some 5,000 clients. Beyond it the oldest goes.
+/// Memory for the sessions of a worker: those of some 5,000 clients. Beyond it the oldest is removed.
 const MAX_BYTES: usize = 8 << 20;
 
 /// What rustls promises in a ticket.
@@ -29,7 +29,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner) // whole between any two of our statements
 }
 
-struct Kept {
+struct StoredSession {
     /// rustls' own form, with the keys.
     secret: Vec<u8>,
     chain: Chain,
@@ -37,7 +37,7 @@ struct Kept {
     number: u64,
 }
 
-impl Kept {
+impl StoredSession {
     fn bytes(&self) -> usize {
         self.secret.len() + self.chain.iter().map(|certificate| certificate.len()).sum::<usize>() + OVERHEAD_BYTES
     }
@@ -45,7 +45,7 @@ impl Kept {
 
 #[derive(Default)]
 struct Sessions {
-    by_ticket: FxHashMap<Vec<u8>, Kept>,
+    by_ticket: FxHashMap<Vec<u8>, StoredSession>,
     /// Tickets by their age.
     order: BTreeMap<u64, Vec<u8>>,
     issued: u64,
@@ -55,7 +55,7 @@ struct Sessions {
 impl Sessions {
     fn put(&mut self, ticket: Vec<u8>, secret: Vec<u8>, chain: Chain, issued_at: Instant) {
         self.issued += 1;
-        let session = Kept { secret, chain, issued_at, number: self.issued };
+        let session = StoredSession { secret, chain, issued_at, number: self.issued };
         self.bytes += session.bytes();
         self.order.insert(session.number, ticket.clone());
         self.by_ticket.insert(ticket, session);
@@ -66,7 +66,7 @@ impl Sessions {
         }
     }
 
-    fn take(&mut self, ticket: &[u8]) -> Option<Kept> {
+    fn take(&mut self, ticket: &[u8]) -> Option<StoredSession> {
         let session = self.by_ticket.remove(ticket)?;
         self.order.remove(&session.number);
         self.bytes -= session.bytes();
@@ -74,11 +74,11 @@ impl Sessions {
     }
 }
 
-/// The sessions that one server endpoint gave tickets for; they outlive its configurations.
+/// The sessions that one server endpoint issued tickets for; they outlive its configurations.
 #[derive(Default)]
 pub struct Issued {
     sessions: Mutex<Sessions>,
-    /// Tickets that clients came with, and that were worth nothing.
+    /// Tickets that clients presented, and that were not accepted.
     refused: AtomicU64,
 }
 
@@ -101,7 +101,7 @@ impl std::fmt::Debug for Store {
 }
 
 impl StoresServerSessions for Store {
-    /// Only of a client whose certificate we accepted: its chain is asked about again when the session is resumed.
+    /// Only of a client whose certificate we accepted: its chain is verified again when the session is resumed.
     fn put(&self, ticket: Vec<u8>, secret: Vec<u8>) -> bool {
         let Some(chain) = Verifier::accepted() else { return false };
         locked(&self.issued.sessions).put(ticket, secret, chain, Instant::now());
@@ -113,8 +113,8 @@ impl StoresServerSessions for Store {
         None
     }
 
-    /// rustls does not ask the verifier about a resumed session's client. So it is asked here, under the configuration
-    /// of now: an expired chain, or one of a CA that a reload took away, is no session, and the handshake a full one.
+    /// rustls does not call the verifier for a resumed session. So the chain is verified here, under the current
+    /// configuration: with an expired chain, or one of a CA that a reload removed, the handshake is a full one.
     fn take(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let found = locked(&self.issued.sessions).take(ticket);
         let valid = found
@@ -136,23 +136,23 @@ pub type Session = Tls13ClientSessionValue;
 
 /// At a client: the session that one connection may resume, and the newest that its server offered.
 #[derive(Debug, Default)]
-pub struct Purse {
+pub struct ClientTickets {
     to_resume: Mutex<Option<Session>>,
     newest: Mutex<Option<Session>>,
 }
 
-impl Purse {
+impl ClientTickets {
     pub fn new(to_resume: Option<Session>) -> Arc<Self> {
         Arc::new(Self { to_resume: Mutex::new(to_resume), newest: Mutex::default() })
     }
 
-    /// A ticket that came since the last call.
+    /// A ticket that was received since the last call.
     pub fn newest(&self) -> Option<Session> {
         locked(&self.newest).take()
     }
 }
 
-impl ClientSessionStore for Purse {
+impl ClientSessionStore for ClientTickets {
     fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
 
     fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_is_given_out_once() {
+    fn a_session_is_resumed_once() {
         let mut sessions = Sessions::default();
         sessions.put(vec![1], vec![10], chain(100), Instant::now());
         assert_eq!(sessions.take(&[1]).map(|session| session.secret), Some(vec![10]));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_when_there_is_no_room() {
+    fn the_oldest_is_removed_when_there_is_no_room() {
         let mut sessions = Sessions::default();
         let ticket = |number: u32| number.to_be_bytes().to_vec();
         for number in 0..20_000 {

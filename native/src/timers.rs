@@ -1,4 +1,4 @@
-//! Everything that waits for a time, behind one timerfd.
+//! Deadlines, behind one timerfd.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use crate::arena::Id;
 
-/// Whose time it is. The same value is set at most once at a time.
+/// What a deadline is for. The same value is set at most once at a time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Timer {
     Quic(Id),
     Handshake(Id),
     Ping(Id),
     Relay(Id),
-    Newcomer(Id),
+    Request(Id),
     Listener(Id),
-    Looks,
+    Attempts,
 }
 
-/// Ordered deadlines. Whoever sets one keeps its time, to change it.
+/// Ordered deadlines. The owner of one keeps its time, to change it.
 pub struct Timers {
     queue: BTreeSet<(Instant, Timer)>,
     fd: OwnedFd,
@@ -33,7 +33,7 @@ impl Timers {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: a new descriptor that nobody else owns.
+        // SAFETY: a new descriptor that nothing else owns.
         Ok(Self { queue: BTreeSet::new(), fd: unsafe { OwnedFd::from_raw_fd(fd) }, armed: None })
     }
 
@@ -78,7 +78,7 @@ impl Timers {
     pub fn arm(&mut self) {
         let Some(at) = self.next() else { return };
         if self.armed.is_some_and(|armed| armed <= at) {
-            return; // wakes earlier, and looks again
+            return; // fires earlier, and is armed again then
         }
         // 0 would disarm it.
         let wait = at.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
@@ -86,7 +86,7 @@ impl Timers {
             it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
             it_value: libc::timespec { tv_sec: wait.as_secs() as _, tv_nsec: wait.subsec_nanos() as _ },
         };
-        // SAFETY: `spec` lives through the call; no old value is asked for.
+        // SAFETY: `spec` lives through the call; no old value is requested.
         let result = unsafe { libc::timerfd_settime(self.fd(), 0, &spec, std::ptr::null_mut()) };
         debug_assert_eq!(result, 0, "the descriptor and the value are valid");
         self.armed = Some(at);

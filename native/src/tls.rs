@@ -14,16 +14,17 @@ use rustls::crypto::{ring, CryptoProvider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::CipherSuite;
 
-use crate::tickets::{self, Issued, Purse, Store};
+use crate::tickets::{self, ClientTickets, Issued, Store};
 use crate::verifier::{with_peer, Check, Peer, Refusal, Verifier};
 
-/// Any failure of ours to build a configuration, in words.
+/// Failures to build a configuration, as messages.
 pub type Result<T> = std::result::Result<T, String>;
 
 /// For each handshake: a client uses one for one connection, which brings it the next.
 const TICKETS: usize = 1;
 
 /// Our certificate, and the check of the peer's.
+#[derive(Clone)]
 pub struct Credentials {
     pub chain: Vec<Vec<u8>>,
     pub key: Vec<u8>,
@@ -67,15 +68,15 @@ pub fn server(credentials: Credentials, issued: Arc<Issued>) -> Result<Arc<dyn c
     Ok(Arc::new(ServerCrypto(Arc::new(inner))))
 }
 
-/// What a client is towards servers of one name. rustls resumes a session only with the very certificate and verifier
-/// that it began with: connections that shall resume each other's sessions come from one of these.
+/// A client's configuration for servers of one name. rustls resumes a session only with the same certificate and
+/// verifier objects: connections that share sessions are made from one of these.
 pub struct Client(rustls::ClientConfig);
 
 /// For one connection.
 pub struct Outgoing {
     pub crypto: Arc<dyn crypto::ClientConfig>,
-    /// Where the tickets are that it gets.
-    pub purse: Arc<Purse>,
+    /// Where its tickets are kept.
+    pub tickets: Arc<ClientTickets>,
 }
 
 impl Client {
@@ -97,11 +98,11 @@ impl Client {
     }
 
     pub fn outgoing(&self, to_resume: Option<tickets::Session>) -> Result<Outgoing> {
-        let purse = Purse::new(to_resume);
+        let tickets = ClientTickets::new(to_resume);
         let mut config = self.0.clone();
-        config.resumption = Resumption::store(purse.clone()).tls12_resumption(Tls12Resumption::Disabled);
+        config.resumption = Resumption::store(tickets.clone()).tls12_resumption(Tls12Resumption::Disabled);
         let inner = QuicClientConfig::try_from(config).map_err(|error| error.to_string())?;
-        Ok(Outgoing { crypto: Arc::new(ClientCrypto(Arc::new(inner))), purse })
+        Ok(Outgoing { crypto: Arc::new(ClientCrypto(Arc::new(inner))), tickets })
     }
 }
 
@@ -135,7 +136,7 @@ impl crypto::ClientConfig for ClientCrypto {
     }
 }
 
-/// quinn's session, and what our check said; `peer_identity` is a `Peer`.
+/// quinn's session, and the result of our check; `peer_identity` is a `Peer`.
 struct VerifiedSession {
     inner: Box<dyn Session>,
     peer: Option<Peer>,
@@ -156,7 +157,7 @@ impl Session for VerifiedSession {
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
         let peer = self.peer.clone()?;
         if let Peer::Accepted { chain, .. } = &peer {
-            // We spoke of this chain; rustls must mean the same one, also where it restored it with a session.
+            // Our check was about this chain; rustls must mean the same one, also where it restored it with a session.
             let vouched = self.inner.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
             if vouched[..] != chain[..] {
                 return None;

@@ -14,7 +14,7 @@ const SMALLEST_DATAGRAM: u16 = 1200;
 /// bytes to this the cost of a byte falls by 15 to 25 %: less to do for each packet, and fewer writes to sockets.
 const LARGEST_DATAGRAM: u16 = 65_488;
 
-/// Sent and not acknowledged, in all streams together: on a path whose delay is nearly nothing, such as loopback, all
+/// Sent and not acknowledged, in all streams together: on a path with nearly no delay, such as loopback, all
 /// of it waits in the receiver's socket, and small requests wait behind it.
 const LEAST_SEND_WINDOW_BYTES: u64 = 1 << 20;
 pub const SEND_WINDOW_BYTES: u64 = 2 << 20;
@@ -36,7 +36,7 @@ const DATAGRAMS_IN_BYTES: usize = 1 << 20;
 /// Streams × their window bound a peer, never the connection: one stalled stream must not stop its siblings.
 pub const UNLIMITED: VarInt = VarInt::MAX;
 
-/// What a connection is made with.
+/// Limits that a connection is created with.
 #[derive(Clone)]
 pub struct Limits {
     pub idle_timeout: Duration,

@@ -1,4 +1,4 @@
-//! UDP sockets: batches in with GRO, batches out with GSO, answers from the address that was asked (quinn-udp).
+//! UDP sockets: receive with GRO, send with GSO, answers from the address that the peer sent to (quinn-udp).
 
 mod buffers;
 
@@ -13,33 +13,33 @@ use crate::arena::Id;
 
 pub use buffers::Buffers;
 
-/// The kernel drops a larger GSO batch without a word (its IP length field has 16 bits).
+/// The kernel drops a larger GSO batch silently (its IP length field has 16 bits).
 const MAX_BATCH_BYTES: usize = 65_507;
 
 /// Linux: the MTU of a connected socket's route (ipv6(7); not in every libc).
 const IPV6_MTU: libc::c_int = 24;
 
-/// What became of a datagram that was to be sent.
+/// The result of sending a datagram.
 pub enum Sent {
-    Gone,
+    Done,
     Blocked,
     Failed(io::Error),
 }
 
-/// What carries datagrams: a socket; in tests, a network that is not there.
+/// What carries datagrams: a socket; in tests, a simulated network.
 pub trait Wire: Send + Sync {
-    /// What epoll watches; None where nobody has to.
+    /// What epoll watches; None where there is no descriptor.
     fn fd(&self) -> Option<RawFd>;
 
     /// Datagrams that one `Transmit` may hold.
     fn max_segments(&self) -> usize;
 
-    /// The UDP payload that the interface towards `peer` carries; None where that cannot be told.
+    /// The UDP payload that the interface towards `peer` carries; None where it is unknown.
     fn payload_towards(&self, peer: SocketAddr) -> Option<u16>;
 
     fn send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()>;
 
-    /// Fill the first of these buffers; how many.
+    /// Fill the first of these buffers; how many were filled.
     fn receive(&mut self, slices: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize>;
 }
 
@@ -82,13 +82,13 @@ impl Wire for Socket {
     }
 }
 
-/// One wire of an endpoint, and what waits at it.
+/// One wire of an endpoint, and what waits until it is writable.
 pub struct Port {
     wire: Box<dyn Wire>,
     pub endpoint: Id,
     pub readable: bool,
     pub writable: bool,
-    /// What the kernel did not take; goes out before anything else.
+    /// What the kernel did not take; sent before anything else.
     pub blocked: Option<(Transmit, Vec<u8>)>,
     /// Connections that wait until it is writable.
     pub waiting: Vec<Id>,
@@ -118,7 +118,7 @@ impl Port {
             src_ip: transmit.src_ip,
         };
         match self.wire.send(&transmit) {
-            Ok(()) => Sent::Gone,
+            Ok(()) => Sent::Done,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.writable = false;
                 Sent::Blocked
@@ -139,7 +139,7 @@ impl Port {
     }
 }
 
-/// Asked of a socket that is connected for the question.
+/// Read from a temporary socket that is connected to `peer`.
 fn payload_towards(peer: SocketAddr) -> Option<u16> {
     let any: SocketAddr = match peer {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),

@@ -1,7 +1,6 @@
-//! Who a peer is decides `Check`, behind which Python has `qmux.pki.verify`, the one check of both engines. rustls asks
-//! here.
+//! Certificate verification for rustls. `Check` calls `qmux.pki.verify` in Python, which both engines share.
 //!
-//! rustls can say only a fixed alert for a refusal; a `Peer` carries the alert and the words of our own check.
+//! rustls can send only a fixed alert for a refusal; a `Peer` carries the alert and the message of our own check.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -14,7 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-/// Who a peer is: what our check returned. Nobody here looks into it.
+/// The identity of a peer as our check returned it; opaque here.
 pub type Identity = Arc<dyn Any + Send + Sync>;
 
 /// Our check of a peer's chain, leaf first.
@@ -33,12 +32,12 @@ pub struct Refusal {
 /// DER, leaf first.
 pub type Chain = Arc<[CertificateDer<'static>]>;
 
-/// What our check said about a peer's chain.
+/// The result of our check of a peer's chain.
 #[derive(Clone)]
 pub enum Peer {
-    /// `resumed`: asked again for a session of earlier, no certificate was sent.
+    /// `resumed`: checked again for an earlier session; no certificate was sent.
     Accepted {
-        who: Identity,
+        identity: Identity,
         chain: Chain,
         resumed: bool,
     },
@@ -46,11 +45,11 @@ pub enum Peer {
 }
 
 thread_local! {
-    // The verifier belongs to a configuration, its answer to one session: on this thread, between the two, is this.
+    // The verifier belongs to a configuration, its result to one session: this passes it on, within one thread.
     static PEER: RefCell<Option<Peer>> = const { RefCell::new(None) };
 }
 
-/// Run a step of one session's handshake, and keep in `peer` what was said about its peer meanwhile.
+/// Run a step of one session's handshake, and keep in `peer` the result of a check meanwhile.
 pub fn with_peer<R>(peer: &mut Option<Peer>, step: impl FnOnce() -> R) -> R {
     PEER.set(peer.take());
     let result = step();
@@ -58,7 +57,7 @@ pub fn with_peer<R>(peer: &mut Option<Peer>, step: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Asks our check about the chain, and leaves the proof of possession to rustls.
+/// Runs our check of the chain, and leaves the proof of possession to rustls.
 #[derive(Debug)]
 pub struct Verifier {
     check: Arc<dyn Check>,
@@ -71,7 +70,7 @@ impl Verifier {
     }
 
     /// In a full handshake.
-    fn ask(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
+    fn verify(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
         let chain = std::iter::once(leaf).chain(rest).map(|certificate| certificate.clone().into_owned()).collect();
         let peer = self.judge(chain, false);
         let accepted = matches!(peer, Peer::Accepted { .. });
@@ -79,7 +78,7 @@ impl Verifier {
         accepted.then_some(()).ok_or_else(|| Error::General("the certificate is not accepted".into()))
     }
 
-    /// For a session that shall be resumed. A refusal is not the last word: the full handshake that follows asks again.
+    /// For a session to be resumed. After a refusal a full handshake follows, with another check.
     pub fn accepts_again(&self, chain: &Chain) -> bool {
         let peer = self.judge(chain.clone(), true);
         let accepted = matches!(peer, Peer::Accepted { .. });
@@ -97,13 +96,13 @@ impl Verifier {
 
     fn judge(&self, chain: Chain, resumed: bool) -> Peer {
         match self.check.check(&chain) {
-            Ok(who) => Peer::Accepted { who, chain, resumed },
+            Ok(identity) => Peer::Accepted { identity, chain, resumed },
             Err(refusal) => Peer::Rejected(refusal),
         }
     }
 }
 
-/// What both of rustls' traits ask for alike. TLS 1.2 is not offered: whoever comes with it is refused.
+/// What both of rustls' traits require alike. TLS 1.2 is not offered, and a peer that uses it is refused.
 macro_rules! signatures {
     () => {
         fn verify_tls12_signature(
@@ -142,7 +141,7 @@ impl ClientCertVerifier for Verifier {
         rest: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.ask(leaf, rest).map(|()| ClientCertVerified::assertion())
+        self.verify(leaf, rest).map(|()| ClientCertVerified::assertion())
     }
 
     signatures!();
@@ -157,7 +156,7 @@ impl ServerCertVerifier for Verifier {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.ask(leaf, rest).map(|()| ServerCertVerified::assertion())
+        self.verify(leaf, rest).map(|()| ServerCertVerified::assertion())
     }
 
     signatures!();

@@ -1,4 +1,4 @@
-//! The connections of an engine: what quinn says of them, and how they end.
+//! The connections of an engine: events from quinn, and closing.
 
 use std::time::{Duration, Instant};
 
@@ -27,14 +27,14 @@ impl Engine {
         }
     }
 
-    /// Everything that quinn has to say about one connection.
+    /// Handle all events that quinn has for one connection.
     pub fn connection_events(&mut self, id: Id, now: Instant) {
         loop {
             let Some(conn) = self.conns.get_mut(id) else { return };
             let endpoint = self.endpoints.get_mut(conn.endpoint);
             if let Some(endpoint) = endpoint {
                 while let Some(event) = conn.quic.poll_endpoint_events() {
-                    // `forget_connection` says it: quinn gives the handle away at once, and ours would name two.
+                    // Left to `forget_connection`: quinn reuses the handle at once, and ours would name two.
                     if event.is_drained() {
                         continue;
                     }
@@ -46,25 +46,27 @@ impl Engine {
             let Some(event) = conn.quic.poll() else { break };
             self.connection_event(id, event, now);
         }
-        if let Some(ticket) = self.conns.get(id).and_then(|conn| conn.purse.as_ref()).and_then(|purse| purse.newest()) {
+        if let Some(ticket) =
+            self.conns.get(id).and_then(|conn| conn.tickets.as_ref()).and_then(|tickets| tickets.newest())
+        {
             self.events.push(Event::Ticket { conn: id, ticket });
         }
-        self.announce(id, now);
+        self.report_connected(id, now);
     }
 
     fn connection_event(&mut self, id: Id, event: QuicEvent, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         match event {
-            QuicEvent::ConnectionLost { reason } if !conn.is_over => {
+            QuicEvent::ConnectionLost { reason } if !conn.is_closed => {
                 let reason = conn.reason(&reason);
-                self.connection_over(id, Some(reason), now);
+                self.connection_closed(id, Some(reason), now);
             }
-            _ if conn.is_over => {}
+            _ if conn.is_closed => {}
             QuicEvent::Connected if conn.is_client() => {
                 recovery::open_window(&conn.quic);
                 self.settle_early_writes(id);
             }
-            QuicEvent::Stream(event) if !conn.is_connected => conn.came_early(event),
+            QuicEvent::Stream(event) if !conn.is_connected => conn.queue_early(event),
             QuicEvent::Stream(event) => self.stream_event(id, event),
             QuicEvent::DatagramReceived if conn.is_connected => self.datagrams_received(id),
             _ => {}
@@ -78,12 +80,12 @@ impl Engine {
         }
     }
 
-    /// Tell Python of a confirmed handshake. A client's is complete before the server has seen its certificate; only
-    /// HANDSHAKE_DONE says that it was accepted (RFC 9001 §4.1.2). At a server, what came with 0-RTT waits for it, too:
-    /// only then is the client there, and what came not somebody's replay.
-    fn announce(&mut self, id: Id, now: Instant) {
+    /// Report a confirmed handshake to Python. A client's is complete before the server has seen its certificate; only
+    /// HANDSHAKE_DONE says that it was accepted (RFC 9001 §4.1.2). At a server, 0-RTT data waits for it, too: only then
+    /// is it known not to be a replay.
+    fn report_connected(&mut self, id: Id, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.is_connected || conn.is_over || conn.quic.is_handshaking() {
+        if conn.is_connected || conn.is_closed || conn.quic.is_handshaking() {
             return;
         }
         if conn.is_client() && conn.quic.stats().frame_rx.handshake_done == 0 {
@@ -91,8 +93,8 @@ impl Engine {
         }
         let (identity, resumed) = match (conn.is_client(), conn.peer()) {
             (true, peer) => (None, peer.is_none()),
-            (false, Some(Peer::Accepted { who, resumed, .. })) => (Some(who), resumed),
-            (false, _) => return self.nobody(id, now),
+            (false, Some(Peer::Accepted { identity, resumed, .. })) => (Some(identity), resumed),
+            (false, _) => return self.close_unidentified(id, now),
         };
         conn.is_connected = true;
         recovery::limit_window(&conn.quic);
@@ -111,11 +113,11 @@ impl Engine {
     }
 
     /// A handshake without an accepted client: a defect here or in rustls, and no connection.
-    fn nobody(&mut self, id: Id, now: Instant) {
+    fn close_unidentified(&mut self, id: Id, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let message = "the handshake left no certificate behind";
         conn.quic.close(now, 0u32.into(), Bytes::from_static(message.as_bytes()));
-        self.connection_over(id, Some(Reason { kind: "transport", code: 0x1, message: message.to_owned() }), now);
+        self.connection_closed(id, Some(Reason { kind: "transport", code: 0x1, message: message.to_owned() }), now);
     }
 
     fn stream_event(&mut self, id: Id, event: StreamEvent) {
@@ -129,10 +131,10 @@ impl Engine {
         }
     }
 
-    /// The end, told once: streams and relays first. `reason` None: Python closed it and knows.
-    pub fn connection_over(&mut self, id: Id, reason: Option<Reason>, now: Instant) {
+    /// Report the close once: streams and relays first. `reason` None: Python closed it.
+    pub fn connection_closed(&mut self, id: Id, reason: Option<Reason>, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        if std::mem::replace(&mut conn.is_over, true) {
+        if std::mem::replace(&mut conn.is_closed, true) {
             return;
         }
         recovery::open_window(&conn.quic);
@@ -143,12 +145,12 @@ impl Engine {
             match usage {
                 Use::Held(_) => {}
                 Use::Relay(relay) => self.relay_lost(relay),
-                Use::Newcomer(newcomer) => self.newcomer_gone(newcomer),
-                Use::Asking(asking) => self.asking_failed(asking, Outcome::Lost),
+                Use::Request(request) => self.drop_request(request),
+                Use::Attempt(attempt) => self.attempt_failed(attempt, Outcome::Lost),
             }
         }
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-            endpoint.connection_over(was_connected, now);
+            endpoint.connection_closed(was_connected, now);
         }
         if let Some(reason) = reason {
             self.events.push(Event::Closed { conn: id, reason });
@@ -156,22 +158,22 @@ impl Engine {
         self.mark(id);
     }
 
-    /// CONNECTION_CLOSE; nothing is heard of it any more.
+    /// CONNECTION_CLOSE; no event of this connection follows.
     pub fn close_connection(&mut self, id: Id, code: u64, reason: &[u8], now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
         conn.quic.close(now, code, Bytes::copy_from_slice(reason));
-        self.connection_over(id, None, now);
+        self.connection_closed(id, None, now);
         self.transmit_connection(id, now);
     }
 
-    /// Gone at once, without a word to the peer.
+    /// Close it at once, without CONNECTION_CLOSE.
     pub fn fail_connection(&mut self, id: Id, reason: Reason, now: Instant) {
-        self.connection_over(id, Some(reason), now);
+        self.connection_closed(id, Some(reason), now);
         self.forget_connection(id);
     }
 
-    /// Nothing is left of it; a client's endpoint and socket go, too.
+    /// Remove all state of it, at a client also its endpoint and socket.
     pub fn forget_connection(&mut self, id: Id) {
         let Some(mut conn) = self.conns.remove(id) else { return };
         self.timers.set(Timer::Quic(id), &mut conn.quic_at, None);
@@ -192,11 +194,11 @@ impl Engine {
     }
 
     /// quinn has no timer while nothing but 0-RTT is in flight, and a server may not be allowed to send more before it
-    /// hears from us.
+    /// receives another packet (RFC 9000 §8.1).
     pub fn ping_handshake(&mut self, id: Id, now: Instant) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.ping_at = None;
-        if conn.quic.is_handshaking() && !conn.is_over {
+        if conn.quic.is_handshaking() && !conn.is_closed {
             recovery::open_window(&conn.quic); // 0-RTT may have filled it
             conn.quic.ping();
             self.mark(id);

@@ -1,4 +1,4 @@
-//! Datagrams as they arrive: to their connection, to a new one, or answered without one.
+//! Received datagrams: to their connection, to a new one, or answered without one.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,7 +23,7 @@ const HALF_OPEN_CAP_FACTOR: usize = 10;
 /// Enough of a datagram for both connection IDs.
 const HEAD_BYTES: usize = 64;
 
-/// What becomes of an Initial of an unknown connection.
+/// What to do with an Initial of an unknown connection.
 enum Verdict {
     Accept,
     Retry,
@@ -32,7 +32,7 @@ enum Verdict {
 }
 
 impl Engine {
-    /// Read what came on one socket, a bounded part of it; how many bytes.
+    /// Receive on one socket, a bounded number of batches; how many bytes.
     pub fn receive(&mut self, port_id: Id, batches: usize, now: Instant) -> usize {
         let Some(mut buffers) = self.buffers.take() else { return 0 };
         let mut received = 0;
@@ -64,7 +64,7 @@ impl Engine {
         received
     }
 
-    /// One datagram, from whomever.
+    /// One datagram, from any address.
     pub fn datagram(&mut self, port: Id, endpoint_id: Id, meta: &RecvMeta, data: BytesMut, now: Instant) {
         let Some(endpoint) = self.endpoints.get_mut(endpoint_id) else { return };
         endpoint.stats.datagrams_received += 1;
@@ -73,7 +73,7 @@ impl Engine {
         head[..head_bytes].copy_from_slice(&data[..head_bytes]);
         let head = &head[..head_bytes];
         let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
-        let strangers = endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed);
+        let unmatched = endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed);
         self.answer.clear();
         match endpoint.quic.handle(now, meta.addr, meta.dst_ip, ecn, data, &mut self.answer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
@@ -86,11 +86,11 @@ impl Engine {
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.incoming(port, endpoint_id, head, incoming, now),
             Some(DatagramEvent::Response(transmit)) => {
-                let resets = endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed) != strangers;
+                let resets = endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed) != unmatched;
                 endpoint.stats.stateless_resets_sent += u64::from(resets);
                 self.send_answer(port, endpoint_id, &transmit);
             }
-            None if endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed) != strangers => {}
+            None if endpoint.ids.unknown.load(Relaxed) + endpoint.ids.foreign.load(Relaxed) != unmatched => {}
             None => endpoint.dropped(head),
         }
     }
@@ -126,15 +126,15 @@ impl Engine {
         let peer = incoming.remote_address();
         let payload = self.ports.get(port).and_then(|port| port.payload_towards(peer));
         let config = server.config_for(payload);
-        let patience = server.policy.limits.handshake_timeout;
+        let timeout = server.policy.limits.handshake_timeout;
         match endpoint.quic.accept(incoming, now, &mut self.answer, Some(config)) {
             Ok((handle, mut quic)) => {
-                // What it announced is all until `raise_limits`: what Python reads gives nothing back.
+                // The initial MAX_DATA is all until `raise_limits`: what Python reads gives no credit back.
                 quic.set_receive_window(0u32.into());
                 let id = self.conns.insert(Conn::new(quic, handle, endpoint_id, port, None, now));
                 endpoint.added(handle, id);
                 self.events.push(Event::Accepted { endpoint: endpoint_id, conn: id, peer });
-                self.started(id, now + patience);
+                self.started(id, now + timeout);
             }
             Err(error) => {
                 endpoint.handshake_failed(now);
@@ -154,9 +154,9 @@ impl Engine {
 
     fn send_answer(&mut self, port: Id, endpoint: Id, transmit: &Transmit) {
         let (Some(port), Some(endpoint)) = (self.ports.get_mut(port), self.endpoints.get_mut(endpoint)) else { return };
-        // Lost where the kernel does not take it: the peer asks again.
+        // Lost where the kernel does not take it: the peer sends again.
         match port.send(transmit, &self.answer) {
-            Sent::Gone => endpoint.stats.datagrams_sent += 1,
+            Sent::Done => endpoint.stats.datagrams_sent += 1,
             Sent::Blocked | Sent::Failed(_) => endpoint.stats.send_blocked += 1,
         }
     }

@@ -1,5 +1,5 @@
 //! msgpack as far as a map of numbers and texts needs it; other values are skipped. Nothing is allocated, and the bytes
-//! may be anybody's.
+//! are not trusted.
 
 /// A value of a map.
 #[derive(Clone, Copy)]
@@ -9,7 +9,8 @@ pub enum Value<'a> {
     Other,
 }
 
-/// Every key with its value; None where `body` is not exactly one map whose keys are texts, or where `field` says so.
+/// Every key with its value; None where `body` is not exactly one map whose keys are texts, or where `field` returns
+/// it.
 pub fn fields<'a>(body: &'a [u8], mut field: impl FnMut(&'a str, Value<'a>) -> Option<()>) -> Option<()> {
     let mut reader = Reader(body);
     let Token::Map(count) = reader.token()? else { return None };

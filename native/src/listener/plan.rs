@@ -1,27 +1,27 @@
-//! Who gets the next users of a service.
+//! Which connections get the next user connections of a service.
 
 use std::collections::VecDeque;
 
 use crate::arena::Id;
 
-/// Who gets the next users, in this order: a connection, and how many.
+/// Grants in their order: a QUIC connection, and for how many user connections.
 #[derive(Default)]
 pub struct Plan {
     pub grants: VecDeque<(Id, u64)>,
     pub left: u64,
-    /// With so many left Python is told, once.
+    /// With this many left PLAN_LOW is reported, once.
     low: u64,
-    told: bool,
+    reported: bool,
 }
 
 impl Plan {
     pub fn new(mut grants: Vec<(Id, u64)>) -> Self {
         grants.retain(|&(_, count)| count > 0);
         let left = grants.iter().map(|&(_, count)| count).sum();
-        Self { grants: grants.into(), left, low: left / 4, told: false }
+        Self { grants: grants.into(), left, low: left / 4, reported: false }
     }
 
-    /// One user is given away; whether it is time for the next plan.
+    /// Use one grant; whether it is time for the next plan.
     pub fn take(&mut self) -> bool {
         if let Some((_, count)) = self.grants.front_mut() {
             *count -= 1;
@@ -30,10 +30,10 @@ impl Plan {
             }
             self.left -= 1;
         }
-        self.left <= self.low && !std::mem::replace(&mut self.told, true)
+        self.left <= self.low && !std::mem::replace(&mut self.reported, true)
     }
 
-    /// The connection that was next is no more.
+    /// The connection that was next is closed.
     pub fn skip(&mut self) {
         if let Some((_, count)) = self.grants.pop_front() {
             self.left -= count;
@@ -65,8 +65,8 @@ mod tests {
     #[test]
     fn a_plan_is_low_once() {
         let mut plan = Plan::new(vec![(1, 8)]);
-        let told: Vec<bool> = (0..8).map(|_| plan.take()).collect();
-        assert_eq!(told, [false, false, false, false, false, true, false, false]);
+        let reported: Vec<bool> = (0..8).map(|_| plan.take()).collect();
+        assert_eq!(reported, [false, false, false, false, false, true, false, false]);
         assert!(Plan::new(vec![(1, 1)]).take());
     }
 

@@ -1,4 +1,4 @@
-//! Connections: what is asked of them, and what they say about themselves.
+//! Connections: commands and statistics.
 
 use std::time::Instant;
 
@@ -12,14 +12,14 @@ use crate::stream::{Held, Use};
 
 #[pymethods]
 impl Core {
-    /// Whether streams can be opened and written before CONNECTED: 0-RTT, which somebody may send again.
+    /// Whether streams can be opened and written before CONNECTED: 0-RTT, which can be replayed.
     fn may_write_early(&self, conn: u64) -> bool {
         self.engine.conns.get(conn).is_some_and(Conn::may_write_early)
     }
 
     /// The number of a new stream; None where the peer allows no more.
     fn open_stream(&mut self, conn: u64) -> Option<u64> {
-        let conn = self.engine.conns.get_mut(conn).filter(|conn| !conn.is_over)?;
+        let conn = self.engine.conns.get_mut(conn).filter(|conn| !conn.is_closed)?;
         let stream = conn.quic.streams().open(Dir::Bi)?;
         conn.streams.insert(stream, Use::Held(Held::default()));
         Some(stream.into())
@@ -62,7 +62,7 @@ impl Core {
     }
 
     fn last_received_at(&self, conn: u64) -> PyResult<f64> {
-        Ok(self.seconds_of(self.conn(conn)?.heard_at))
+        Ok(self.seconds_of(self.conn(conn)?.last_received_at))
     }
 
     fn ack_eliciting_outstanding(&self, conn: u64) -> PyResult<bool> {

@@ -1,4 +1,4 @@
-//! Who we are, whom we accept, and the sessions that we may resume.
+//! Our certificate, the check of the peer's, and the sessions that can be resumed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,15 +8,15 @@ use pyo3::types::{PyBytes, PyList};
 use rustls::pki_types::CertificateDer;
 
 use crate::tickets::Session;
-use crate::tls::{self, Credentials};
+use crate::tls;
 use crate::verifier::{Check, Identity, Refusal};
 
 /// RFC 8446 §6.
 const INTERNAL_ERROR: u8 = 80;
 
-/// `verify(chain: list[bytes])`: returns who it is, or raises what has an `alert`.
+/// Calls `verify` of `Credentials`.
 #[derive(Debug)]
-pub struct Verify(pub Py<PyAny>);
+struct Verify(Py<PyAny>);
 
 impl Verify {
     fn call(&self, py: Python<'_>, chain: &[CertificateDer<'_>]) -> PyResult<Py<PyAny>> {
@@ -31,7 +31,7 @@ impl Verify {
 impl Check for Verify {
     fn check(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, Refusal> {
         Python::attach(|py| match self.call(py, chain) {
-            Ok(who) => Ok(Arc::new(who) as Identity),
+            Ok(identity) => Ok(Arc::new(identity) as Identity),
             Err(error) => {
                 let alert = error.value(py).getattr("alert").and_then(|alert| alert.extract::<u8>());
                 Err(Refusal { alert: alert.unwrap_or(INTERNAL_ERROR), reason: error.value(py).to_string() })
@@ -40,18 +40,29 @@ impl Check for Verify {
     }
 }
 
-/// A client towards servers of one name: `verify` as `serve` has it. Connections that shall resume each other's sessions
-/// share one.
+/// Our certificate and key (DER), and the check of the peer's: `verify(chain: list[bytes])` returns the peer's identity, or
+/// raises an exception with an `alert`.
+#[pyclass(module = "qmux_native", frozen)]
+pub struct Credentials(pub tls::Credentials);
+
+#[pymethods]
+impl Credentials {
+    #[new]
+    #[pyo3(signature = (*, chain, key, alpn, verify))]
+    fn new(chain: Vec<Vec<u8>>, key: Vec<u8>, alpn: Vec<u8>, verify: Py<PyAny>) -> Self {
+        Self(tls::Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) })
+    }
+}
+
+/// A client towards servers of one name. Connections that resume each other's sessions share one.
 #[pyclass(module = "qmux_native", frozen)]
 pub struct Client(pub tls::Client);
 
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (*, chain, key, alpn, verify))]
-    fn new(chain: Vec<Vec<u8>>, key: Vec<u8>, alpn: Vec<u8>, verify: Py<PyAny>) -> PyResult<Self> {
-        let credentials = Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) };
-        tls::Client::new(credentials).map(Self).map_err(PyValueError::new_err)
+    fn new(credentials: &Credentials) -> PyResult<Self> {
+        tls::Client::new(credentials.0.clone()).map(Self).map_err(PyValueError::new_err)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Endpoints, and how connections begin.
+//! Endpoints, and connecting.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::RawFd;
@@ -10,54 +10,60 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use quinn_proto::StdSystemTime;
 
-use super::credentials::{Client, Ticket, Verify};
+use super::credentials::{Client, Credentials, Ticket};
 use super::values::{own, seconds};
 use super::Core;
 use crate::endpoint::{Endpoint, Policy, Remote};
-use crate::tls::Credentials;
-use crate::transport::Limits;
+use crate::transport;
 use crate::udp::Socket;
 
-/// What a server's connection begins with, until `raise_limits`. `timeouts`: idle, keep-alive, handshake.
-fn unregistered(timeouts: (f64, f64, f64), connection_window: u64, stream_window: u64) -> PyResult<Limits> {
-    Ok(Limits {
-        idle_timeout: seconds(timeouts.0)?,
-        keep_alive: seconds(timeouts.1)?,
-        handshake_timeout: seconds(timeouts.2)?,
-        max_streams: 1,
-        stream_window,
-        connection_window: Some(connection_window),
-    })
+/// The limits of a connection; a server's are those until `raise_limits`.
+#[pyclass(module = "qmux_native", frozen)]
+pub struct Limits(transport::Limits);
+
+#[pymethods]
+impl Limits {
+    /// `connection_window_bytes` None: unlimited.
+    #[new]
+    #[pyo3(signature = (*, idle_timeout_s, keep_alive_s, handshake_timeout_s, max_streams, stream_window_bytes,
+        connection_window_bytes))]
+    fn new(
+        idle_timeout_s: f64,
+        keep_alive_s: f64,
+        handshake_timeout_s: f64,
+        max_streams: u32,
+        stream_window_bytes: u64,
+        connection_window_bytes: Option<u64>,
+    ) -> PyResult<Self> {
+        Ok(Self(transport::Limits {
+            idle_timeout: seconds(idle_timeout_s)?,
+            keep_alive: seconds(keep_alive_s)?,
+            handshake_timeout: seconds(handshake_timeout_s)?,
+            max_streams,
+            stream_window: stream_window_bytes,
+            connection_window: connection_window_bytes,
+        }))
+    }
 }
 
 #[pymethods]
 impl Core {
-    #[pyo3(signature = (*, slot, chain, key, alpn, verify, reset_key, retry_key, idle_timeout_s, keep_alive_s,
-        handshake_timeout_s, retry_threshold, max_connections, connection_window_bytes, stream_window_bytes))]
+    #[pyo3(signature = (*, slot, reset_key, retry_key, credentials, limits, retry_threshold, max_connections))]
     #[allow(clippy::too_many_arguments)] // keywords in Python
     fn serve(
         &mut self,
         slot: u16,
-        chain: Vec<Vec<u8>>,
-        key: Vec<u8>,
-        alpn: Vec<u8>,
-        verify: Py<PyAny>,
         reset_key: Vec<u8>,
         retry_key: Vec<u8>,
-        idle_timeout_s: f64,
-        keep_alive_s: f64,
-        handshake_timeout_s: f64,
+        credentials: &Credentials,
+        limits: &Limits,
         retry_threshold: usize,
         max_connections: usize,
-        connection_window_bytes: u64,
-        stream_window_bytes: u64,
     ) -> PyResult<u64> {
-        let credentials = Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) };
-        let timeouts = (idle_timeout_s, keep_alive_s, handshake_timeout_s);
-        let limits = unregistered(timeouts, connection_window_bytes, stream_window_bytes)?;
-        let policy =
-            Policy { limits, retry_threshold, max_connections, retry_key, wall_clock: Arc::new(StdSystemTime) };
-        let endpoint = Endpoint::server(slot, &reset_key, policy, credentials).map_err(PyValueError::new_err)?;
+        let (limits, wall_clock) = (limits.0.clone(), Arc::new(StdSystemTime));
+        let policy = Policy { limits, retry_threshold, max_connections, retry_key, wall_clock };
+        let endpoint =
+            Endpoint::server(slot, &reset_key, policy, credentials.0.clone()).map_err(PyValueError::new_err)?;
         Ok(self.engine.endpoints.insert(endpoint))
     }
 
@@ -68,29 +74,18 @@ impl Core {
         Ok(())
     }
 
-    #[pyo3(signature = (endpoint, *, chain, key, alpn, verify, idle_timeout_s, keep_alive_s, handshake_timeout_s,
-        retry_threshold, max_connections, connection_window_bytes, stream_window_bytes))]
-    #[allow(clippy::too_many_arguments)] // keywords in Python
+    #[pyo3(signature = (endpoint, *, credentials, limits, retry_threshold, max_connections))]
     fn reconfigure(
         &mut self,
         endpoint: u64,
-        chain: Vec<Vec<u8>>,
-        key: Vec<u8>,
-        alpn: Vec<u8>,
-        verify: Py<PyAny>,
-        idle_timeout_s: f64,
-        keep_alive_s: f64,
-        handshake_timeout_s: f64,
+        credentials: &Credentials,
+        limits: &Limits,
         retry_threshold: usize,
         max_connections: usize,
-        connection_window_bytes: u64,
-        stream_window_bytes: u64,
     ) -> PyResult<()> {
-        let credentials = Credentials { chain, key, alpn, check: Arc::new(Verify(verify)) };
-        let timeouts = (idle_timeout_s, keep_alive_s, handshake_timeout_s);
-        let limits = unregistered(timeouts, connection_window_bytes, stream_window_bytes)?;
-        let endpoint = self.endpoint(endpoint)?;
-        endpoint.reconfigure(limits, retry_threshold, max_connections, credentials).map_err(PyValueError::new_err)
+        self.endpoint(endpoint)?
+            .reconfigure(limits.0.clone(), retry_threshold, max_connections, credentials.0.clone())
+            .map_err(PyValueError::new_err)
     }
 
     fn set_live_slots(&mut self, endpoint: u64, slots: Vec<u16>) -> PyResult<()> {
@@ -131,7 +126,7 @@ impl Core {
         Ok(dict)
     }
 
-    /// Read its sockets no more, and say nothing: for tests, what a killed worker does.
+    /// Close its sockets without sending anything, as a killed worker does: for tests.
     fn abandon(&mut self, endpoint: u64) -> PyResult<()> {
         let ports = std::mem::take(&mut self.endpoint(endpoint)?.ports);
         ports.into_iter().for_each(|port| drop(self.engine.ports.remove(port)));
@@ -143,8 +138,7 @@ impl Core {
     }
 
     /// `ticket`: of a connection of the same `client` to this server; used up.
-    #[pyo3(signature = (*, fd, host, port, scope_id, client, ticket, server_name, lane, idle_timeout_s, keep_alive_s,
-        handshake_timeout_s, max_streams, stream_window_bytes))]
+    #[pyo3(signature = (*, fd, host, port, scope_id, client, ticket, server_name, lane, limits))]
     #[allow(clippy::too_many_arguments)] // keywords in Python
     fn connect(
         &mut self,
@@ -156,11 +150,7 @@ impl Core {
         ticket: Option<&Ticket>,
         server_name: &str,
         lane: Option<u16>,
-        idle_timeout_s: f64,
-        keep_alive_s: f64,
-        handshake_timeout_s: f64,
-        max_streams: u32,
-        stream_window_bytes: u64,
+        limits: &Limits,
     ) -> PyResult<u64> {
         let fd = own(fd)?;
         let ip: IpAddr = host.parse().map_err(|_| PyValueError::new_err(format!("{host} is not an address")))?;
@@ -169,16 +159,8 @@ impl Core {
             IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope_id).into(),
         };
         let outgoing = client.0.outgoing(ticket.and_then(Ticket::take)).map_err(PyValueError::new_err)?;
-        let limits = Limits {
-            idle_timeout: seconds(idle_timeout_s)?,
-            keep_alive: seconds(keep_alive_s)?,
-            handshake_timeout: seconds(handshake_timeout_s)?,
-            max_streams,
-            stream_window: stream_window_bytes,
-            connection_window: None,
-        };
         let wire = Box::new(Socket::new(fd)?);
         let remote = Remote { address: peer, server_name, lane };
-        self.engine.connect(wire, &remote, outgoing, &limits, Instant::now()).map_err(PyOSError::new_err)
+        self.engine.connect(wire, &remote, outgoing, &limits.0, Instant::now()).map_err(PyOSError::new_err)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::values::{self, own, patience};
+use super::values::{self, own, timeouts};
 use super::Core;
 use crate::stream::{stream_id, Read};
 
@@ -34,7 +34,7 @@ impl Core {
         self.engine.set_priority(conn, stream_id(stream), priority);
     }
 
-    /// Hand a stream and a detached socket over; RELAY_DONE follows.
+    /// Pass a stream and a detached socket on; RELAY_DONE follows.
     fn relay(
         &mut self,
         conn: u64,
@@ -44,8 +44,8 @@ impl Core {
         half_closed_timeout_s: f64,
     ) -> PyResult<u64> {
         let fd = own(fd)?;
-        let patience = patience(idle_timeout_s, half_closed_timeout_s)?;
-        Ok(self.engine.start_relay(conn, stream_id(stream), fd, patience, None, Instant::now())?)
+        let timeouts = timeouts(idle_timeout_s, half_closed_timeout_s)?;
+        Ok(self.engine.start_relay(conn, stream_id(stream), fd, timeouts, None, Instant::now())?)
     }
 
     /// Bytes to the socket and to the stream so far; None when it is over.

@@ -1,4 +1,4 @@
-//! What Python hands over, as Rust has it.
+//! Python's values as Rust types.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use quinn_proto::VarInt;
 use socket2::SockAddr;
 
-use crate::relay::Patience;
+use crate::relay::Timeouts;
 
 /// A century: what `float("inf")` and other very long times become.
 const MAX_SECONDS: f64 = 3.2e9;
@@ -24,20 +24,20 @@ pub fn seconds(value: f64) -> PyResult<Duration> {
 }
 
 /// `qmux.quic.engine.RelayLimits`
-pub fn patience(idle_timeout_s: Option<f64>, half_closed_timeout_s: f64) -> PyResult<Patience> {
-    Ok(Patience { idle: idle_timeout_s.map(seconds).transpose()?, half_closed: seconds(half_closed_timeout_s)? })
+pub fn timeouts(idle_timeout_s: Option<f64>, half_closed_timeout_s: f64) -> PyResult<Timeouts> {
+    Ok(Timeouts { idle: idle_timeout_s.map(seconds).transpose()?, half_closed: seconds(half_closed_timeout_s)? })
 }
 
 pub fn code(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
 }
 
-/// Own a descriptor that Python gave away.
+/// Own a descriptor that Python detached.
 pub fn own(fd: RawFd) -> PyResult<OwnedFd> {
     if fd < 0 {
         return Err(PyValueError::new_err("not a descriptor"));
     }
-    // SAFETY: the caller detached it from its socket object: nobody else closes it.
+    // SAFETY: the caller detached it from its socket object: nothing else closes it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -1,4 +1,4 @@
-//! The relays of an engine: how they begin, whose turn it is, what wakes them, and how they end.
+//! The relays of an engine: how they start, what wakes them, their scheduling, and how they end.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,23 +8,23 @@ use std::time::Instant;
 use quinn_proto::StreamId;
 
 use super::share::Pace;
-use super::{Patience, Relay};
+use super::{Relay, Timeouts};
 use crate::arena::Id;
-use crate::counts::User;
+use crate::counts::RelayedUser;
 use crate::engine::{Engine, Tag};
 use crate::events::{End, Event};
 use crate::stream::{abort_both, Use};
 use crate::timers::Timer;
 
 impl Engine {
-    /// Hand a stream and a socket over. Where the stream has ended already, the relay ends at once.
+    /// Pass a stream and a socket on. Where the stream has ended already, the relay ends at once.
     pub fn start_relay(
         &mut self,
         id: Id,
         stream: StreamId,
         socket: OwnedFd,
-        patience: Patience,
-        user: Option<User>,
+        timeouts: Timeouts,
+        user: Option<RelayedUser>,
         now: Instant,
     ) -> io::Result<Id> {
         if let Some(user) = &user {
@@ -36,7 +36,7 @@ impl Engine {
             stream,
             user,
             socket: Some(socket),
-            patience,
+            timeouts,
             active_at: now,
             timer_at: None,
             inward: VecDeque::new(),
@@ -59,7 +59,7 @@ impl Engine {
             bytes_to_socket: 0,
             bytes_to_stream: 0,
         };
-        let conn = self.conns.get_mut(id).filter(|conn| !conn.is_over);
+        let conn = self.conns.get_mut(id).filter(|conn| !conn.is_closed);
         let over = match conn {
             None => Some(End::ConnectionLost),
             Some(conn) => match conn.streams.remove(&stream) {
@@ -102,7 +102,7 @@ impl Engine {
         }
     }
 
-    /// epoll saw something on its socket.
+    /// epoll reports its socket ready.
     pub fn relay_polled(&mut self, id: Id, flags: i32) {
         let Some(relay) = self.relays.get_mut(id) else { return };
         let closed = flags & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0;
@@ -186,7 +186,7 @@ impl Engine {
         }
     }
 
-    /// Its timer is set once and looks then whether there was traffic: traffic itself moves no timer.
+    /// Its timer is set once, and checks then whether there was traffic: traffic itself moves no timer.
     fn arm_relay(&mut self, id: Id) {
         let Some(relay) = self.relays.get_mut(id) else { return };
         let Some((at, _)) = relay.deadline() else { return };
@@ -204,13 +204,13 @@ impl Engine {
         }
     }
 
-    /// Relays of users end.
-    pub fn end_users(&mut self) {
-        let users: Vec<_> = self.relays.iter().filter(|(_, relay)| relay.user.is_some()).map(|(id, _)| id).collect();
-        users.into_iter().for_each(|id| self.end_relay(id, End::Aborted));
+    /// End every relay that the engine started.
+    pub fn end_user_relays(&mut self) {
+        let ids: Vec<_> = self.relays.iter().filter(|(_, relay)| relay.user.is_some()).map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.end_relay(id, End::Aborted));
     }
 
-    /// The end of a relay, told once.
+    /// End a relay, and report it once.
     pub fn end_relay(&mut self, id: Id, end: End) {
         let Some(mut relay) = self.relays.remove(id) else { return };
         self.timers.set(Timer::Relay(id), &mut relay.timer_at, None);

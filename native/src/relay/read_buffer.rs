@@ -13,7 +13,7 @@ const READ_BYTES: usize = 64 << 10;
 /// A piece smaller than this is copied, so that it does not hold the whole read buffer.
 const COPIED_BYTES: usize = 8 << 10;
 
-/// Sockets are read into this; large pieces are handed on without a copy.
+/// Sockets are read into this; large pieces are passed on without a copy.
 pub struct ReadBuffer(BytesMut);
 
 impl ReadBuffer {

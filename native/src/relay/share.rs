@@ -1,20 +1,21 @@
-//! How much relays move at once: what is worth a system call while all of them move much, and less while somebody waits
-//! for little.
+//! How much relays move at once: enough to be worth a system call while all of them move much, and less while others,
+//! that move little, wait.
 
 use std::time::{Duration, Instant};
 
-/// What one relay may move in each direction, and all that move much may read together, before it is sent and the others
-/// have their turn: every call on a TCP socket costs an acknowledgement and wakes somebody up, so it shall be worth it.
+/// What one relay may move in each direction, and all that move much may read together, before it is sent and the
+/// others have their turn: every call on a TCP socket costs an acknowledgement and wakes a process, so it should be
+/// worth it.
 pub const SHARE_BYTES: usize = 256 << 10;
 
-/// The same while there are relays that move little: theirs wait for it at both ends, there and back. Of 1.2 ms beside a
-/// transfer over loopback it leaves 0.6; 64 KiB would leave 0.5, and cost that transfer a tenth of its speed.
+/// The same while there are relays that move little: theirs wait for it at both ends, there and back. Of 1.2 ms beside
+/// a transfer over loopback it leaves 0.6; 64 KiB would leave 0.5, and cost that transfer a tenth of its speed.
 const SHORT_SHARE_BYTES: usize = 96 << 10;
 
 /// Shares are short for this long after a relay moved little.
 const SHORT_FOR: Duration = Duration::from_millis(50);
 
-/// Who moves this much within this time moves much.
+/// A relay that moves this much within this time moves much.
 const BULK_BYTES: usize = 64 << 10;
 const WINDOW: Duration = Duration::from_millis(10);
 
@@ -87,7 +88,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn who_moves_much_is_known_from_one_window_to_the_next() {
+    fn a_relay_that_moves_much_stays_bulk_in_the_next_window() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
         pace.moved(BULK_BYTES - 1, start);
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_silent_begins_anew() {
+    fn a_relay_that_was_idle_is_no_longer_bulk() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
         pace.moved(10 * BULK_BYTES, start);
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_short_while_somebody_moves_little() {
+    fn shares_are_short_while_a_relay_moves_little() {
         let start = Instant::now();
         let mut share = Share::default();
         share.moved(true, SHORT_SHARE_BYTES, start);

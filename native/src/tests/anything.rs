@@ -1,4 +1,4 @@
-//! What strangers send: whatever it is, it is counted, costs little, and hurts nobody who is there.
+//! Datagrams of unknown origin: all are counted, cost little, and do not disturb established connections.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::world::{client_address, credentials, Dial, Pair, Say, Serve, World, S
 use crate::events::Event;
 use crate::fuzzing;
 
-/// Where nobody has a wire: what is sent there is only counted.
+/// An address without a wire: what is sent there is only counted.
 const STRANGER: u16 = 9000;
 
 /// Something with the head of a QUIC packet, or not even that.
@@ -73,7 +73,7 @@ fn changed(mut data: Vec<u8>, changes: &[Change]) -> Vec<u8> {
     data
 }
 
-/// Somebody is connected already, and strangers send `datagrams`; what they got for it.
+/// One client is connected, and strangers send `datagrams`; how many bytes each was answered with.
 fn attack(datagrams: &[Vec<u8>]) -> (World, Pair, HashMap<u16, usize>) {
     let mut world = World::with(Faults::default(), 1, Serve::default());
     world.endpoint().set_live_slots(vec![3, 4]);
@@ -93,7 +93,7 @@ fn attack(datagrams: &[Vec<u8>]) -> (World, Pair, HashMap<u16, usize>) {
     (world, pair, answered)
 }
 
-/// Who was connected still is, and a newcomer is served.
+/// The established connection still works, and a new one is accepted.
 fn assert_all_is_well(world: &mut World, pair: &Pair) {
     let stream = world.stream(pair, b"as before");
     assert_eq!(world.server.read(pair.server, stream, 100).as_deref(), Some(&b"as before"[..]));
@@ -106,7 +106,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
 
     #[test]
-    fn strangers_are_counted_and_hurt_nobody(datagrams in proptest::collection::vec(datagram(), 1..24)) {
+    fn strangers_are_counted_and_disturb_no_connection(datagrams in proptest::collection::vec(datagram(), 1..24)) {
         let (mut world, pair, answered) = attack(&datagrams);
         for (number, data) in datagrams.iter().enumerate() {
             let got = answered.get(&client_address(STRANGER + number as u16).port()).copied().unwrap_or_default();
@@ -116,7 +116,7 @@ proptest! {
     }
 
     #[test]
-    fn a_connection_that_is_garbled_hurts_nobody(
+    fn a_garbled_connection_disturbs_no_other(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), proptest::collection::vec(change(), 0..6)), 1..12),
     ) {
         let recorded = recorded();
@@ -126,9 +126,9 @@ proptest! {
         let strangers = client_address(STRANGER).port()..;
         let got: usize = answered.iter().filter(|(port, _)| strangers.contains(port)).map(|(_, bytes)| bytes).sum();
         let sent: usize = datagrams.iter().map(Vec::len).sum();
-        let begun = world.server.events.iter().filter(|event| matches!(event, Event::Accepted { .. })).count();
-        // quinn looks whether one byte more is allowed, and then sends a datagram.
-        prop_assert!(got <= 3 * sent + 1200 * begun, "{got} bytes for {sent}");
+        let accepted = world.server.events.iter().filter(|event| matches!(event, Event::Accepted { .. })).count();
+        // quinn checks whether one byte more is allowed, and then sends a datagram.
+        prop_assert!(got <= 3 * sent + 1200 * accepted, "{got} bytes for {sent}");
         assert_all_is_well(&mut world, &pair);
     }
 
@@ -146,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn datagrams_that_came_together_are_counted_each(sizes in proptest::collection::vec(0usize..1500, 1..200)) {
+    fn merged_datagrams_are_counted_each(sizes in proptest::collection::vec(0usize..1500, 1..200)) {
         let mut world = World::new(Faults::default());
         for size in &sizes {
             world.net.inject(client_address(STRANGER), SERVER, &vec![0x40; *size]);
@@ -157,7 +157,7 @@ proptest! {
 
     #[test]
     fn the_entrances_for_fuzzing_hold(datagrams in proptest::collection::vec(datagram(), 1..24)) {
-        let credentials = credentials(Say::Accept("anybody"));
+        let credentials = credentials(Say::Accept("a client"));
         let mut server = fuzzing::Server::new(credentials.chain[0].clone(), credentials.key);
         for data in &datagrams {
             fuzzing::destination(data);

@@ -1,16 +1,16 @@
-//! How connections end, what each end is told of it, and that nothing is left.
+//! How connections are closed, what each end reports, and that no state is left.
 
 use super::net::Faults;
 use super::world::{Dial, Pair, Serve, World, MS, S};
 use crate::events::Event;
 
-/// What both ends were told, as (kind, code, message).
-fn told(world: &World, pair: &Pair) -> [Option<(&'static str, u64, String)>; 2] {
+/// The close reasons that both ends reported, as (kind, code, message).
+fn reported(world: &World, pair: &Pair) -> [Option<(&'static str, u64, String)>; 2] {
     let reasons = [world.client.closed(pair.client), world.server.closed(pair.server)];
     reasons.map(|reason| reason.map(|reason| (reason.kind, reason.code, reason.message.clone())))
 }
 
-/// After some time nobody knows of any connection: tables, timers, counters.
+/// After some time no state of any connection is left: tables, timers, counters.
 fn assert_nothing_is_left(world: &mut World) {
     world.pass(60 * S);
     assert!(world.client.is_empty(), "the client");
@@ -28,8 +28,8 @@ fn a_client_closes_with_code_and_reason() {
     world.client.engine.close_connection(pair.client, 0x42, b"enough", world.now);
     world.client.engine.close_connection(pair.client, 0x43, b"again", world.now);
     world.until(|world| world.server.closed(pair.server).is_some());
-    // Who closes knows it, and is told nothing.
-    assert_eq!(told(&world, &pair), [None, Some(("application", 0x42, "enough".to_owned()))]);
+    // The end that closes reports nothing.
+    assert_eq!(reported(&world, &pair), [None, Some(("application", 0x42, "enough".to_owned()))]);
     assert_nothing_is_left(&mut world);
 }
 
@@ -39,7 +39,7 @@ fn a_server_closes_with_code_and_reason() {
     let pair = world.pair();
     world.server.engine.close_connection(pair.server, 0x42, b"enough", world.now);
     world.until(|world| world.client.closed(pair.client).is_some());
-    assert_eq!(told(&world, &pair), [Some(("application", 0x42, "enough".to_owned())), None]);
+    assert_eq!(reported(&world, &pair), [Some(("application", 0x42, "enough".to_owned())), None]);
     assert_nothing_is_left(&mut world);
 }
 
@@ -50,13 +50,13 @@ fn both_close_at_once() {
     world.client.engine.close_connection(pair.client, 1, b"", world.now);
     world.server.engine.close_connection(pair.server, 2, b"", world.now);
     world.pass(S);
-    assert_eq!(told(&world, &pair), [None, None]);
+    assert_eq!(reported(&world, &pair), [None, None]);
     assert_nothing_is_left(&mut world);
 }
 
 #[test]
 fn a_close_that_is_lost_is_said_again() {
-    // The client forgets at once what it closed; a server answers whoever still sends.
+    // The client removes at once what it closed; a server answers a peer that still sends.
     let mut world = World::new(Faults::default());
     let pair = world.pair();
     world.net.set(|faults| faults.is_cut = true);
@@ -67,7 +67,7 @@ fn a_close_that_is_lost_is_said_again() {
     world.client.conn(pair.client).quic.ping();
     world.client.engine.mark(pair.client);
     world.pass(S);
-    assert_eq!(told(&world, &pair)[0], Some(("application", 7, "enough".to_owned())));
+    assert_eq!(reported(&world, &pair)[0], Some(("application", 7, "enough".to_owned())));
     assert_nothing_is_left(&mut world);
 }
 
@@ -85,7 +85,7 @@ fn a_close_does_not_wait_for_the_congestion_window() {
             true => world.client.engine.close_connection(pair.client, 7, b"enough", world.now),
             false => world.server.engine.close_connection(pair.server, 7, b"enough", world.now),
         }
-        world.until(|world| told(world, &pair).iter().any(Option::is_some));
+        world.until(|world| reported(world, &pair).iter().any(Option::is_some));
         assert_eq!(world.now - closed, 10 * MS, "one way");
         assert_nothing_is_left(&mut world);
     }
@@ -101,7 +101,7 @@ fn an_endpoint_closes_all_of_its_connections() {
     world.server.engine.close_endpoint(endpoint, 9, b"stopping", now);
     world.until(|world| world.client.closed(half_open).is_some());
     for pair in &pairs {
-        assert_eq!(told(&world, pair)[0], Some(("application", 9, "stopping".to_owned())));
+        assert_eq!(reported(&world, pair)[0], Some(("application", 9, "stopping".to_owned())));
     }
     // RFC 9000 §10.2.3: its code and words are for a peer that is known.
     let reason = world.client.closed(half_open).expect("looked for just now");
@@ -111,7 +111,7 @@ fn an_endpoint_closes_all_of_its_connections() {
 }
 
 #[test]
-fn streams_of_a_connection_that_ended_are_nobodys() {
+fn streams_of_a_closed_connection_are_closed() {
     let mut world = World::new(Faults::default());
     let pair = world.pair();
     let stream = world.stream(&pair, b"!");
@@ -126,30 +126,30 @@ fn streams_of_a_connection_that_ended_are_nobodys() {
 }
 
 #[test]
-fn a_connection_begins_while_another_one_ends() {
+fn a_connection_is_accepted_while_another_one_is_removed() {
     let mut world = World::new(Faults::default());
     let ending = world.pair();
     world.client.engine.close_connection(ending.client, 1, b"", world.now);
     world.until(|world| world.server.closed(ending.server).is_some());
-    let newcomer = world.dial(Dial::default());
+    let newer = world.dial(Dial::default());
     world.pass(9 * MS);
-    // It is drained, and a step has seen that; the next one hears of the newcomer before the old one is forgotten.
+    // It is drained, and a step has seen that; the next one accepts a new connection before the old one is removed.
     let drained_at = world.now + 5 * S;
     world.server.conn(ending.server).quic.handle_timeout(drained_at);
     world.server.engine.connection_events(ending.server, drained_at);
     world.server.engine.mark(ending.server);
     assert!(world.server.conn(ending.server).quic.is_drained());
     world.now += MS;
-    let newcomer = world.connected(newcomer);
+    let newer = world.connected(newer);
     assert!(world.server.engine.conns.get(ending.server).is_none());
-    let stream = world.stream(&newcomer, b"hello");
-    assert_eq!(world.server.read(newcomer.server, stream, 10), Some(b"hello".to_vec()));
-    world.client.engine.close_connection(newcomer.client, 1, b"", world.now);
+    let stream = world.stream(&newer, b"hello");
+    assert_eq!(world.server.read(newer.server, stream, 10), Some(b"hello".to_vec()));
+    world.client.engine.close_connection(newer.client, 1, b"", world.now);
     assert_nothing_is_left(&mut world);
 }
 
 #[test]
-fn connections_come_and_go() {
+fn connections_are_opened_and_closed() {
     let mut world = World::with(Faults::default(), 1, Serve { max_connections: 1000, ..Serve::default() });
     for round in 0..8 {
         let pairs: Vec<_> = (0..10).map(|_| world.pair()).collect();

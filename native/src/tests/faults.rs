@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::net::Faults;
-use super::relays::{relay, PATIENT};
+use super::relays::{relay, TIMEOUTS};
 use super::world::{client_address, Pair, Serve, World, MS, S};
 
 /// What happens to the path, so many milliseconds after the start.
@@ -46,7 +46,7 @@ fn faults() -> impl Strategy<Value = Faults> {
         })
 }
 
-/// One direction of one tunnel: who sends, what, and what has arrived.
+/// One direction of one tunnel: the sender, what it sends, and what has arrived.
 struct Flow {
     sent: Vec<u8>,
     written: usize,
@@ -93,8 +93,8 @@ type Tunnel = (UnixStream, UnixStream, Flow, Flow);
 fn tunnel(world: &mut World, pair: &Pair, number: usize, sizes: (usize, usize)) -> Tunnel {
     let stream = world.stream(pair, b"!");
     assert_eq!(world.server.read(pair.server, stream, 1).as_deref(), Some(&b"!"[..]));
-    let (user, _) = relay(&mut world.client, pair.client, stream, PATIENT, world.now);
-    let (service, _) = relay(&mut world.server, pair.server, stream, PATIENT, world.now);
+    let (user, _) = relay(&mut world.client, pair.client, stream, TIMEOUTS, world.now);
+    let (service, _) = relay(&mut world.server, pair.server, stream, TIMEOUTS, world.now);
     (user, service, Flow::new(sizes.0, number), Flow::new(sizes.1, number + 100))
 }
 

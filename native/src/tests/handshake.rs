@@ -1,4 +1,4 @@
-//! From nothing to a connection that both ends were told of, or not.
+//! Handshakes that succeed, and that fail.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn refusal(alert: u8) -> Say {
 }
 
 #[test]
-fn both_ends_are_told() {
+fn both_ends_report_the_connection() {
     let mut world = World::new(Faults::default());
     let started = world.now;
     let client = world.dial(Dial::default());
@@ -25,12 +25,12 @@ fn both_ends_are_told() {
     assert_eq!(world.now - started, 40 * MS);
     let is_accepted = |event: &Event| matches!(event, Event::Accepted { .. });
     assert!(is_accepted(&world.server.events[0]));
-    let who = world.server.take(|event| match event {
+    let identity = world.server.take(|event| match event {
         Event::Connected { identity, .. } => Some(identity.clone()),
         _ => None,
     });
-    let who = who.flatten().expect("the server was told who it is");
-    assert_eq!(who.downcast_ref(), Some(&"a client"));
+    let identity = identity.flatten().expect("the server has the client's identity");
+    assert_eq!(identity.downcast_ref(), Some(&"a client"));
     let rtt = world.client.conn(client).quic.rtt();
     assert!((20 * MS..25 * MS).contains(&rtt), "{rtt:?}");
     let endpoint = world.endpoint();
@@ -83,9 +83,9 @@ fn a_server_refuses_a_certificate_with_its_reason() {
     let client = world.dial(Dial::default());
     world.until(|world| world.client.closed(client).is_some());
     let reason = world.client.closed(client).expect("looked for just now");
-    // The words came in the CONNECTION_CLOSE.
+    // The message was in the CONNECTION_CLOSE.
     assert_eq!((reason.kind, reason.code, &*reason.message), ("tls", u64::from(CERTIFICATE_REVOKED), "not here"));
-    assert!(!world.client.has(|event| matches!(event, Event::Connected { .. })), "it was nobody");
+    assert!(!world.client.has(|event| matches!(event, Event::Connected { .. })), "it is not identified");
     let ours = world.server.take(|event| match event {
         Event::Closed { reason, .. } => Some(reason.clone()),
         _ => None,
@@ -127,7 +127,7 @@ fn validated_addresses_have_a_cap_too() {
     let clients: Vec<_> = (0..40).map(|_| world.dial(Dial { limits: patient(), ..Dial::default() })).collect();
     world.until(|world| clients.iter().filter(|&&client| world.client.is_connected(client)).count() >= 10);
     assert!(world.endpoint().stats.initials_refused > 0, "the cap was never reached");
-    // The others come again, one packet after the other.
+    // The others are sent again, one packet after the other.
     world.until(|world| clients.iter().all(|&client| world.client.is_connected(client)));
 }
 
@@ -144,7 +144,7 @@ fn a_full_server_says_so() {
 }
 
 #[test]
-fn a_server_that_stops_takes_nobody() {
+fn a_server_that_stops_accepts_no_connection() {
     let mut world = World::new(Faults::default());
     world.endpoint().refuse_new(true);
     let client = world.dial(Dial::default());
@@ -155,7 +155,7 @@ fn a_server_that_stops_takes_nobody() {
 }
 
 #[test]
-fn what_the_kernel_does_not_take_goes_out_later() {
+fn what_the_kernel_does_not_take_is_sent_later() {
     let mut world = World::new(Faults::default());
     let address = super::world::client_address(0);
     world.net.block(address, true);

@@ -1,4 +1,4 @@
-//! Connection IDs on the wire: every packet steers to its worker, and strangers are told apart.
+//! Connection IDs on the wire: every packet is steered to its worker, and unknown ones are recognised.
 
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ fn every_packet_of_a_connection_steers_to_its_worker() {
     }
     let sent = world.net.state().tap.take().expect("set above");
     let initial = destinations(&sent).next().expect("an Initial");
-    assert_eq!((initial.0, &initial.1[..2]), (true, &[0x80, 17][..]), "the lane that was asked for");
+    assert_eq!((initial.0, &initial.1[..2]), (true, &[0x80, 17][..]), "the lane that was requested");
     let later: Vec<_> = destinations(&sent).filter(|(_, id)| !cid::has_initial_form(id)).collect();
     assert!(later.len() > 24);
     assert!(later.iter().all(|(_, id)| cid::issued_slot(id) == Some(258)), "{later:?}");
@@ -54,7 +54,7 @@ fn a_client_without_a_lane_draws_one() {
 }
 
 #[test]
-fn a_server_that_began_anew_ends_its_old_connections() {
+fn a_restarted_server_resets_its_old_connections() {
     let mut world = World::new(Faults::default());
     let pair = world.pair();
     world.serve(Serve::default());

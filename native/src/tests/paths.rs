@@ -41,7 +41,7 @@ fn silence_ends_a_connection_at_its_time() {
     let mut world = World::with(Faults::default(), 1, Serve { limits: quiet.clone(), ..Serve::default() });
     let pair = world.pair_with(Dial { limits: quiet, ..Dial::default() });
     world.pass(5 * S); // the search for the size is over
-    let last = world.client.conn(pair.client).heard_at;
+    let last = world.client.conn(pair.client).last_received_at;
     world.until(|world| world.client.closed(pair.client).is_some() && world.server.closed(pair.server).is_some());
     assert_eq!(world.client.closed(pair.client).map(|reason| reason.kind), Some("idle"));
     assert_eq!(world.server.closed(pair.server).map(|reason| reason.kind), Some("idle"));
@@ -56,8 +56,8 @@ fn keep_alive_keeps_it() {
     let pair = world.pair();
     world.pass(600 * S);
     assert!(world.client.closed(pair.client).is_none() && world.server.closed(pair.server).is_none());
-    let heard = world.now - world.server.conn(pair.server).heard_at;
-    assert!(heard <= limits().keep_alive + S, "{heard:?}");
+    let silence = world.now - world.server.conn(pair.server).last_received_at;
+    assert!(silence <= limits().keep_alive + S, "{silence:?}");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_connection_waits_through_a_black_hole() {
     world.client.write(pair.client, stream, b"through");
     world.pass(20 * S);
     assert!(world.client.conn(pair.client).is_outstanding());
-    assert!(world.now - world.client.conn(pair.client).heard_at >= 19 * S);
+    assert!(world.now - world.client.conn(pair.client).last_received_at >= 19 * S);
     world.net.set(|faults| faults.is_cut = false);
     let cut = world.now;
     let mut got = Vec::new();
@@ -89,7 +89,7 @@ fn a_black_hole_that_lasts_ends_both_ends() {
     world.net.set(|faults| faults.is_cut = true);
     let cut = world.now;
     world.until(|world| world.client.closed(pair.client).is_some() && world.server.closed(pair.server).is_some());
-    // A keep-alive that nobody answers begins the time again, once (RFC 9000 §10.1).
+    // A keep-alive that is not answered restarts the idle timeout, once (RFC 9000 §10.1).
     assert!(world.now - cut <= limits().idle_timeout + limits().keep_alive + S, "{:?}", world.now - cut);
     assert!(world.client.is_empty() && world.server.is_empty());
 }
@@ -125,7 +125,7 @@ fn the_size_of_datagrams_grows_to_what_the_path_carries() {
 }
 
 #[test]
-fn nobody_searches_beyond_the_interface() {
+fn the_search_ends_at_the_mtu_of_the_interface() {
     let (ours, theirs) = (1452, 4000);
     let mut world = World::with(Faults::default(), 1, Serve { payload: theirs, ..Serve::default() });
     world.net.state().tap = Some(Vec::new());
@@ -163,7 +163,7 @@ fn another_port_may_be_another_path() {
     let stream = world.stream(&pair, b"!");
     world.pass(10 * S);
     assert!(mtu(&mut world, &pair).1 > 8000);
-    // A NAT that begins anew, in front of a smaller path, while the server sends.
+    // A NAT that restarts, in front of a smaller path, while the server sends.
     world.net.set(|faults| faults.payload = 1200);
     world.net.rebind(client_address(0), client_address(100));
     world.server.write(pair.server, stream, &[7; 200_000]);
@@ -176,7 +176,7 @@ fn another_port_may_be_another_path() {
 }
 
 #[test]
-fn a_path_whose_packets_change_places_loses_nothing() {
+fn a_path_that_reorders_packets_loses_nothing() {
     let mut world = World::new(Faults { delay: 5 * MS, jitter: 20 * MS, duplicates: 0.2, ..Faults::default() });
     let pair = world.pair();
     transfer(&mut world, &pair, 2_000_000);

@@ -8,11 +8,11 @@ use super::net::Faults;
 use super::world::{limits, Dial, Pair, Serve, Side, World, MS, S};
 use crate::arena::Id;
 use crate::events::{End, Event};
-use crate::relay::Patience;
+use crate::relay::Timeouts;
 use crate::stream::stream_id;
 use crate::transport::Limits;
 
-pub const PATIENT: Patience = Patience { idle: None, half_closed: Duration::from_secs(60) };
+pub const TIMEOUTS: Timeouts = Timeouts { idle: None, half_closed: Duration::from_secs(60) };
 
 /// A user's connection through both engines to a service.
 struct Tunnel {
@@ -25,23 +25,23 @@ struct Tunnel {
 }
 
 /// A socket whose other end is relayed from now on, and the relay.
-pub fn relay(side: &mut Side, conn: Id, stream: u64, patience: Patience, now: std::time::Instant) -> (UnixStream, Id) {
+pub fn relay(side: &mut Side, conn: Id, stream: u64, timeouts: Timeouts, now: std::time::Instant) -> (UnixStream, Id) {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     for socket in [&ours, &theirs] {
         socket.set_nonblocking(true).expect("an open socket");
     }
-    let relay = side.engine.start_relay(conn, stream_id(stream), theirs.into(), patience, None, now);
+    let relay = side.engine.start_relay(conn, stream_id(stream), theirs.into(), timeouts, None, now);
     (ours, relay.expect("epoll takes a socket"))
 }
 
-fn tunnel_with(world: &mut World, pair: &Pair, patience: Patience) -> Tunnel {
+fn tunnel_with(world: &mut World, pair: &Pair, timeouts: Timeouts) -> Tunnel {
     let stream = world.server.open(pair.server);
     world.server.write(pair.server, stream, b"head");
     world.until(|world| world.client.has(|event| opened(event, stream)));
     world.client.take(|event| opened(event, stream).then_some(()));
     assert_eq!(world.client.read(pair.client, stream, 4).as_deref(), Some(&b"head"[..]));
-    let (user, near) = relay(&mut world.server, pair.server, stream, patience, world.now);
-    let (service, far) = relay(&mut world.client, pair.client, stream, patience, world.now);
+    let (user, near) = relay(&mut world.server, pair.server, stream, timeouts, world.now);
+    let (service, far) = relay(&mut world.client, pair.client, stream, timeouts, world.now);
     Tunnel { user, service, near, far }
 }
 
@@ -50,10 +50,10 @@ fn opened(event: &Event, wanted: u64) -> bool {
 }
 
 fn tunnel(world: &mut World, pair: &Pair) -> Tunnel {
-    tunnel_with(world, pair, PATIENT)
+    tunnel_with(world, pair, TIMEOUTS)
 }
 
-/// What a socket has now; the bool: whether it has come to its end.
+/// What a socket has now; the bool: whether it has reached FIN.
 fn read_all(socket: &mut UnixStream) -> (Vec<u8>, bool) {
     let (mut data, mut piece) = (Vec::new(), [0; 65_536]);
     loop {
@@ -104,10 +104,10 @@ fn bytes_and_ends_go_both_ways() {
     let (request, response) = (pattern(3_000_000, 1), pattern(5_000_000, 2));
     let (mut written, mut answered) = (0, 0);
     let (mut there, mut back) = (Vec::new(), Vec::new());
-    let (mut asked, mut told) = (false, false);
+    let (mut requested, mut responded) = (false, false);
     world.until(|_| {
         written += write_some(&mut tunnel.user, &request[written..]);
-        if written == request.len() && !std::mem::replace(&mut asked, true) {
+        if written == request.len() && !std::mem::replace(&mut requested, true) {
             tunnel.user.shutdown(std::net::Shutdown::Write).expect("an open socket");
         }
         let (data, ended) = read_all(&mut tunnel.service);
@@ -116,7 +116,7 @@ fn bytes_and_ends_go_both_ways() {
         if ended {
             answered += write_some(&mut tunnel.service, &response[answered..]);
         }
-        if answered == response.len() && !std::mem::replace(&mut told, true) {
+        if answered == response.len() && !std::mem::replace(&mut responded, true) {
             tunnel.service.shutdown(std::net::Shutdown::Write).expect("an open socket");
         }
         let (data, ended) = read_all(&mut tunnel.user);
@@ -131,16 +131,16 @@ fn bytes_and_ends_go_both_ways() {
 }
 
 #[test]
-fn what_was_written_before_the_relay_goes_first() {
+fn what_was_written_before_the_relay_is_sent_first() {
     let mut world = World::new(Faults::default());
     let pair = world.pair_with(Dial { limits: Limits { stream_window: 10_000, ..limits() }, ..Dial::default() });
     let stream = world.server.open(pair.server);
     let first = pattern(50_000, 3);
-    assert!(world.server.write(pair.server, stream, &first) > 0, "not all of it has gone");
-    let (mut user, _) = relay(&mut world.server, pair.server, stream, PATIENT, world.now);
+    assert!(world.server.write(pair.server, stream, &first) > 0, "not all of it was sent");
+    let (mut user, _) = relay(&mut world.server, pair.server, stream, TIMEOUTS, world.now);
     user.write_all(b"then this").expect("there is room");
     world.until(|world| world.client.has(|event| opened(event, stream)));
-    let (mut service, _) = relay(&mut world.client, pair.client, stream, PATIENT, world.now);
+    let (mut service, _) = relay(&mut world.client, pair.client, stream, TIMEOUTS, world.now);
     let mut got = Vec::new();
     world.until(|_| {
         got.extend(read_all(&mut service).0);
@@ -153,8 +153,8 @@ fn what_was_written_before_the_relay_goes_first() {
 fn a_half_closed_relay_has_its_time() {
     let mut world = World::new(Faults::default());
     let pair = world.pair();
-    let patience = Patience { idle: Some(600 * S), half_closed: 20 * S };
-    let tunnel = tunnel_with(&mut world, &pair, patience);
+    let timeouts = Timeouts { idle: Some(600 * S), half_closed: 20 * S };
+    let tunnel = tunnel_with(&mut world, &pair, timeouts);
     world.pass(100 * S);
     assert!(done(&world.server, tunnel.near).is_none(), "idle is not half closed");
     tunnel.user.shutdown(std::net::Shutdown::Write).expect("an open socket");
@@ -169,8 +169,8 @@ fn a_half_closed_relay_has_its_time() {
 fn traffic_keeps_a_relay_and_silence_ends_it() {
     let mut world = World::new(Faults::default());
     let pair = world.pair();
-    let patience = Patience { idle: Some(30 * S), ..PATIENT };
-    let mut tunnel = tunnel_with(&mut world, &pair, patience);
+    let timeouts = Timeouts { idle: Some(30 * S), ..TIMEOUTS };
+    let mut tunnel = tunnel_with(&mut world, &pair, timeouts);
     for _ in 0..5 {
         world.pass(20 * S);
         tunnel.user.write_all(b"x").expect("there is room");
@@ -190,7 +190,7 @@ fn a_reset_goes_through() {
     let mut world = World::new(Faults::default());
     let pair = world.pair();
     let mut tunnel = tunnel(&mut world, &pair);
-    tunnel.service.write_all(b"nobody reads this").expect("there is room");
+    tunnel.service.write_all(b"never read").expect("there is room");
     world.pass(S);
     drop(tunnel.user); // with bytes unread: the kernel resets it
     world.until(|world| done(&world.server, tunnel.near).is_some() && done(&world.client, tunnel.far).is_some());
@@ -224,7 +224,7 @@ fn a_lost_connection_ends_its_relays() {
     }
     let closed = world.client.events.iter().position(|event| matches!(event, Event::Closed { .. }));
     let last = world.client.events.iter().rposition(|event| matches!(event, Event::RelayDone { .. }));
-    assert!(last < closed, "its relays are told first");
+    assert!(last < closed, "its relays are reported first");
 }
 
 #[test]
@@ -234,18 +234,18 @@ fn a_relay_of_what_is_over_is_over() {
     let stream = world.stream(&pair, b"!");
     world.client.engine.abort_stream(pair.client, stream_id(stream), 1u32.into());
     world.pass(S);
-    let (_, late) = relay(&mut world.server, pair.server, stream, PATIENT, world.now);
+    let (_, late) = relay(&mut world.server, pair.server, stream, TIMEOUTS, world.now);
     world.settle();
     assert_eq!(done(&world.server, late), Some((End::StreamReset, 0, 0)));
     world.server.engine.close_connection(pair.server, 1, b"", world.now);
     world.pass(60 * S);
-    let (_, later) = relay(&mut world.server, pair.server, stream, PATIENT, world.now);
+    let (_, later) = relay(&mut world.server, pair.server, stream, TIMEOUTS, world.now);
     world.settle();
     assert_eq!(done(&world.server, later), Some((End::ConnectionLost, 0, 0)));
 }
 
 #[test]
-fn a_stalled_reader_costs_a_window_and_stops_nobody_else() {
+fn a_stalled_reader_costs_a_window_and_stops_no_other_stream() {
     let window = 1 << 20;
     let mut world = World::with(
         Faults { delay: MS, ..Faults::default() },
@@ -258,7 +258,7 @@ fn a_stalled_reader_costs_a_window_and_stops_nobody_else() {
     let data = pattern(65_536, 4);
     let (mut into_stalled, mut sent, mut got) = (0, 0, 0);
     world.until(|_| {
-        // The service of one tunnel sends and nobody reads; the other one is read.
+        // The service of one tunnel sends and its user does not read; the other tunnel is read.
         into_stalled += write_some(&mut stalled.service, &data);
         sent += write_some(&mut lively.service, &data);
         got += read_all(&mut lively.user).0.len();
@@ -293,7 +293,7 @@ fn small_answers_do_not_wait_behind_a_bulk_stream() {
     let mut waits = Vec::new();
     for _ in 0..50 {
         small.service.write_all(b"answer").expect("there is room");
-        let asked = world.now;
+        let requested_at = world.now;
         let mut got = 0;
         world.until(|_| {
             for tunnel in &mut bulk {
@@ -303,7 +303,7 @@ fn small_answers_do_not_wait_behind_a_bulk_stream() {
             got += read_all(&mut small.user).0.len();
             got == 6
         });
-        waits.push(world.now - asked);
+        waits.push(world.now - requested_at);
     }
     waits.sort();
     assert!(waits[25] < Duration::from_micros(1500), "{waits:?}");

@@ -24,8 +24,8 @@ fn first(world: &mut World) -> (Rc<Client>, Session) {
     (identity, ticket)
 }
 
-/// What an end was told of its being connected: (resumed, early_data).
-fn told(events: &[Event], wanted: Option<Id>) -> Option<(bool, bool)> {
+/// What an end reported when it was connected: (resumed, early_data).
+fn reported(events: &[Event], wanted: Option<Id>) -> Option<(bool, bool)> {
     events.iter().find_map(|event| match event {
         Event::Connected { conn, resumed, early_data, .. } if wanted.is_none_or(|wanted| wanted == *conn) => {
             Some((*resumed, *early_data))
@@ -57,17 +57,17 @@ fn early_data_saves_a_round_trip() {
     let started = world.now;
     let (conn, stream) = resume(&mut world, &identity, ticket);
     world.until(|world| world.server.has(|event| opened(event).is_some()));
-    // It came with the first flight, and is told when the client's own end of the handshake shows that it is no replay.
+    // It was received with the first flight, and is reported when the client's Finished shows that it is no replay.
     assert_eq!(world.now - started, 30 * MS);
     let (server, _) = world.server.take(opened).expect("looked for just now");
     assert_eq!(world.server.read(server, stream, 100).as_deref(), Some(&b"early"[..]));
     world.until(|world| world.client.is_connected(conn));
-    assert_eq!(told(&world.client.events, Some(conn)), Some((true, true)));
-    assert_eq!(told(&world.server.events, None), Some((true, true)));
+    assert_eq!(reported(&world.client.events, Some(conn)), Some((true, true)));
+    assert_eq!(reported(&world.server.events, None), Some((true, true)));
 }
 
 #[test]
-fn a_server_that_began_anew_gets_it_later() {
+fn a_restarted_server_gets_it_later() {
     let mut world = World::new(Faults::default());
     let (identity, ticket) = first(&mut world);
     world.serve(Serve::default());
@@ -75,8 +75,8 @@ fn a_server_that_began_anew_gets_it_later() {
     world.until(|world| world.server.has(|event| opened(event).is_some()) && world.client.is_connected(conn));
     let (server, _) = world.server.take(opened).expect("looked for just now");
     assert_eq!(world.server.read(server, stream, 100).as_deref(), Some(&b"early"[..]), "once, and whole");
-    assert_eq!(told(&world.client.events, Some(conn)), Some((false, false)));
-    assert_eq!(told(&world.server.events, None), Some((false, false)));
+    assert_eq!(reported(&world.client.events, Some(conn)), Some((false, false)));
+    assert_eq!(reported(&world.server.events, None), Some((false, false)));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_replayed_first_flight_opens_nothing() {
     assert!(world.server.is_empty());
 }
 
-/// A world in which a client dials again, and writes `early` bytes at once; it has patience.
+/// A world in which a client dials again, and writes `early` bytes at once; its timeouts are long.
 fn resumed(seed: u64, payload: u16, early: usize, spoil: impl FnOnce(&mut State)) -> (World, Id) {
     let limits = Limits { handshake_timeout: 300 * S, idle_timeout: 600 * S, ..limits() };
     let mut world = World::with(Faults::default(), seed, Serve { limits: limits.clone(), payload, ..Serve::default() });
@@ -129,7 +129,7 @@ fn decided(mut decide: impl FnMut(bool, usize) -> Fate + Send + 'static) -> impl
 
 #[test]
 fn the_handshake_goes_before_early_data() {
-    // Initials that were sent again and early data fill the window when the Handshake packets of the server come.
+    // Initials that were sent again and early data fill the window when the Handshake packets of the server arrive.
     let (mut world, conn) = resumed(
         1,
         JUMBO_PAYLOAD,

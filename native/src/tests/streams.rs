@@ -41,24 +41,24 @@ fn a_read_takes_no_more_than_it_asks_for() {
     world.client.finish(pair.client, stream);
     world.pass(S);
     assert_eq!(world.server.read(pair.server, stream, 5).as_deref(), Some(&b"frame"[..]));
-    assert_eq!(world.server.read(pair.server, stream, 0).as_deref(), None, "nothing was asked for");
+    assert_eq!(world.server.read(pair.server, stream, 0).as_deref(), None, "nothing was requested");
     assert_eq!(world.server.read(pair.server, stream, 100).as_deref(), Some(&b", and what follows"[..]));
     assert_eq!(world.server.read(pair.server, stream, 100).as_deref(), Some(&b""[..]), "the end");
     assert_eq!(world.server.read(pair.server, stream, 100).as_deref(), Some(&b""[..]), "and again");
 }
 
 #[test]
-fn readable_is_told_to_who_waits_and_once() {
+fn readable_is_reported_once_and_only_after_a_read_without_data() {
     let mut world = World::new(Faults::default());
     let pair = world.pair();
     let stream = world.stream(&pair, b"x");
     world.client.write(pair.client, stream, b"y");
     world.pass(S);
-    assert_eq!(world.server.take(readable), None, "nobody waited");
+    assert_eq!(world.server.take(readable), None, "no read waited");
     assert_eq!(world.server.read(pair.server, stream, 10).as_deref(), Some(&b"xy"[..]));
     world.client.write(pair.client, stream, b"z");
     world.pass(S);
-    assert_eq!(world.server.take(readable), None, "who has just got something comes again");
+    assert_eq!(world.server.take(readable), None, "after a read with data the reader reads again");
     assert_eq!(world.server.read(pair.server, stream, 10).as_deref(), Some(&b"z"[..]));
     assert_eq!(world.server.read(pair.server, stream, 10), None);
     for more in [b"z", b"!"] {
@@ -98,7 +98,7 @@ fn a_reset_ends_both_directions_with_its_code() {
     assert_eq!((world.server.take(ended), world.server.take(ended)), (Some(0x17), None));
     assert!(world.server.conn(pair.server).streams.is_empty() && world.client.conn(pair.client).streams.is_empty());
     assert_eq!(world.server.read(pair.server, stream, 10), None);
-    assert_eq!(world.server.write(pair.server, stream, b"x"), 0, "nobody keeps it");
+    assert_eq!(world.server.write(pair.server, stream, b"x"), 0, "it is not kept");
 }
 
 #[test]
@@ -115,14 +115,14 @@ fn one_direction_that_is_reset_takes_the_other_with_it() {
         world.client.engine.mark(pair.client);
         world.pass(S);
         assert_eq!((world.server.take(ended), world.server.take(ended)), (Some(0x17), None));
-        // The other half came back: nothing is left of it at either end.
+        // The other half was aborted in return: nothing is left of it at either end.
         assert_eq!((world.client.take(ended), world.client.take(ended)), (Some(0x17), None));
         assert!(world.server.conn(pair.server).streams.is_empty() && world.client.conn(pair.client).streams.is_empty());
     }
 }
 
 #[test]
-fn what_came_before_the_end_is_read_before_it() {
+fn what_arrived_before_the_end_is_read_before_it() {
     let mut world = World::new(Faults::default());
     let pair = world.pair();
     let stream = world.client.open(pair.client);
@@ -154,7 +154,7 @@ fn a_peer_opens_what_it_may() {
 }
 
 #[test]
-fn a_stranger_may_send_little() {
+fn an_unregistered_client_may_send_little() {
     let limits = Limits { connection_window: Some(20_000), max_streams: 1, ..limits() };
     let mut world = World::with(Faults::default(), 1, Serve { limits, ..Serve::default() });
     let pair = world.pair();
@@ -195,8 +195,8 @@ fn datagrams_keep_their_boundaries() {
 }
 
 #[test]
-fn what_comes_before_the_handshake_is_told_waits_for_it() {
-    // The client is complete a round trip before it is told; the server's first flight may come with all of it.
+fn what_arrives_before_connected_is_reported_waits_for_it() {
+    // The client's handshake is complete a round trip before it is reported; the server's data may arrive with it.
     let mut world = World::new(Faults::default());
     let client = world.dial(Dial::default());
     world.until(|world| world.server.has(|event| matches!(event, Event::Connected { .. })));
@@ -211,7 +211,7 @@ fn what_comes_before_the_handshake_is_told_waits_for_it() {
     world.server.write(server, stream, b"early, too");
     world.until(|world| world.client.has(|event| datagram(event).is_some()));
     let first = world.client.events.iter().find(|event| !matches!(event, Event::Ticket { .. }));
-    assert!(matches!(first, Some(Event::Connected { .. })), "nothing is told before it");
+    assert!(matches!(first, Some(Event::Connected { .. })), "nothing is reported before it");
     world.until(|world| world.client.has(|event| matches!(event, Event::StreamOpened { .. })));
     assert_eq!(world.client.read(client, stream, 100).as_deref(), Some(&b"early, too"[..]));
 }

@@ -47,7 +47,7 @@ impl Check for Say {
     fn check(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, Refusal> {
         assert!(!chain.is_empty());
         match self {
-            Say::Accept(who) => Ok(Arc::new(*who)),
+            Say::Accept(identity) => Ok(Arc::new(*identity)),
             Say::Refuse(refusal) => Err(refusal.clone()),
         }
     }
@@ -133,7 +133,7 @@ impl Default for Dial {
     }
 }
 
-/// One process: its engine, and what it was told.
+/// One process: its engine, and the events that it reported.
 pub struct Side {
     pub engine: Engine,
     ports: Vec<(SocketAddr, Id)>,
@@ -150,7 +150,7 @@ impl Side {
         self.engine.conns.get_mut(id).expect("the connection is there")
     }
 
-    /// The first event that `wanted` knows, which is told no more.
+    /// Remove the first event that `wanted` accepts.
     pub fn take<T>(&mut self, wanted: impl Fn(&Event) -> Option<T>) -> Option<T> {
         let index = self.events.iter().position(|event| wanted(event).is_some())?;
         wanted(&self.events.remove(index))
@@ -160,12 +160,12 @@ impl Side {
         self.events.iter().any(wanted)
     }
 
-    /// Whether Python was told of its being connected.
+    /// Whether `Connected` was reported to Python.
     pub fn is_connected(&self, id: Id) -> bool {
         self.engine.conns.get(id).is_some_and(|conn| conn.is_connected)
     }
 
-    /// How the connection ended, where it was told.
+    /// How the connection was closed, where that was reported.
     pub fn closed(&self, id: Id) -> Option<&Reason> {
         self.events.iter().find_map(|event| match event {
             Event::Closed { conn, reason } if *conn == id => Some(reason),
@@ -248,7 +248,7 @@ impl World {
         self.server = Side::new();
         let engine = &mut self.server.engine;
         self.endpoint = engine.endpoints.insert(endpoint);
-        let port = engine.add_port(self.endpoint, self.net.wire(SERVER, payload)).expect("nothing is asked of epoll");
+        let port = engine.add_port(self.endpoint, self.net.wire(SERVER, payload)).expect("no descriptor for epoll");
         self.server.ports.push((SERVER, port));
     }
 
@@ -271,7 +271,7 @@ impl World {
         conn
     }
 
-    /// A connection that both ends were told of.
+    /// A connection that both ends reported as connected.
     pub fn pair(&mut self) -> Pair {
         self.pair_with(Dial::default())
     }
@@ -359,7 +359,7 @@ impl World {
         done(self)
     }
 
-    /// What must come, within a minute.
+    /// Wait until `done`, for a minute at most.
     #[track_caller]
     pub fn until(&mut self, done: impl FnMut(&mut Self) -> bool) {
         let started = self.now;

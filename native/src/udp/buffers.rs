@@ -1,4 +1,4 @@
-//! What datagrams are received into, and handed on in: as they lie, or copied.
+//! Receive buffers; datagrams are passed on in them without a copy, or copied.
 
 use std::io::IoSliceMut;
 
@@ -9,10 +9,10 @@ use quinn_udp::RecvMeta;
 const RECEIVE_BATCH: usize = 4;
 const DATAGRAM_BYTES: usize = 65_536;
 
-/// A batch of at least this much is handed on as it lies, without a copy.
+/// A batch of at least this size is passed on without a copy.
 const LENT_BYTES: usize = 8 << 10;
 
-/// Buffers that may be handed on: each is kept for as long as a stream keeps any part of it.
+/// Buffers that may be passed on at a time: each is kept as long as a stream keeps any part of it.
 const MOST_LENT: usize = 16;
 
 /// Datagrams of a batch that share an allocation where they are copied. What a stalled stream has of each keeps all of
@@ -23,7 +23,7 @@ const GROUP: usize = 3;
 pub struct Buffers {
     data: [BytesMut; RECEIVE_BATCH],
     meta: [RecvMeta; RECEIVE_BATCH],
-    /// What is left of those that were handed on; the whole again once nobody keeps a part of it.
+    /// What is left of those that were passed on; a whole buffer again once no part of it is in use.
     lent: Vec<BytesMut>,
 }
 
@@ -41,7 +41,7 @@ impl Buffers {
         (self.data.each_mut().map(|buffer| IoSliceMut::new(buffer)), &mut self.meta)
     }
 
-    /// The `index`th of what was received: who sent it, and the datagrams.
+    /// The `index`th batch received: its sender, and the datagrams.
     pub fn received(&mut self, index: usize) -> (RecvMeta, impl Iterator<Item = BytesMut> + '_) {
         let meta = self.meta[index];
         let stride = meta.stride.max(1);
@@ -49,7 +49,7 @@ impl Buffers {
             Some(batch) => (batch, &[][..]),
             None => (BytesMut::new(), &self.data[index][..meta.len]),
         };
-        // An empty datagram is one, too: somebody has to count it.
+        // An empty datagram is one, too, and is counted.
         let datagrams = (0..meta.len.div_ceil(stride).max(1)).map(move |_| {
             if group.is_empty() {
                 let (head, rest) = left.split_at(left.len().min(stride * GROUP));
@@ -88,8 +88,8 @@ mod tests {
     const STRIDE: usize = 1400;
     const BATCH_BYTES: usize = 44 * STRIDE - 1; // the last of a batch may be shorter
 
-    /// As if one batch had come, all of this value.
-    fn come(buffers: &mut Buffers, value: u8, bytes: usize) -> Vec<BytesMut> {
+    /// As if one batch had been received, with every byte of this value.
+    fn receive(buffers: &mut Buffers, value: u8, bytes: usize) -> Vec<BytesMut> {
         buffers.data[0][..bytes].fill(value);
         buffers.meta[0].len = bytes;
         buffers.meta[0].stride = STRIDE;
@@ -97,9 +97,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_stays_as_it_came() {
+    fn what_is_kept_does_not_change() {
         let mut buffers = Buffers::new();
-        let kept: Vec<_> = (0..3 * MOST_LENT).map(|n| come(&mut buffers, n as u8, BATCH_BYTES)).collect();
+        let kept: Vec<_> = (0..3 * MOST_LENT).map(|n| receive(&mut buffers, n as u8, BATCH_BYTES)).collect();
         for (value, datagrams) in kept.iter().enumerate() {
             assert_eq!(datagrams.iter().map(|datagram| datagram.len()).sum::<usize>(), BATCH_BYTES);
             assert!(datagrams.iter().flatten().all(|byte| usize::from(*byte) == value));
@@ -111,20 +111,20 @@ mod tests {
     fn buffers_that_are_kept_have_a_bound() {
         let mut buffers = Buffers::new();
         // One datagram of each batch.
-        let kept: Vec<_> = (0..1000).map(|_| come(&mut buffers, 1, BATCH_BYTES).swap_remove(7)).collect();
+        let kept: Vec<_> = (0..1000).map(|_| receive(&mut buffers, 1, BATCH_BYTES).swap_remove(7)).collect();
         assert_eq!(buffers.lent.len(), MOST_LENT);
         drop(kept);
         let lent = buffers.lent.len();
-        (0..1000).for_each(|_| drop(come(&mut buffers, 2, BATCH_BYTES)));
+        (0..1000).for_each(|_| drop(receive(&mut buffers, 2, BATCH_BYTES)));
         assert_eq!(buffers.lent.len(), lent, "the same ones are used again");
         assert!(buffers.lent.iter_mut().all(|buffer| buffer.try_reclaim(DATAGRAM_BYTES)));
     }
 
     #[test]
-    fn an_empty_datagram_and_small_ones_are_told_too() {
+    fn an_empty_datagram_and_small_ones_are_passed_on_too() {
         let mut buffers = Buffers::new();
-        assert_eq!(come(&mut buffers, 1, 0), [BytesMut::new()]);
-        let sizes: Vec<_> = come(&mut buffers, 1, 2 * STRIDE + 5).iter().map(BytesMut::len).collect();
+        assert_eq!(receive(&mut buffers, 1, 0), [BytesMut::new()]);
+        let sizes: Vec<_> = receive(&mut buffers, 1, 2 * STRIDE + 5).iter().map(BytesMut::len).collect();
         assert_eq!(sizes, [STRIDE, STRIDE, 5]);
         assert!(buffers.lent.is_empty());
     }

@@ -30,7 +30,7 @@ class NativeAccepting(Accepting):
         self._tallies = Tallies(driver, lambda ended: self._handler.relay_ended(ended))
         self._known: set[str] = set()
         self._is_closed = False
-        self._core.begin_accepting(first_conn_id, limit, slow_s)
+        self._core.start_accepting(first_conn_id, limit, slow_s)
 
     @override
     def begin(self, handler: UserHandler) -> None:
@@ -38,11 +38,11 @@ class NativeAccepting(Accepting):
         self._driver.on_users_changed.append(self._counts_changed)
         self._driver.listen(
             {
-                qmux_native.USER: self._unplanned,
-                qmux_native.ASKED: self._handed_back,
-                qmux_native.USER_GONE: self._user_reset,
+                qmux_native.UNPLANNED: self._unplanned,
+                qmux_native.HANDED_OFF: self._handed_back,
+                qmux_native.USER_RESET: self._user_reset,
                 qmux_native.PLAN_LOW: self._plan_low,
-                qmux_native.LISTENER_WAITS: self._listener_waits,
+                qmux_native.LISTENER_PAUSED: self._listener_waits,
             }
         )
 
@@ -106,7 +106,7 @@ class NativeAccepting(Accepting):
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._core.end_accepting()
+            self._core.stop_accepting()
             if self._counts_changed in self._driver.on_users_changed:
                 self._driver.on_users_changed.remove(self._counts_changed)
             self._tallies.close()

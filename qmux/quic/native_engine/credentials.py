@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import qmux_native
 from cryptography import x509
@@ -11,7 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from qmux.errors import CertificateError
 from qmux.pki.bundle import parse
-from qmux.pki.identity import Identity
 from qmux.pki.material import Material
 from qmux.pki.verify import identity, verify_server
 from qmux.quic import engine
@@ -26,16 +26,22 @@ class Credentials:
         bundle = parse(material.chain, material.key, material.ca)
         self.chain = [certificate.public_bytes(Encoding.DER) for certificate in bundle.chain]
         self.key = bundle.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        self.alpn = ALPN.encode()
         self._cas: list[x509.Certificate] = list(bundle.ca)
 
-    def client_verifier(self) -> Callable[[Sequence[bytes]], Identity]:
-        """On a server: who is this client? Raises CertificateRejected."""
-        return lambda chain: identity(chain, self._cas, datetime.datetime.now(datetime.UTC))
+    def of_server(self) -> qmux_native.Credentials:
+        """For a server. The check returns the Identity of a client, or raises CertificateRejected."""
+        return self._with(lambda chain: identity(chain, self._cas, datetime.datetime.now(datetime.UTC)))
 
-    def server_verifier(self, name: str) -> Callable[[Sequence[bytes]], int]:
-        """On a client: is this the server called ``name``, and until when? Raises CertificateRejected."""
-        return lambda chain: verify_server(chain, self._cas, name, datetime.datetime.now(datetime.UTC))
+    def of_client(self, name: str, accepted: Callable[[int], None]) -> qmux_native.Credentials:
+        """For a client of the server called ``name``. The check raises CertificateRejected. ``accepted`` is called with
+        the end of an accepted certificate's validity.
+        """
+        return self._with(
+            lambda chain: accepted(verify_server(chain, self._cas, name, datetime.datetime.now(datetime.UTC)))
+        )
+
+    def _with(self, verify: Callable[[Sequence[bytes]], Any]) -> qmux_native.Credentials:
+        return qmux_native.Credentials(chain=self.chain, key=self.key, alpn=ALPN.encode(), verify=verify)
 
 
 class ClientContext:
@@ -44,15 +50,11 @@ class ClientContext:
     """
 
     def __init__(self, credentials: Credentials, server_name: str) -> None:
-        verify = credentials.server_verifier(server_name)
         self.expires_at = 0.0
-
-        def accept(chain: Sequence[bytes]) -> None:
-            self.expires_at = verify(chain)
-
         try:
-            self.core = qmux_native.Client(
-                chain=credentials.chain, key=credentials.key, alpn=credentials.alpn, verify=accept
-            )
+            self.core = qmux_native.Client(credentials.of_client(server_name, self._accepted))
         except ValueError as error:  # a key that rustls does not take
             raise CertificateError(str(error)) from None
+
+    def _accepted(self, expires_at: int) -> None:
+        self.expires_at = expires_at

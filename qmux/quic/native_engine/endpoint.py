@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
+import qmux_native
 from typing_extensions import override
 
 from qmux.errors import CertificateError
 from qmux.quic.engine import Acceptor, Endpoint, EndpointConfig, EndpointStats
+from qmux.quic.native_engine import limits
 from qmux.quic.native_engine.connection import NativeConnection
 from qmux.quic.native_engine.credentials import Credentials
 from qmux.quic.native_engine.driver import Driver
@@ -82,31 +84,16 @@ class NativeEndpoint(Endpoint):
 class _Settings(TypedDict):
     """What the core takes at the start and at every reload."""
 
-    chain: Sequence[bytes]
-    key: bytes
-    alpn: bytes
-    verify: Callable[[Sequence[bytes]], Any]
-    idle_timeout_s: float
-    keep_alive_s: float
-    handshake_timeout_s: float
+    credentials: qmux_native.Credentials
+    limits: qmux_native.Limits
     retry_threshold: int
     max_connections: int
-    connection_window_bytes: int
-    stream_window_bytes: int
 
 
 def _settings(config: EndpointConfig) -> _Settings:
-    credentials = Credentials(config.material)
     return _Settings(
-        chain=credentials.chain,
-        key=credentials.key,
-        alpn=credentials.alpn,
-        verify=credentials.client_verifier(),
-        idle_timeout_s=config.idle_timeout_s,
-        keep_alive_s=config.keep_alive_s,
-        handshake_timeout_s=config.handshake_timeout_s,
+        credentials=Credentials(config.material).of_server(),
+        limits=limits.of_server(config),
         retry_threshold=config.retry_threshold,
         max_connections=config.max_connections,
-        connection_window_bytes=config.unregistered_window_bytes,
-        stream_window_bytes=config.stream_window_bytes,
     )

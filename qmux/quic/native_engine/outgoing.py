@@ -8,13 +8,14 @@ from typing import NamedTuple
 import qmux_native
 
 from qmux.quic.engine import ConnectConfig, ConnectionHandler
+from qmux.quic.native_engine import limits
 from qmux.quic.native_engine.connection import NativeConnection
 from qmux.quic.native_engine.credentials import ClientContext, Credentials
 from qmux.quic.native_engine.driver import Driver
 from qmux.quic.tickets import Server, Ticket
 
 SOCKET_BUFFER_BYTES = 4 << 20
-"""EngineAttempt for; the kernel gives what ``rmem_max`` and ``wmem_max`` allow."""
+"""Requested; the kernel gives what ``rmem_max`` and ``wmem_max`` allow."""
 
 
 def connect(
@@ -33,11 +34,7 @@ def connect(
         ticket=resuming.ticket,
         server_name=config.server_name,
         lane=resuming.lane,
-        idle_timeout_s=config.idle_timeout_s,
-        keep_alive_s=config.keep_alive_s,
-        handshake_timeout_s=config.handshake_timeout_s,
-        max_streams=config.max_streams,
-        stream_window_bytes=config.stream_window_bytes,
+        limits=limits.of_client(config),
     )
     connection = NativeConnection(driver, handle, peer[:2])
     connection.set_handler(handler)
