@@ -6,23 +6,32 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+Result = TypeVar("Result")
 
-def run(coroutine: Coroutine[Any, Any, Any], timeout_s: float = 60.0) -> Any:
-    """Run a test's coroutine on a fresh uvloop, in debug-free mode as in production."""
 
-    async def bounded() -> Any:
+def run(
+    coroutine: Coroutine[Any, Any, Result], timeout_s: float = 60.0, loop_factory: LoopFactory = uvloop.new_event_loop
+) -> Result:
+    """Run a coroutine on a fresh loop: for tests that are no coroutines themselves, as those of real daemons."""
+
+    async def bounded() -> Result:
         async with asyncio.timeout(timeout_s):
             return await coroutine
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(bounded())
 
 
-def run_test(make: Callable[[], Coroutine[Any, Any, None]], timeout_s: float = 60.0) -> None:
+def run_test(
+    make: Callable[[], Coroutine[Any, Any, None]],
+    timeout_s: float = 60.0,
+    loop_factory: LoopFactory = uvloop.new_event_loop,
+) -> None:
     """Run the coroutine that ``make`` gives, and fail where a callback raised: the loop would only log that."""
     failures: list[dict[str, Any]] = []
 
@@ -30,7 +39,7 @@ def run_test(make: Callable[[], Coroutine[Any, Any, None]], timeout_s: float = 6
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
         await make()
 
-    run(body(), timeout_s)
+    run(body(), timeout_s, loop_factory)
     assert failures == []
 
 
