@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -44,13 +45,18 @@ def run_test(
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "") -> Any:
-    """Wait for ``condition`` to become true, and return what it returned."""
+    """Poll until ``condition``, which may be a coroutine function, gives something true, and return it."""
     deadline = time.monotonic() + timeout_s
-    while not (result := condition()):
+    while not (result := await _given(condition)):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s: {what or condition}")
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # the poller
     return result
+
+
+async def _given(condition: Callable[[], Any]) -> Any:
+    result = condition()
+    return await result if inspect.iscoroutine(result) else result
 
 
 async def polled() -> None:

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 Seen = TypeVar("Seen")
 
 
-def until(holds: Callable[[], Seen], what: str, timeout_s: float = 30.0) -> Seen:
+def until(holds: Callable[[], Seen], what: str, timeout_s: float = 30.0, every_s: float = 0.02) -> Seen:
     """Poll until ``holds`` returns something true, and return it. ``tests.aio`` has the same for a coroutine."""
     deadline = time.monotonic() + timeout_s
     while not (value := holds()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(0.02)
+        time.sleep(every_s)  # the poller
     return value
 
 
@@ -37,7 +37,7 @@ def stays(holds: Callable[[], Any], for_s: float) -> bool:
     while holds():
         if time.monotonic() > deadline:
             return True
-        time.sleep(0.02)
+        time.sleep(0.02)  # the poller
     return False
 
 

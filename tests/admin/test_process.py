@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -119,21 +118,21 @@ async def test_what_workers_publish_is_seen_within_a_second(tmp_path: Path) -> N
     async with supervised(tmp_path) as supervisor:
         await ready(supervisor)
         publisher = bus.Publisher(bus.endpoints(str(tmp_path))[0])
-        deadline = time.monotonic() + 30.0
-        clients: list[Any] = []
-        while not clients and time.monotonic() < deadline:
+
+        async def clients() -> list[Any]:
+            return list((await supervisor.ask("/v1/status"))[1]["clients"])
+
+        async def first() -> list[Any]:
             publisher.send(whole_pass(0, row(1)))  # the first ones may be lost: the subscription is under way
             publisher.send(report(0, active=5))
-            await asyncio.sleep(0.05)
-            clients = (await supervisor.ask("/v1/status"))[1]["clients"]
-        assert [client["client"] for client in clients] == ["pod-1"]
+            return await clients()
+
+        async def nobody() -> bool:
+            return not await clients()
+
+        assert [client["client"] for client in await until(first, 30.0, "a client")] == ["pod-1"]
         supervisor.send(table(worker(1)))
-
-        async def no_client() -> bool:
-            return not (await supervisor.ask("/v1/status"))[1]["clients"]
-
-        while not await no_client():
-            assert time.monotonic() < deadline, "the rows of a worker that died stay"
+        await until(nobody, 30.0, "the rows of a worker that died go")
         publisher.close()
 
 

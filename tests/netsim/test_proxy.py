@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
 
-from tests.aio import until
+from tests.aio import polled, until
 from tests.netsim.proxy import Conditions, Proxy
 
 FAMILIES = [pytest.param("127.0.0.1", id="ipv4"), pytest.param("::1", id="ipv6")]
@@ -31,11 +32,13 @@ class Peer:
         return self.socket.getsockname()[:2]
 
     def _read(self) -> None:
-        data, source = self.socket.recvfrom(65_535)
-        self.got.append(data)
-        self.sources.append(source[1])
-        if self._echo:
-            self.socket.sendto(data, source)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, source = self.socket.recvfrom(65_535)
+                self.got.append(data)
+                self.sources.append(source[1])
+                if self._echo:
+                    self.socket.sendto(data, source)
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self.socket.fileno())
@@ -46,7 +49,7 @@ async def send_all(peer: Peer, proxy: Proxy, count: int) -> None:
     for number in range(count):
         peer.socket.sendto(number.to_bytes(4, "big"), proxy.address)
         if number % 32 == 31:
-            await asyncio.sleep(0.001)
+            await polled()
 
 
 def numbers(got: list[bytes]) -> list[int]:

@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from qmux.config.schema import LogConfig
 from supervisor.sockets import open_groups
 from tests.supervisor.daemons import ROOT, FakeDaemon, running
 from tests.supervisor.made import quic, traffic
-from tests.waiting import until
+from tests.waiting import lasts, until
 
 
 def test_starts_and_stops(tmp_path: Path) -> None:
@@ -115,7 +114,7 @@ def test_the_watchdogs_own_stall_kills_no_worker(tmp_path: Path) -> None:
     with running(tmp_path, watchdog_s=2.0) as daemon:
         before = daemon.children()
         daemon.signal(signal.SIGSTOP)
-        time.sleep(2.5)  # longer than the watchdog's patience; there is no state to wait for
+        lasts(2.5)  # longer than the watchdog's patience
         daemon.signal(signal.SIGCONT)
         tables = len(daemon.heard("admin", "Table"))
         until(lambda: len(daemon.heard("admin", "Table")) > tables + 2, "it runs again")

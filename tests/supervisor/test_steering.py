@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ import pytest
 from qmux import steering as model
 from supervisor.sockets import Group, open_groups
 from supervisor.steering import Steering
+from tests import waiting
 from tests.aio import until
 from tests.supervisor.made import quic
 from tests.supervisor.test_programs import sender, where
@@ -117,6 +117,9 @@ async def test_growing_under_load_loses_and_misleads_nothing(before: int) -> Non
     sent, taken = [0] * before, [0]
     stop = threading.Event()
 
+    def may_send() -> bool:
+        return sum(sent) - taken[0] <= IN_FLIGHT or stop.is_set()
+
     def send() -> None:
         with contextlib.ExitStack() as stack:  # many sources: the kernel's hash would spread them
             senders = [stack.enter_context(sender(group)) for _ in range(40)]
@@ -125,8 +128,8 @@ async def test_growing_under_load_loses_and_misleads_nothing(before: int) -> Non
                     slot = number % before
                     sock.send(b"\x40" + slot.to_bytes(2, "big") + bytes(20))
                     sent[slot] += 1
-                while sum(sent) - taken[0] > IN_FLIGHT and not stop.is_set():
-                    time.sleep(0.001)  # the reader is the slower one: its sockets hold some hundred
+                # The reader is the slower one: its sockets hold some hundred.
+                waiting.until(may_send, "the reader catches up", every_s=0.001)
 
     thread = threading.Thread(target=send)
     thread.start()

@@ -44,7 +44,7 @@ async def test_a_change_during_a_round_reaches_those_that_were_woken_already() -
     await until(lambda: rounds[0] == 1)
     signal.fire()
     await until(lambda: min(rounds) >= 2 or (rounds[0] >= 2 and min(rounds) >= 1))
-    await asyncio.sleep(10 * COALESCE_S)
+    await asyncio.sleep(10 * COALESCE_S)  # nothing more must happen
     assert rounds[0] >= 2
     assert max(rounds) <= 3
     for task in tasks:

@@ -102,7 +102,7 @@ async def test_a_server_that_registers_and_drops_at_once_is_not_stormed() -> Non
     async with a_world() as world:
         world.engine.on_registered = drop
         world.link()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # the storm would go on for as long as one looks
         assert 2 <= len(world.lanes) < 20  # two lanes, and without a pause it would be hundreds
 
 
@@ -114,7 +114,7 @@ async def test_lanes_that_change_all_the_time_are_not_followed_at_any_price() ->
         for turn in range(300):
             lanes = (0, *range(1 + turn % 2, 64, 2))
             stream.peer_sends(Lanes(0, lanes))
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002)  # the pace: no state tells what the link does not follow
         assert len(world.lanes) < 300  # 32 new ones in each of 300 turns
 
 
@@ -140,7 +140,7 @@ async def test_surplus_connection_is_drained_before_it_is_closed() -> None:
         sent = len(connection.streams[0].sent)
         world.lanes[1][2].streams[0].peer_sends(Lanes(1, (1,)))
         await until(lambda: len(connection.streams[0].sent) > sent, what="Drain")
-        await asyncio.sleep(lane.settling_s + 0.1)
+        await asyncio.sleep(lane.settling_s + 0.1)  # nothing must happen
         assert connection.closed_with is None
         world.streams.on[lane] -= 1
         world.signal.fire()
