@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+Result = TypeVar("Result")
 
-def run(coroutine: Coroutine[Any, Any, Any], timeout_s: float = 60.0) -> Any:
-    """Run a test's coroutine on a fresh uvloop, in debug-free mode as in production."""
 
-    async def bounded() -> Any:
+def run(
+    coroutine: Coroutine[Any, Any, Result], timeout_s: float = 60.0, loop_factory: LoopFactory = uvloop.new_event_loop
+) -> Result:
+    """Run a coroutine on a fresh loop: for tests that are no coroutines themselves, as those of real daemons."""
+
+    async def bounded() -> Result:
         async with asyncio.timeout(timeout_s):
             return await coroutine
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(bounded())
 
 
-def run_test(make: Callable[[], Coroutine[Any, Any, None]], timeout_s: float = 60.0) -> None:
+def run_test(
+    make: Callable[[], Coroutine[Any, Any, None]],
+    timeout_s: float = 60.0,
+    loop_factory: LoopFactory = uvloop.new_event_loop,
+) -> None:
     """Run the coroutine that ``make`` gives, and fail where a callback raised: the loop would only log that."""
     failures: list[dict[str, Any]] = []
 
@@ -30,18 +40,23 @@ def run_test(make: Callable[[], Coroutine[Any, Any, None]], timeout_s: float = 6
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
         await make()
 
-    run(body(), timeout_s)
+    run(body(), timeout_s, loop_factory)
     assert failures == []
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "") -> Any:
-    """Wait for ``condition`` to become true, and return what it returned."""
+    """Poll until ``condition``, which may be a coroutine function, gives something true, and return it."""
     deadline = time.monotonic() + timeout_s
-    while not (result := condition()):
+    while not (result := await _given(condition)):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s: {what or condition}")
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # the poller
     return result
+
+
+async def _given(condition: Callable[[], Any]) -> Any:
+    result = condition()
+    return await result if inspect.iscoroutine(result) else result
 
 
 async def stays(condition: Callable[[], Any], for_s: float) -> bool:
@@ -50,7 +65,7 @@ async def stays(condition: Callable[[], Any], for_s: float) -> bool:
     while condition():
         if time.monotonic() > deadline:
             return True
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # the poller
     return False
 
 
@@ -60,7 +75,7 @@ async def stands_still(counter: Callable[[], int], for_s: float = 0.6) -> None:
     await until(lambda: counter() != first, what="something moves")
     seen, since = counter(), time.monotonic()
     while time.monotonic() < since + for_s:
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # the poller
         if (now := counter()) != seen:
             seen, since = now, time.monotonic()
 

@@ -1,16 +1,19 @@
 """What every test may use: ``needs`` names the programs beside QMux that a test runs, ``native`` the engine in Rust.
 
-Tests that are coroutines run on an event loop of their own.
+Tests that are coroutines run on an event loop of their own: the one that the workers use or, where they are marked
+``asyncio_loop``, the one that the supervisor uses.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import inspect
 import os
 import shutil
 
 import pytest
+import uvloop
 
 from tests.aio import run_test
 from tests.depth import load_profile
@@ -27,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "native: skip where qmux_native is missing, and fail there where CI is set and cargo could build it"
     )
+    config.addinivalue_line("markers", "asyncio_loop: runs on asyncio's own loop, as the supervisor does")
     config.addinivalue_line("markers", "serial: measures memory or pace, so it runs after the others and alone")
     config.addinivalue_line(
         "markers",
@@ -56,7 +60,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    run_test(lambda: pyfuncitem.obj(**arguments))
+    is_supervisors = pyfuncitem.get_closest_marker("asyncio_loop") is not None
+    factory = asyncio.new_event_loop if is_supervisors else uvloop.new_event_loop
+    run_test(lambda: pyfuncitem.obj(**arguments), loop_factory=factory)
     return True
 
 

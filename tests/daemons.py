@@ -40,7 +40,64 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-class Daemon:
+class Program:
+    """The process of a daemon: what it says, its signals, and its end."""
+
+    process: subprocess.Popen[bytes]
+
+    def __init__(self, log_path: Path) -> None:
+        self.log_path = log_path
+
+    def launch(self, command: Sequence[str | Path], **options: Any) -> None:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **options
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def said(self, text: str) -> bool:
+        return text in self.log
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def signal(self, signum: signal.Signals) -> None:
+        self.process.send_signal(signum)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """For its end: the exit code."""
+        return self.process.wait(timeout_s)
+
+    def stop(self, timeout_s: float = 40.0) -> int:
+        """SIGTERM, and the exit code."""
+        if not self.ended():
+            self.signal(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def family(self) -> list[psutil.Process]:
+        """The supervisor and its children."""
+        try:
+            parent = psutil.Process(self.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """End everything at once; for the end of a test."""
+        for process in reversed(self.family()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.wait()
+
+
+class Daemon(Program):
     """One running ``qmuxd`` or ``qmuxc``."""
 
     def __init__(
@@ -51,22 +108,10 @@ class Daemon:
         arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
     ) -> None:
+        super().__init__(config.with_suffix(".log"))
         self.config = config
-        self.log_path = config.with_suffix(".log")
         self.environment = {**os.environ, **environment}
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*prefix, COMMANDS / command, "-c", config, *arguments],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=self.environment,
-                start_new_session=True,
-            )
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+        self.launch([*prefix, COMMANDS / command, "-c", config, *arguments], env=self.environment)
 
     @functools.cached_property
     def runtime(self) -> Path:
@@ -102,7 +147,7 @@ class Daemon:
         """Wait until every worker and the admin process serve."""
 
         def is_ready() -> bool:
-            assert self.process.poll() is None, f"{self.config.name} ended with {self.process.returncode}:\n{self.log}"
+            assert not self.ended(), f"{self.config.name} ended with {self.process.returncode}:\n{self.log}"
             rows = self.status().get("workers", [])
             return bool(rows) and all(row["state"] == "ready" for row in rows)
 
@@ -132,27 +177,6 @@ class Daemon:
             return [client["connections"] for client in self.status().get("clients", [])] == [1]
 
         until(lambda: stays(is_one, 1.5), "one lane only")  # within this time all workers know of a new connection
-
-    def family(self) -> list[psutil.Process]:
-        """The supervisor and its children."""
-        try:
-            parent = psutil.Process(self.process.pid)
-            return [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
-    def stop(self, timeout_s: float = 40.0) -> int:
-        """SIGTERM, and the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout_s)
-
-    def kill(self) -> None:
-        """End everything at once; for the end of a test."""
-        for process in reversed(self.family()):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.wait(30)
 
 
 @contextlib.contextmanager

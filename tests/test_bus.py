@@ -23,7 +23,8 @@ import zmq
 from qmux.bus import BATCH, MAX_MESSAGE_BYTES, QUEUE_MESSAGES, BusProxy, Publisher, Subscriber, endpoints
 from qmux.errors import StartError
 from qmux.pool.rows import BusMessage, Delta
-from tests.aio import run, until
+from tests import waiting
+from tests.aio import until
 
 STOPPED = Path(__file__).with_name("bus_subscriber.py")
 
@@ -72,25 +73,26 @@ async def connected(publisher: Publisher, *heard: Heard) -> None:
         each.messages.clear()
 
 
-def test_everybody_hears_everybody(proxy: BusProxy, directory: str) -> None:
-    async def main() -> None:
-        publishers = [Publisher(endpoints(directory)[0]) for _ in range(3)]
-        heard = [Heard(directory) for _ in range(3)]
-        for publisher in publishers:
-            await connected(publisher, *heard)
-        for number in range(100):
-            for slot, publisher in enumerate(publishers):
-                publisher.send(message(number, slot))
-        await until(lambda: all(len(each.messages) == 300 for each in heard))
-        for each in heard:
-            for slot in range(3):
-                assert [one.epoch for one in each.messages if one.slot == slot] == list(range(100))
-            each.subscriber.close()
-        for publisher in publishers:
-            assert publisher.dropped == 0
-            publisher.close()
+async def everybody_hears_everybody(directory: str) -> None:
+    publishers = [Publisher(endpoints(directory)[0]) for _ in range(3)]
+    heard = [Heard(directory) for _ in range(3)]
+    for publisher in publishers:
+        await connected(publisher, *heard)
+    for number in range(100):
+        for slot, publisher in enumerate(publishers):
+            publisher.send(message(number, slot))
+    await until(lambda: all(len(each.messages) == 300 for each in heard))
+    for each in heard:
+        for slot in range(3):
+            assert [one.epoch for one in each.messages if one.slot == slot] == list(range(100))
+        each.subscriber.close()
+    for publisher in publishers:
+        assert publisher.dropped == 0
+        publisher.close()
 
-    run(main())
+
+async def test_everybody_hears_everybody(proxy: BusProxy, directory: str) -> None:
+    await everybody_hears_everybody(directory)
 
 
 def test_files_are_the_owners_alone(proxy: BusProxy, directory: str) -> None:
@@ -112,29 +114,25 @@ def test_files_belong_to_the_user_that_workers_drop_to(directory: str) -> None:
         proxy.stop()
 
 
-def test_a_flood_never_blocks_the_publisher(proxy: BusProxy, directory: str) -> None:
+async def test_a_flood_never_blocks_the_publisher(proxy: BusProxy, directory: str) -> None:
     """A subscriber that never reads: the publisher goes on at its own pace, and memory stays bounded."""
-
-    async def main() -> None:
-        publisher = Publisher(endpoints(directory)[0])
-        heard = Heard(directory)
-        await connected(publisher, heard)
-        longest_s = 0.0
-        started = time.monotonic()
-        for number in range(20_000):  # without a turn of the loop: the subscriber of this process does not read
-            before = time.monotonic()
-            publisher.send(message(number, padding=1000))
-            longest_s = max(longest_s, time.monotonic() - before)
-        assert time.monotonic() - started < 60
-        assert longest_s < 5.0
-        await until(lambda: heard.messages)
-        await asyncio.sleep(0)
-        publisher.send(message(99_999))
-        publisher.close()
-        heard.subscriber.close()
-        assert len(heard.messages) < 20_000
-
-    run(main())
+    publisher = Publisher(endpoints(directory)[0])
+    heard = Heard(directory)
+    await connected(publisher, heard)
+    longest_s = 0.0
+    started = time.monotonic()
+    for number in range(20_000):  # without a turn of the loop: the subscriber of this process does not read
+        before = time.monotonic()
+        publisher.send(message(number, padding=1000))
+        longest_s = max(longest_s, time.monotonic() - before)
+    assert time.monotonic() - started < 60
+    assert longest_s < 5.0
+    await until(lambda: heard.messages)
+    await asyncio.sleep(0)
+    publisher.send(message(99_999))
+    publisher.close()
+    heard.subscriber.close()
+    assert len(heard.messages) < 20_000
 
 
 def test_what_the_proxy_does_not_take_is_counted(directory: str) -> None:
@@ -145,115 +143,104 @@ def test_what_the_proxy_does_not_take_is_counted(directory: str) -> None:
     inlet.bind(endpoints(directory)[0])
     inlet.send(b"\x01")
     publisher = Publisher(endpoints(directory)[0])
-    deadline = time.monotonic() + 30
-    while not inlet.poll(5):
-        publisher.send(message(1))
-        assert time.monotonic() < deadline
+    waiting.until(lambda: publisher.send(message(1)) or inlet.poll(5), "the first arrives")
     assert publisher.dropped == 0
-    while not publisher.dropped:
-        publisher.send(message(1, padding=10_000))
-        assert time.monotonic() < deadline
+    waiting.until(lambda: publisher.send(message(1, padding=10_000)) or publisher.dropped, "one is dropped", every_s=0)
     publisher.close()
     context.destroy(0)
 
 
-def test_a_stopped_subscriber_delays_nobody(proxy: BusProxy, directory: str) -> None:
-    async def main() -> None:
-        publisher = Publisher(endpoints(directory)[0])
-        heard = Heard(directory)
-        await connected(publisher, heard)
-
-        def heard_there() -> bytes | None:
-            publisher.send(message(0))
-            return output.read(6)
-
-        assert await until(heard_there, 20.0, "the other process to hear") == b"heard\n"
-        os.kill(stopped.pid, signal.SIGSTOP)
-        heard.messages.clear()
-        slowest_s = 0.0
-        for number in range(1, 10 * QUEUE_MESSAGES, 100):
-            for each in range(number, number + 100):
-                publisher.send(message(each, padding=500))
-            sent_at = time.monotonic()
-            await until(lambda last=number + 99: heard.messages[-1:] and heard.messages[-1].epoch == last)  # type: ignore[misc]
-            slowest_s = max(slowest_s, time.monotonic() - sent_at)
-        assert slowest_s < 5.0
-        assert publisher.dropped == 0
-        assert [epoch for epoch in heard.epochs if epoch] == list(range(1, 10 * QUEUE_MESSAGES + 1))
-        heard.subscriber.close()
-        publisher.close()
-
+@pytest.fixture
+def other_process(directory: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A subscriber of its own, whose output is there to be read without waiting."""
     command = [sys.executable, str(STOPPED), endpoints(directory)[1]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as stopped:
-        try:
-            output = stopped.stdout
-            assert output is not None
-            os.set_blocking(output.fileno(), False)
-            run(main())
-        finally:
-            stopped.kill()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        yield process
+        process.kill()
 
 
-def test_a_message_above_the_limit_is_dropped_and_others_go_on(proxy: BusProxy, directory: str) -> None:
-    async def main() -> None:
-        publisher = Publisher(endpoints(directory)[0])
-        heard = Heard(directory)
-        other = Publisher(endpoints(directory)[0])
-        await connected(publisher, heard)
-        await connected(other, heard)
-        publisher.send(message(1, padding=MAX_MESSAGE_BYTES + 1))
-        other.send(message(2))
-        await until(lambda: 2 in heard.epochs)
+async def test_a_stopped_subscriber_delays_nobody(
+    proxy: BusProxy, directory: str, other_process: subprocess.Popen[bytes]
+) -> None:
+    publisher = Publisher(endpoints(directory)[0])
+    heard = Heard(directory)
+    await connected(publisher, heard)
 
-        def goes_on() -> bool:
-            publisher.send(message(3))
-            return 3 in heard.epochs
+    def heard_there() -> bytes | None:
+        publisher.send(message(0))
+        assert other_process.stdout is not None
+        return other_process.stdout.read(6)
 
-        await until(goes_on, 30.0, "its connection, which was closed, to be made anew")
-        assert 1 not in heard.epochs
-        for each in (publisher, other):
-            each.close()
-        heard.subscriber.close()
-
-    run(main())
-
-
-def test_the_largest_allowed_message_arrives(proxy: BusProxy, directory: str) -> None:
-    async def main() -> None:
-        publisher = Publisher(endpoints(directory)[0])
-        heard = Heard(directory)
-        await connected(publisher, heard)
-        padding = MAX_MESSAGE_BYTES - len(msgspec.msgpack.encode(message(1, padding=70_000))) + 70_000
-        publisher.send(message(1, padding=padding))
-        await until(lambda: heard.epochs == [1])
-        heard.subscriber.close()
-        publisher.close()
-
-    run(main())
+    assert await until(heard_there, 20.0, "the other process to hear") == b"heard\n"
+    os.kill(other_process.pid, signal.SIGSTOP)
+    heard.messages.clear()
+    slowest_s = 0.0
+    for number in range(1, 10 * QUEUE_MESSAGES, 100):
+        for each in range(number, number + 100):
+            publisher.send(message(each, padding=500))
+        sent_at = time.monotonic()
+        await until(lambda last=number + 99: heard.messages[-1:] and heard.messages[-1].epoch == last)  # type: ignore[misc]
+        slowest_s = max(slowest_s, time.monotonic() - sent_at)
+    assert slowest_s < 5.0
+    assert publisher.dropped == 0
+    assert [epoch for epoch in heard.epochs if epoch] == list(range(1, 10 * QUEUE_MESSAGES + 1))
+    heard.subscriber.close()
+    publisher.close()
 
 
-def test_what_does_not_decode_is_counted_and_skipped(
+async def test_a_message_above_the_limit_is_dropped_and_others_go_on(proxy: BusProxy, directory: str) -> None:
+    publisher = Publisher(endpoints(directory)[0])
+    heard = Heard(directory)
+    other = Publisher(endpoints(directory)[0])
+    await connected(publisher, heard)
+    await connected(other, heard)
+    publisher.send(message(1, padding=MAX_MESSAGE_BYTES + 1))
+    other.send(message(2))
+    await until(lambda: 2 in heard.epochs)
+
+    def goes_on() -> bool:
+        publisher.send(message(3))
+        return 3 in heard.epochs
+
+    await until(goes_on, 30.0, "its connection, which was closed, to be made anew")
+    assert 1 not in heard.epochs
+    for each in (publisher, other):
+        each.close()
+    heard.subscriber.close()
+
+
+async def test_the_largest_allowed_message_arrives(proxy: BusProxy, directory: str) -> None:
+    publisher = Publisher(endpoints(directory)[0])
+    heard = Heard(directory)
+    await connected(publisher, heard)
+    padding = MAX_MESSAGE_BYTES - len(msgspec.msgpack.encode(message(1, padding=70_000))) + 70_000
+    publisher.send(message(1, padding=padding))
+    await until(lambda: heard.epochs == [1])
+    heard.subscriber.close()
+    publisher.close()
+
+
+async def test_what_does_not_decode_is_counted_and_skipped(
     proxy: BusProxy, directory: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        publisher = Publisher(endpoints(directory)[0])
-        heard = Heard(directory)
-        await connected(publisher, heard)
-        garbage = [b"", b"\x00", b"\xff" * 100, b"\x95\xa5delta", b"\x96\xa5delta\x01\x01\x90\x90\x81\xa1\xff\x01"]
-        garbage.append(b"\x91" * 100_000)
-        for each in garbage:
-            publisher._socket.send(each)
-        publisher.send(message(5))
-        await until(lambda: heard.epochs == [5])
-        assert heard.subscriber.invalid == len(garbage)
-        heard.subscriber.close()
-        publisher.close()
-
-    run(main())
+    publisher = Publisher(endpoints(directory)[0])
+    heard = Heard(directory)
+    await connected(publisher, heard)
+    garbage = [b"", b"\x00", b"\xff" * 100, b"\x95\xa5delta", b"\x96\xa5delta\x01\x01\x90\x90\x81\xa1\xff\x01"]
+    garbage.append(b"\x91" * 100_000)
+    for each in garbage:
+        publisher._socket.send(each)
+    publisher.send(message(5))
+    await until(lambda: heard.epochs == [5])
+    assert heard.subscriber.invalid == len(garbage)
+    heard.subscriber.close()
+    publisher.close()
     assert "bus message cannot be decoded" in caplog.text
 
 
-def test_the_proxy_survives_garbage(proxy: BusProxy, directory: str) -> None:
+async def test_the_proxy_survives_garbage(proxy: BusProxy, directory: str) -> None:
     """Bytes that are no ZMTP, on both sockets, from connections that end in the middle."""
     for endpoint in endpoints(directory):
         for garbage in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 9 + b"\x7f\x03", secrets.token_bytes(100_000)):
@@ -264,82 +251,72 @@ def test_the_proxy_survives_garbage(proxy: BusProxy, directory: str) -> None:
                     sock.sendall(garbage)
                 except (BrokenPipeError, ConnectionResetError):
                     pass  # refused already
-    test_everybody_hears_everybody(proxy, directory)
+    await everybody_hears_everybody(directory)
 
 
-def test_a_failing_callback_loses_only_its_own_message(proxy: BusProxy, directory: str) -> None:
+async def test_a_failing_callback_loses_only_its_own_message(proxy: BusProxy, directory: str) -> None:
     """The descriptor signals edges only: a defect in one message must not leave the rest unread for ever."""
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    heard: list[int] = []
 
-    async def main() -> None:
-        failures: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
-        heard: list[int] = []
+    def on_message(received: BusMessage) -> None:
+        if received.epoch == 3:
+            raise RuntimeError("a defect")
+        heard.append(received.epoch)
 
-        def on_message(received: BusMessage) -> None:
-            if received.epoch == 3:
-                raise RuntimeError("a defect")
-            heard.append(received.epoch)
+    publisher = Publisher(endpoints(directory)[0])
+    subscriber = Subscriber(endpoints(directory)[1], on_message)
 
-        publisher = Publisher(endpoints(directory)[0])
-        subscriber = Subscriber(endpoints(directory)[1], on_message)
+    def first() -> list[int]:
+        publisher.send(message(1))
+        return heard
 
-        def first() -> list[int]:
-            publisher.send(message(1))
-            return heard
+    await until(first)
+    for number in range(2, 2 + 2 * BATCH):
+        publisher.send(message(number))
+    await until(lambda: heard[-1] == 1 + 2 * BATCH)
+    assert [str(failure) for failure in failures] == ["a defect"]
+    assert 3 not in heard
+    subscriber.close()
+    publisher.close()
 
-        await until(first)
-        for number in range(2, 2 + 2 * BATCH):
-            publisher.send(message(number))
-        await until(lambda: heard[-1] == 1 + 2 * BATCH)
-        assert [str(failure) for failure in failures] == ["a defect"]
-        assert 3 not in heard
+
+async def test_closing_from_the_callback(proxy: BusProxy, directory: str) -> None:
+    publisher = Publisher(endpoints(directory)[0])
+    heard: list[int] = []
+
+    def on_message(received: BusMessage) -> None:
+        heard.append(received.epoch)
         subscriber.close()
-        publisher.close()
+        subscriber.close()
 
-    run(main())
+    subscriber = Subscriber(endpoints(directory)[1], on_message)
 
+    def sent() -> list[int]:
+        publisher.send(message(7))
+        return heard
 
-def test_closing_from_the_callback(proxy: BusProxy, directory: str) -> None:
-    async def main() -> None:
-        publisher = Publisher(endpoints(directory)[0])
-        heard: list[int] = []
-
-        def on_message(received: BusMessage) -> None:
-            heard.append(received.epoch)
-            subscriber.close()
-            subscriber.close()
-
-        subscriber = Subscriber(endpoints(directory)[1], on_message)
-
-        def sent() -> list[int]:
-            publisher.send(message(7))
-            return heard
-
-        await until(sent)
-        publisher.send(message(8))
-        await asyncio.sleep(0.05)
-        assert heard == [7]
-        publisher.close()
-
-    run(main())
+    await until(sent)
+    publisher.send(message(8))
+    await asyncio.sleep(0.05)  # nothing must happen
+    assert heard == [7]
+    publisher.close()
 
 
-def test_a_flood_leaves_the_loop_its_turns(proxy: BusProxy, directory: str) -> None:
-    async def main() -> None:
-        publisher = Publisher(endpoints(directory)[0])
-        heard = Heard(directory)
-        await connected(publisher, heard)
-        for number in range(1, QUEUE_MESSAGES):
-            publisher.send(message(number))
-        largest, seen = 0, 0
-        while len(heard.messages) < 5 * BATCH:
-            await asyncio.sleep(0)
-            largest, seen = max(largest, len(heard.messages) - seen), len(heard.messages)
-        assert 0 < largest <= BATCH
-        heard.subscriber.close()
-        publisher.close()
-
-    run(main())
+async def test_a_flood_leaves_the_loop_its_turns(proxy: BusProxy, directory: str) -> None:
+    publisher = Publisher(endpoints(directory)[0])
+    heard = Heard(directory)
+    await connected(publisher, heard)
+    for number in range(1, QUEUE_MESSAGES):
+        publisher.send(message(number))
+    largest, seen = 0, 0
+    while len(heard.messages) < 5 * BATCH:
+        await asyncio.sleep(0)
+        largest, seen = max(largest, len(heard.messages) - seen), len(heard.messages)
+    assert 0 < largest <= BATCH
+    heard.subscriber.close()
+    publisher.close()
 
 
 def test_stop_frees_everything(directory: str) -> None:
@@ -359,12 +336,12 @@ def test_stop_frees_everything(directory: str) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "bus"]
 
 
-def test_a_socket_that_a_killed_supervisor_left_is_replaced(directory: str) -> None:
+async def test_a_socket_that_a_killed_supervisor_left_is_replaced(directory: str) -> None:
     for endpoint in endpoints(directory):
         with socket.socket(socket.AF_UNIX) as left:
             left.bind(endpoint.removeprefix("ipc://"))
     proxy = BusProxy(directory, os.getuid(), os.getgid())
-    test_everybody_hears_everybody(proxy, directory)
+    await everybody_hears_everybody(directory)
     proxy.stop()
 
 

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -24,6 +23,9 @@ from qmux.messages import (
     Table,
 )
 from qmux.pki.material import Keys, Material
+from tests.aio import until
+
+pytestmark = pytest.mark.asyncio_loop
 
 
 class Ends:
@@ -76,16 +78,14 @@ def table(number: int) -> Table:
     return Table([], facts)
 
 
-def with_ends(scenario: Callable[[Ends], Coroutine[None, None, None]]) -> None:
-    async def main() -> None:
-        ends = Ends()
-        try:
-            await scenario(ends)
-        finally:
-            ends.close()
-
+@contextlib.asynccontextmanager
+async def two_ends() -> AsyncIterator[Ends]:
     before = open_descriptors()
-    asyncio.run(main())
+    ends = Ends()
+    try:
+        yield ends
+    finally:
+        ends.close()
     assert open_descriptors() <= before, "a descriptor was left open"
 
 
@@ -98,12 +98,6 @@ def open_descriptors() -> set[str]:
         with contextlib.suppress(OSError):  # the directory's own descriptor is gone by now
             found.add(os.readlink(f"/proc/self/fd/{fd}"))
     return {name for name in found if name.startswith(("socket:", "/memfd:"))}
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
-            await asyncio.sleep(0.005)
 
 
 def configure(size_bytes: int) -> Configure:
@@ -125,8 +119,8 @@ def configure(size_bytes: int) -> Configure:
     )
 
 
-def test_messages_arrive_in_order_both_ways() -> None:
-    async def scenario(ends: Ends) -> None:
+async def test_messages_arrive_in_order_both_ways() -> None:
+    async with two_ends() as ends:
         child = ends.attach()
         ends.supervisor.send(Accept())
         ends.supervisor.send(Stop())
@@ -136,11 +130,9 @@ def test_messages_arrive_in_order_both_ways() -> None:
         assert ends.down == [Accept(), Stop()]
         assert ends.up == [Ready(ReadyFacts(engine="x")), Heartbeat(3), Configured(1, "no"), Failed("why", 4, True)]
 
-    with_ends(scenario)
 
-
-def test_descriptors_are_copies() -> None:
-    async def scenario(ends: Ends) -> None:
+async def test_descriptors_are_copies() -> None:
+    async with two_ends() as ends:
         ends.attach()
         near, far = socket.socketpair()
         with near:
@@ -151,11 +143,9 @@ def test_descriptors_are_copies() -> None:
             os.write(ends.fds[0], b"hello")
             assert near.recv(10) == b"hello"
 
-    with_ends(scenario)
 
-
-def test_as_many_descriptors_as_the_kernel_takes() -> None:
-    async def scenario(ends: Ends) -> None:
+async def test_as_many_descriptors_as_the_kernel_takes() -> None:
+    async with two_ends() as ends:
         ends.attach()
         ends.supervisor.send(configure(channel.INLINE_BYTES), [0] * channel.MAX_FDS)
         await until(lambda: ends.down)
@@ -163,12 +153,10 @@ def test_as_many_descriptors_as_the_kernel_takes() -> None:
         with pytest.raises(ValueError, match="at most 250"):
             ends.supervisor.send(LogTo(), [0] * (channel.MAX_FDS + 1))
 
-    with_ends(scenario)
-
 
 @pytest.mark.parametrize("size_bytes", [0, 1000, channel.INLINE_BYTES - 300, channel.INLINE_BYTES, 5 << 20])
-def test_every_size_arrives_whole(size_bytes: int) -> None:
-    async def scenario(ends: Ends) -> None:
+async def test_every_size_arrives_whole(size_bytes: int) -> None:
+    async with two_ends() as ends:
         ends.attach()
         sent = configure(size_bytes)
         ends.supervisor.send(sent)
@@ -177,43 +165,35 @@ def test_every_size_arrives_whole(size_bytes: int) -> None:
         assert ends.down == [sent, Accept()]
         assert ends.fds == []
 
-    with_ends(scenario)
 
-
-def test_too_large_is_the_senders_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_large_is_the_senders_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "MAX_BLOB_BYTES", 100_000)
 
-    async def scenario(ends: Ends) -> None:
+    async with two_ends() as ends:
         with pytest.raises(ValueError, match="at most 100000"):
             ends.supervisor.send(configure(100_000))
 
-    with_ends(scenario)
 
-
-def test_sending_never_blocks_and_nothing_is_lost() -> None:
-    async def scenario(ends: Ends) -> None:
+async def test_sending_never_blocks_and_nothing_is_lost() -> None:
+    async with two_ends() as ends:
         for number in range(3000):
             ends.supervisor.send(table(number))
         ends.attach()
         await until(lambda: len(ends.down) == 3000)
         assert [message.facts.config_version for message in ends.down] == list(range(3000))
 
-    with_ends(scenario)
 
-
-def test_a_child_that_never_reads_breaks_the_channel_not_us() -> None:
-    async def scenario(ends: Ends) -> None:
+async def test_a_child_that_never_reads_breaks_the_channel_not_us() -> None:
+    async with two_ends() as ends:
         for _ in range(channel.MAX_QUEUED * 3):
             ends.supervisor.send(table(1))
         assert ends.closed == ["supervisor"]
         assert ends.supervisor.is_closed
         ends.supervisor.send(Stop())  # of no consequence
 
-    with_ends(scenario)
 
-
-def test_the_other_ends_death_is_noticed_after_its_last_words() -> None:
-    async def scenario(ends: Ends) -> None:
+async def test_the_other_ends_death_is_noticed_after_its_last_words() -> None:
+    async with two_ends() as ends:
         child = ends.attach()
         for number in range(200):
             child.send(Heartbeat(number))
@@ -221,16 +201,14 @@ def test_the_other_ends_death_is_noticed_after_its_last_words() -> None:
         await until(lambda: ends.closed)
         assert (len(ends.up), ends.closed) == (200, ["supervisor"])
 
-    with_ends(scenario)
-
 
 @pytest.mark.parametrize(
     "junk",
     [b"\x00", b"\x00junk", b"\x07", b"\x01", b"\x00\x81\xa4type\xa4stop", b"\x00" + b"x" * (channel.INLINE_BYTES + 5)],
     ids=["empty", "no msgpack", "no kind", "no memory", "wrong direction", "too long"],
 )
-def test_what_is_no_message_ends_the_channel(junk: bytes) -> None:
-    async def scenario(ends: Ends) -> None:
+async def test_what_is_no_message_ends_the_channel(junk: bytes) -> None:
+    async with two_ends() as ends:
         fd = os.open(os.devnull, os.O_RDONLY)
         if junk == b"\x01":
             ends.raw.send(junk)
@@ -240,36 +218,29 @@ def test_what_is_no_message_ends_the_channel(junk: bytes) -> None:
         await until(lambda: ends.closed)
         assert ends.up == []
 
-    with_ends(scenario)
 
-
-def test_a_blob_that_is_no_memory_ends_the_channel() -> None:
-    async def scenario(ends: Ends) -> None:
+async def test_a_blob_that_is_no_memory_ends_the_channel() -> None:
+    async with two_ends() as ends:
         fd = os.open(os.devnull, os.O_RDONLY)
         socket.send_fds(ends.raw, [b"\x01"], [fd])
         os.close(fd)
         await until(lambda: ends.closed)
 
-    with_ends(scenario)
 
+async def test_a_receiver_may_end_the_channel() -> None:
+    ours, theirs = channel.pair()
+    heard: list[Any] = []
 
-def test_a_receiver_may_end_the_channel() -> None:
-    async def main() -> None:
-        ours, theirs = channel.pair()
-        heard: list[Any] = []
+    def once(message: Any, _fds: list[int]) -> None:
+        heard.append(message)
+        supervisor.close()
 
-        def once(message: Any, _fds: list[int]) -> None:
-            heard.append(message)
-            supervisor.close()
-
-        supervisor = channel.supervisor_end(ours, once, lambda: heard.append("closed"))
-        child = channel.child_end(theirs, lambda *_: None, lambda: None)
-        child.send(Heartbeat(1))
-        child.send(Heartbeat(2))
-        await until(lambda: child.is_closed)
-        assert heard == [Heartbeat(1)]
-
-    asyncio.run(main())
+    supervisor = channel.supervisor_end(ours, once, lambda: heard.append("closed"))
+    child = channel.child_end(theirs, lambda *_: None, lambda: None)
+    child.send(Heartbeat(1))
+    child.send(Heartbeat(2))
+    await until(lambda: child.is_closed)
+    assert heard == [Heartbeat(1)]
 
 
 def test_secrets_are_not_shown() -> None:

@@ -37,6 +37,32 @@ OWN_TASKS = {
 }
 """Who may start a task without a TaskSet, and why."""
 
+FIXED_WAITS = {
+    "tests/waiting.py": "the poller, and faults that last for a time",
+    "tests/aio.py": "the poller of coroutines",
+    "tests/integration/churn.py": "users come and go when they like",
+    "tests/integration/strangers.py": "clients leave at any point",
+    "tests/integration/test_steering.py": "a pace that the other process can follow",
+    "tests/quic/conftest.py": "the pace of the machine is measured",
+    "tests/quic/test_pace.py": "the machine stands still",
+    "tests/supervisor/test_steering.py": "nothing must happen",
+    "tests/test_bus.py": "nothing must happen",
+    "tests/worker/client/test_server_link.py": "nothing must happen, or not much",
+    "tests/worker/test_signal.py": "nothing must happen",
+}
+"""Which tests wait for a time, where there is no state that they could wait for."""
+
+OWN_LOOPS = {
+    "tests/aio.py": "the one place that runs coroutines",
+    "tests/bus_subscriber.py": "a program of its own",
+    "tests/integration/services.py": "services in a thread beside the test",
+    "tests/integration/test_network.py": "a network in a thread beside the test",
+    "tests/quic/victim.py": "a program of its own",
+    "tests/relay/exhausted.py": "a program of its own",
+    "tests/relay/taker.py": "a program of its own",
+}
+"""Who may make an event loop, and why."""
+
 
 def python_files(*places: str) -> Iterator[Path]:
     for place in places:
@@ -108,27 +134,43 @@ def test_tasks_have_owners() -> None:
 
 
 def test_tests_wait_for_states_and_not_for_time() -> None:
-    """A sleep belongs into a loop that looks for something, with a deadline; any other says on its line why it must."""
-    wrong = []
+    """There is one poller; who has to sleep all the same is in the list, and says on that line why."""
+    wrong, found = [], set()
     for path in python_files("tests"):
         lines = path.read_text().splitlines()
-        for call in sleeps_outside_of_loops(parsed(path)):
+        for call in sleeps(parsed(path)):
+            found.add(relative(path))
             if "#" not in lines[call.lineno - 1]:
                 wrong.append(f"{relative(path)}:{call.lineno}")
     assert not wrong, "\n".join(wrong)
+    assert found == set(FIXED_WAITS)
 
 
-def sleeps_outside_of_loops(tree: ast.Module) -> Iterator[ast.Call]:
-    polling = {id(call) for node in ast.walk(tree) if isinstance(node, ast.While) for call in calls(node, "sleep")}
+def sleeps(tree: ast.Module) -> Iterator[ast.Call]:
+    """Those that take time: ``sleep(0)`` is a turn of the loop."""
     for call in calls(tree, "sleep"):
-        is_of_time = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "time"
-        if is_of_time and id(call) not in polling:
+        takes_none = bool(call.args) and isinstance(call.args[0], ast.Constant) and call.args[0].value == 0
+        if ast.unparse(call.func) in ("sleep", "time.sleep", "asyncio.sleep") and not takes_none:
             yield call
 
 
-@pytest.mark.parametrize(("code", "expected"), [("import time\ntime.sleep(1)", 1), ("while x:\n time.sleep(1)", 0)])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("time.sleep(1)", 1), ("while x:\n await asyncio.sleep(0.1)", 1), ("sleep(x)", 1), ("asyncio.sleep(0)", 0)],
+)
 def test_the_rule_about_sleeps_finds_something(code: str, expected: int) -> None:
-    assert len(list(sleeps_outside_of_loops(ast.parse(code)))) == expected
+    assert len(list(sleeps(ast.parse(code)))) == expected
+
+
+def test_coroutines_are_run_in_one_place() -> None:
+    """Tests that are coroutines are run by the hook, others call ``tests.aio.run``."""
+    makers = {"asyncio.run", "asyncio.Runner", "asyncio.new_event_loop", "uvloop.run", "uvloop.new_event_loop"}
+    found = {
+        relative(path)
+        for path in python_files("tests")
+        if any(ast.unparse(call.func) in makers for call in calls(parsed(path), "run", "Runner", "new_event_loop"))
+    }
+    assert found == set(OWN_LOOPS)
 
 
 def test_no_exception_is_swallowed() -> None:

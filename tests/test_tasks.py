@@ -8,14 +8,14 @@ import weakref
 import pytest
 
 from qmux.tasks import TaskSet
-from tests.aio import run, until
+from tests.aio import until
 
 
 async def forever() -> None:
     await asyncio.Event().wait()
 
 
-def test_close_ends_everything() -> None:
+async def test_close_ends_everything() -> None:
     ended: list[str] = []
 
     async def work(name: str) -> None:
@@ -25,100 +25,79 @@ def test_close_ends_everything() -> None:
             await asyncio.sleep(0)
             ended.append(name)
 
-    async def main() -> None:
-        tasks = TaskSet()
-        for number in range(3):
-            tasks.start(work(f"work {number}"), f"work {number}")
-        await asyncio.sleep(0)
-        assert len(tasks) == 3
-        await tasks.close()
-        assert len(tasks) == 0
-        assert sorted(ended) == ["work 0", "work 1", "work 2"]
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run(main())
+    tasks = TaskSet()
+    for number in range(3):
+        tasks.start(work(f"work {number}"), f"work {number}")
+    await asyncio.sleep(0)
+    assert len(tasks) == 3
+    await tasks.close()
+    assert len(tasks) == 0
+    assert sorted(ended) == ["work 0", "work 1", "work 2"]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_tasks_are_referenced_and_named() -> None:
-    async def main() -> None:
-        tasks = TaskSet()
-        reference = weakref.ref(tasks.start(forever(), "a name"))
-        await asyncio.sleep(0)
-        gc.collect()
-        task = reference()
-        assert task is not None
-        assert task.get_name() == "a name"
-        del task
-        await tasks.close()
-
-    run(main())
+async def test_tasks_are_referenced_and_named() -> None:
+    tasks = TaskSet()
+    reference = weakref.ref(tasks.start(forever(), "a name"))
+    await asyncio.sleep(0)
+    gc.collect()
+    task = reference()
+    assert task is not None
+    assert task.get_name() == "a name"
+    del task
+    await tasks.close()
 
 
-def test_a_task_that_ends_is_forgotten() -> None:
-    async def main() -> None:
-        tasks = TaskSet()
-        tasks.start(asyncio.sleep(0), "short")
-        await until(lambda: not len(tasks))
-
-    run(main())
+async def test_a_task_that_ends_is_forgotten() -> None:
+    tasks = TaskSet()
+    tasks.start(asyncio.sleep(0), "short")
+    await until(lambda: not len(tasks))
 
 
-def test_a_failure_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async def fail() -> None:
         raise RuntimeError("a defect")
 
-    async def main() -> None:
-        tasks = TaskSet()
-        tasks.start(fail(), "user connection")
-        await until(lambda: not len(tasks))
-
-    run(main())
+    tasks = TaskSet()
+    tasks.start(fail(), "user connection")
+    await until(lambda: not len(tasks))
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (logging.ERROR, "task user connection failed")
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "a defect"
 
 
-def test_a_cancelled_task_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        tasks = TaskSet()
-        tasks.start(forever(), "x").cancel()
-        await until(lambda: not len(tasks))
-
-    run(main())
+async def test_a_cancelled_task_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    tasks = TaskSet()
+    tasks.start(forever(), "x").cancel()
+    await until(lambda: not len(tasks))
     assert not caplog.records
 
 
-def test_a_task_may_close_its_own_set() -> None:
-    async def main() -> None:
-        tasks = TaskSet()
-        closed = asyncio.Event()
+async def test_a_task_may_close_its_own_set() -> None:
+    tasks = TaskSet()
+    closed = asyncio.Event()
 
-        async def close() -> None:
-            await tasks.close()
-            closed.set()
-
-        tasks.start(forever(), "other")
-        tasks.start(close(), "closing")
-        await asyncio.wait_for(closed.wait(), 15)
-        await until(lambda: not len(tasks))
-
-    run(main())
-
-
-def test_what_a_task_starts_while_it_ends_is_ended_too() -> None:
-    async def main() -> None:
-        tasks = TaskSet()
-
-        async def work() -> None:
-            try:
-                await forever()
-            finally:
-                tasks.start(forever(), "late")
-
-        tasks.start(work(), "work")
-        await asyncio.sleep(0)
+    async def close() -> None:
         await tasks.close()
-        assert len(tasks) == 0
+        closed.set()
 
-    run(main())
+    tasks.start(forever(), "other")
+    tasks.start(close(), "closing")
+    await asyncio.wait_for(closed.wait(), 15)
+    await until(lambda: not len(tasks))
+
+
+async def test_what_a_task_starts_while_it_ends_is_ended_too() -> None:
+    tasks = TaskSet()
+
+    async def work() -> None:
+        try:
+            await forever()
+        finally:
+            tasks.start(forever(), "late")
+
+    tasks.start(work(), "work")
+    await asyncio.sleep(0)
+    await tasks.close()
+    assert len(tasks) == 0

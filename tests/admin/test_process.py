@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from qmux import bus, channel
 from qmux.messages import Configured, Down, Failed, Heartbeat, Peers, Ready, Reply, Request, Stop, Up
 from tests.admin.made import configure, report, row, server_config, table, whole_pass, worker
-from tests.aio import run, until
+from tests.aio import until
 
 
 class Supervisor:
@@ -103,189 +102,156 @@ async def exit_code(supervisor: Supervisor, timeout_s: float = 20.0) -> int:
     return code
 
 
-def test_it_listens_before_it_is_ready_and_only_for_owner_and_group(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
-            assert supervisor.got(Configured) == [Configured(1)]
-            assert stat.S_IMODE((tmp_path / "admin.sock").stat().st_mode) == 0o660
-            status, answer = await supervisor.ask("/v1/status")
-            assert status == 200
-            assert answer["server"]["source"] == "/etc/qmux/server.toml"
-            assert (await supervisor.ask("/healthz")) == (200, {"ok": True})
-            await until(lambda: len(supervisor.got(Heartbeat)) >= 2, 15.0, "heartbeats")
-
-    run(main())
+async def test_it_listens_before_it_is_ready_and_only_for_owner_and_group(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        assert supervisor.got(Configured) == [Configured(1)]
+        assert stat.S_IMODE((tmp_path / "admin.sock").stat().st_mode) == 0o660
+        status, answer = await supervisor.ask("/v1/status")
+        assert status == 200
+        assert answer["server"]["source"] == "/etc/qmux/server.toml"
+        assert (await supervisor.ask("/healthz")) == (200, {"ok": True})
+        await until(lambda: len(supervisor.got(Heartbeat)) >= 2, 15.0, "heartbeats")
 
 
-def test_what_workers_publish_is_seen_within_a_second(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
-            publisher = bus.Publisher(bus.endpoints(str(tmp_path))[0])
-            deadline = time.monotonic() + 30.0
-            clients: list[Any] = []
-            while not clients and time.monotonic() < deadline:
-                publisher.send(whole_pass(0, row(1)))  # the first ones may be lost: the subscription is under way
-                publisher.send(report(0, active=5))
-                await asyncio.sleep(0.05)
-                clients = (await supervisor.ask("/v1/status"))[1]["clients"]
-            assert [client["client"] for client in clients] == ["pod-1"]
-            supervisor.send(table(worker(1)))
+async def test_what_workers_publish_is_seen_within_a_second(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        publisher = bus.Publisher(bus.endpoints(str(tmp_path))[0])
 
-            async def no_client() -> bool:
-                return not (await supervisor.ask("/v1/status"))[1]["clients"]
+        async def clients() -> list[Any]:
+            return list((await supervisor.ask("/v1/status"))[1]["clients"])
 
-            while not await no_client():
-                assert time.monotonic() < deadline, "the rows of a worker that died stay"
-            publisher.close()
+        async def first() -> list[Any]:
+            publisher.send(whole_pass(0, row(1)))  # the first ones may be lost: the subscription is under way
+            publisher.send(report(0, active=5))
+            return await clients()
 
-    run(main())
+        async def nobody() -> bool:
+            return not await clients()
+
+        assert [client["client"] for client in await until(first, 30.0, "a client")] == ["pod-1"]
+        supervisor.send(table(worker(1)))
+        await until(nobody, 30.0, "the rows of a worker that died go")
+        publisher.close()
 
 
-def test_a_reload_is_passed_on_and_its_answer_back(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
+async def test_a_reload_is_passed_on_and_its_answer_back(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
 
-            def answer(request: Request) -> None:
-                words = f"dry_run={request.dry_run} full={request.full}"
-                supervisor.send(
-                    Reply(request.request_id, ok=not request.full, lines=[words], exit_code=request.full * 3)
-                )
+        def answer(request: Request) -> None:
+            words = f"dry_run={request.dry_run} full={request.full}"
+            supervisor.send(Reply(request.request_id, ok=not request.full, lines=[words], exit_code=request.full * 3))
 
-            supervisor.on_request = answer
-            answers = await asyncio.gather(
-                supervisor.ask("/v1/reload", {"dry_run": True}),
-                supervisor.ask("/v1/reload", {"full": True}),
-                supervisor.ask("/v1/reload", {}),
-            )
-            assert [status for status, _ in answers] == [200, 200, 200]
-            assert [body["lines"] for _, body in answers] == [
-                ["dry_run=True full=False"],
-                ["dry_run=False full=True"],
-                ["dry_run=False full=False"],
-            ]
-            assert [(body["ok"], body["exit_code"]) for _, body in answers] == [(True, 0), (False, 3), (True, 0)]
-
-    run(main())
+        supervisor.on_request = answer
+        answers = await asyncio.gather(
+            supervisor.ask("/v1/reload", {"dry_run": True}),
+            supervisor.ask("/v1/reload", {"full": True}),
+            supervisor.ask("/v1/reload", {}),
+        )
+        assert [status for status, _ in answers] == [200, 200, 200]
+        assert [body["lines"] for _, body in answers] == [
+            ["dry_run=True full=False"],
+            ["dry_run=False full=True"],
+            ["dry_run=False full=False"],
+        ]
+        assert [(body["ok"], body["exit_code"]) for _, body in answers] == [(True, 0), (False, 3), (True, 0)]
 
 
-def test_only_so_many_reloads_wait(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
-            asks = [asyncio.create_task(supervisor.ask("/v1/reload", {})) for _ in range(20)]
-            await until(lambda: sum(ask.done() for ask in asks) == 4, 30.0, "four are turned away")
-            await until(lambda: len(supervisor.got(Request)) == 16, 15.0, "all others wait")
-            for ask in asks:
-                if ask.done():
-                    _, body = ask.result()
-                    assert not body["ok"]
-                    assert "16 reloads are waiting already" in body["lines"][0]
-                ask.cancel()
-            await asyncio.gather(*asks, return_exceptions=True)
-
-    run(main())
+async def test_only_so_many_reloads_wait(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        asks = [asyncio.create_task(supervisor.ask("/v1/reload", {})) for _ in range(20)]
+        await until(lambda: sum(ask.done() for ask in asks) == 4, 30.0, "four are turned away")
+        await until(lambda: len(supervisor.got(Request)) == 16, 15.0, "all others wait")
+        for ask in asks:
+            if ask.done():
+                _, body = ask.result()
+                assert not body["ok"]
+                assert "16 reloads are waiting already" in body["lines"][0]
+            ask.cancel()
+        await asyncio.gather(*asks, return_exceptions=True)
 
 
-def test_bad_requests_are_refused_and_harm_nothing(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
-            assert (await supervisor.ask("/v1/nothing"))[0] == 404
-            assert (await supervisor.ask("/v1/reload", method="GET"))[0] == 405
-            assert (await supervisor.ask("/v1/reload", [1]))[0] == 400
-            assert (await supervisor.ask("/v1/reload", method="POST"))[0] == 400
-            assert (await supervisor.ask("/v1/reload", {"x": "y" * 200_000}))[0] == 413
-            assert (await supervisor.ask("/v1/status"))[0] == 200
-            assert not supervisor.got(Request)
-            assert not supervisor.got(Failed)
-
-    run(main())
+async def test_bad_requests_are_refused_and_harm_nothing(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        assert (await supervisor.ask("/v1/nothing"))[0] == 404
+        assert (await supervisor.ask("/v1/reload", method="GET"))[0] == 405
+        assert (await supervisor.ask("/v1/reload", [1]))[0] == 400
+        assert (await supervisor.ask("/v1/reload", method="POST"))[0] == 400
+        assert (await supervisor.ask("/v1/reload", {"x": "y" * 200_000}))[0] == 413
+        assert (await supervisor.ask("/v1/status"))[0] == 200
+        assert not supervisor.got(Request)
+        assert not supervisor.got(Failed)
 
 
-def test_a_reloaded_configuration_replaces_the_one_before(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
-            supervisor.send(configure(server_config("web", "api"), str(tmp_path), version=2))
-            await until(lambda: Configured(2) in supervisor.got(Configured), 15.0, "configured again")
-            _, answer = await supervisor.ask("/v1/status")
-            assert [service["name"] for service in answer["services"]] == ["web", "api"]
-            assert len(supervisor.got(Ready)) == 1
-
-    run(main())
+async def test_a_reloaded_configuration_replaces_the_one_before(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        supervisor.send(configure(server_config("web", "api"), str(tmp_path), version=2))
+        await until(lambda: Configured(2) in supervisor.got(Configured), 15.0, "configured again")
+        _, answer = await supervisor.ask("/v1/status")
+        assert [service["name"] for service in answer["services"]] == ["web", "api"]
+        assert len(supervisor.got(Ready)) == 1
 
 
-def test_a_configuration_that_does_not_decode_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
-            broken = configure(server_config(), str(tmp_path), version=2)
-            broken.config = b"\x80"
-            supervisor.send(broken)
-            await until(lambda: len(supervisor.got(Configured)) == 2, 15.0, "an answer")
-            assert supervisor.got(Configured)[1].error
-            assert (await supervisor.ask("/v1/status"))[0] == 200
-
-    run(main())
+async def test_a_configuration_that_does_not_decode_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        broken = configure(server_config(), str(tmp_path), version=2)
+        broken.config = b"\x80"
+        supervisor.send(broken)
+        await until(lambda: len(supervisor.got(Configured)) == 2, 15.0, "an answer")
+        assert supervisor.got(Configured)[1].error
+        assert (await supervisor.ask("/v1/status"))[0] == 200
 
 
-def test_messages_for_workers_mean_nothing_and_leak_nothing(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
-            pid = supervisor.process.pid
-            before = open_descriptors(pid)
-            for _ in range(50):
-                supervisor.send(Peers([], [1]), (0,))
-            supervisor.send(configure(server_config(), str(tmp_path), version=2))
-            await until(lambda: Configured(2) in supervisor.got(Configured), 15.0, "everything was read")
-            assert open_descriptors(pid) < before + 10  # of the 50; some of its own may come and go
-
-    run(main())
+async def test_messages_for_workers_mean_nothing_and_leak_nothing(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        pid = supervisor.process.pid
+        before = open_descriptors(pid)
+        for _ in range(50):
+            supervisor.send(Peers([], [1]), (0,))
+        supervisor.send(configure(server_config(), str(tmp_path), version=2))
+        await until(lambda: Configured(2) in supervisor.got(Configured), 15.0, "everything was read")
+        assert open_descriptors(pid) < before + 10  # of the 50; some of its own may come and go
 
 
-def test_an_old_socket_is_replaced_and_another_file_is_not(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
-            supervisor.process.kill()  # it leaves its socket behind
-            await exit_code(supervisor)
-            assert (tmp_path / "admin.sock").exists()
-            second = Supervisor(tmp_path)
-            await ready(second)
-            assert (await second.ask("/v1/status"))[0] == 200
-            second.send(Stop())
-            assert await exit_code(second) == 0
-        (tmp_path / "admin.sock").unlink(missing_ok=True)
-        (tmp_path / "admin.sock").write_text("precious")
-        async with supervised(tmp_path) as supervisor:
-            supervisor.send(configure(server_config(), str(tmp_path)))
-            assert await exit_code(supervisor) == 4
-            await until(lambda: supervisor.got(Failed), 15.0, "it says why")
-            assert (
-                "admin.sock: the admin socket cannot be made: Address already in use"
-                in supervisor.got(Failed)[0].message
-            )
-            assert (tmp_path / "admin.sock").read_text() == "precious"
-
-    run(main())
+async def test_an_old_socket_is_replaced_and_another_file_is_not(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        supervisor.process.kill()  # it leaves its socket behind
+        await exit_code(supervisor)
+        assert (tmp_path / "admin.sock").exists()
+        second = Supervisor(tmp_path)
+        await ready(second)
+        assert (await second.ask("/v1/status"))[0] == 200
+        second.send(Stop())
+        assert await exit_code(second) == 0
+    (tmp_path / "admin.sock").unlink(missing_ok=True)
+    (tmp_path / "admin.sock").write_text("precious")
+    async with supervised(tmp_path) as supervisor:
+        supervisor.send(configure(server_config(), str(tmp_path)))
+        assert await exit_code(supervisor) == 4
+        await until(lambda: supervisor.got(Failed), 15.0, "it says why")
+        assert (
+            "admin.sock: the admin socket cannot be made: Address already in use" in supervisor.got(Failed)[0].message
+        )
+        assert (tmp_path / "admin.sock").read_text() == "precious"
 
 
 @pytest.mark.parametrize("asking", [False, True])
-def test_it_ends_with_its_supervisor(tmp_path: Path, asking: bool) -> None:
-    async def main() -> None:
-        async with supervised(tmp_path) as supervisor:
-            await ready(supervisor)
-            ask = asyncio.create_task(supervisor.ask("/v1/reload", {})) if asking else None
-            if asking:
-                await until(lambda: supervisor.got(Request), 15.0, "the request is under way")
-            supervisor.die()
-            assert await exit_code(supervisor) == 1
-            if ask is not None:
-                with pytest.raises(aiohttp.ClientError):
-                    await ask
-
-    run(main())
+async def test_it_ends_with_its_supervisor(tmp_path: Path, asking: bool) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        ask = asyncio.create_task(supervisor.ask("/v1/reload", {})) if asking else None
+        if asking:
+            await until(lambda: supervisor.got(Request), 15.0, "the request is under way")
+        supervisor.die()
+        assert await exit_code(supervisor) == 1
+        if ask is not None:
+            with pytest.raises(aiohttp.ClientError):
+                await ask

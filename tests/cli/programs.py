@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -51,14 +50,3 @@ def ok(*words: str | Path) -> str:
 def invoke(*words: str | Path) -> Result:
     """``qmux WORDS`` in this process, without the error boundary: errors are in ``result.exception``."""
     return CliRunner().invoke(qmux, [str(word) for word in words])
-
-
-def until_line(process: subprocess.Popen[str], wanted: Callable[[str], bool]) -> list[str]:
-    """Read a program's output until a line is wanted; the test's own time limit bounds the wait."""
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line.rstrip("\n"))
-        if wanted(line):
-            return lines
-    raise AssertionError(f"the program ended without it: {lines}")

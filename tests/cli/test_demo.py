@@ -6,14 +6,14 @@ import re
 import signal
 import subprocess
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.programs import arguments, run, until_line
+from tests.cli.programs import arguments, run
+from tests.waiting import until, until_line
 
 
 @pytest.fixture
@@ -61,9 +61,7 @@ def test_it_stays_until_a_signal_and_then_cleans_up(folder: Path, number: signal
         config = next(line.split()[-1] for line in lines if "qmux status" in line)
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert b"Hello from the service" in answer.read()
-        deadline = time.monotonic() + 30  # each worker reports once a second
-        while run("qmux", "status", "-c", config).stdout.count("client-") < 2:
-            assert time.monotonic() < deadline, "both clients are in the status"
+        until(lambda: run("qmux", "status", "-c", config).stdout.count("client-") >= 2, "both clients in the status")
         assert len(processes_of(str(folder))) >= 3
     finally:
         process.send_signal(number)

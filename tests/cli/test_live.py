@@ -6,19 +6,18 @@ import json
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qmux import __version__
-from qmux.pki import authority
 from qmux.quic.choose import load_engine
-from tests.cli.programs import arguments, run, until_line
-from tests.ports import free_port
+from tests.cli.programs import arguments, run
+from tests.daemons import Deployment, free_port
+from tests.waiting import until, until_line
 
 ENGINE = load_engine("auto").name
 
@@ -47,36 +46,20 @@ target = "127.0.0.1:1"
 """
 
 
-@contextmanager
-def daemon(folder: Path, program: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    with (folder / f"{program}.log").open("wb") as log:
-        process = subprocess.Popen(
-            arguments(program, *words), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A server with a connected client; configurations and logs are in the folder."""
     path = tmp_path_factory.mktemp("live")
-    authority.init(path)
-    authority.issue_server(path, ["localhost"])
-    authority.issue_client(path, "pod-1", ["web"])
-    ports = {"quic": free_port(socket.SOCK_DGRAM), "web": free_port(socket.SOCK_STREAM)}
-    (path / "server.toml").write_text(SERVER.format(**ports))
-    (path / "client.toml").write_text(CLIENT.format(**ports))
-    with daemon(path, "qmuxd", "--workers", "2"), daemon(path, "qmuxc"):
+    with closing(Deployment(path)) as deployment:
+        ports = {"quic": deployment.quic_port, "web": free_port(socket.SOCK_STREAM)}
+        deployment.start(
+            "qmuxd", deployment.write("server.toml", SERVER.format(**ports)), "--workers", "2"
+        ).until_ready()
+        deployment.start("qmuxc", deployment.write("client.toml", CLIENT.format(**ports))).until_ready()
         until_status(path, "server.toml", is_told_of_all)
         until_status(path, "client.toml", lambda status: status["servers"])
         yield path
+        assert [daemon.stop() for daemon in reversed(deployment.daemons)] == [0, 0]
 
 
 def is_told_of_all(status: dict[str, Any]) -> bool:
@@ -91,14 +74,15 @@ def is_told_of_all(status: dict[str, Any]) -> bool:
     )
 
 
-def until_status(folder: Path, file: str, wanted: Callable[[dict[str, Any]], Any], timeout_s: float = 40.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while True:
+def until_status(folder: Path, file: str, wanted: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """What ``qmux status --json`` says as soon as it is what is wanted."""
+
+    def look() -> dict[str, Any]:
         done = run("qmux", "status", "-c", file, "--json", cwd=folder)
-        if done.returncode == 0 and wanted(status := json.loads(done.stdout)):
-            return status
-        logs = "\n".join(path.read_text() for path in folder.glob("*.log"))
-        assert time.monotonic() < deadline, f"{done.stdout}{done.stderr}\n{logs}"
+        status: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+        return status if status and wanted(status) else {}
+
+    return until(look, f"the status of {file}")
 
 
 def test_a_servers_status(folder: Path) -> None:

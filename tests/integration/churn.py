@@ -97,4 +97,4 @@ class Crowd:
             writer.close()
 
     async def _linger(self) -> None:
-        await asyncio.sleep(self._random.choice((0.0, 0.0, 0.05, 1.0)) * self._random.random())
+        await asyncio.sleep(self._random.choice((0.0, 0.0, 0.05, 1.0)) * self._random.random())  # the user's pace

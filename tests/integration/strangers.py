@@ -130,7 +130,7 @@ async def come_and_go(port: int, bundle: Path, service: str, count: int) -> None
     async def one(address: tuple[str, int]) -> Connection:
         stranger = Stranger()
         connection = engine.connect(address, config, stranger)
-        await asyncio.sleep(rng.choice((0.0, 0.002, 0.02)))
+        await asyncio.sleep(rng.choice((0.0, 0.002, 0.02)))  # at any point of the handshake
         if far := rng.randrange(3):
             await asyncio.wait_for(stranger.is_connected, 30)
         if far == 2:

@@ -15,11 +15,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-import uvloop
 
+from tests.aio import run
 from tests.daemons import Deployment, free_port
 from tests.integration import strangers
-from tests.integration.churn import ECHO, Crowd, fickle
+from tests.integration.churn import ECHO, PATIENCE_S, Crowd, fickle
 from tests.integration.services import Service, blob, digest, echo, pattern
 from tests.integration.test_network import tunnelled
 from tests.integration.users import EchoFlow, ask, connect, read_to_end
@@ -132,7 +132,7 @@ def test_a_crowd_that_comes_and_goes_leaves_nothing(
             )
 
         def come_and_go(for_s: float) -> None:
-            uvloop.run(crowd.live(for_s))
+            run(crowd.live(for_s), for_s + 2 * PATIENCE_S)
             assert crowd.failures == []
             until(is_quiet, "every user is gone", 30)
 
@@ -161,7 +161,7 @@ def test_connections_of_clients_that_come_and_go_leave_nothing(deployment: Deplo
     bundle = deployment.directory / deployment.bundle("pod-1")
 
     def come_and_go(count: int) -> None:
-        uvloop.run(strangers.come_and_go(deployment.quic_port, bundle, "web", count))
+        run(strangers.come_and_go(deployment.quic_port, bundle, "web", count), 600.0)
         until(lambda: open_connections(server) == 0, "the server has none of them", 60)
 
     come_and_go(count)  # what is needed once; the sessions that can be resumed have a bound of their own

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
 from qmux.pki import authority
 from qmux.protocol.frames import RegisterReject
+from tests.aio import run
 from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.strangers import heartbeat_flood, register, silent_client
 from tests.waiting import until
@@ -83,7 +83,7 @@ def test_wrong_name(shared: Deployment, server: Daemon) -> None:
 def test_unauthorized_service(shared: Deployment, server: Daemon) -> None:
     """A client that offers a service that its certificate does not name: rejected, told why, never in the pool."""
     bundle = authority.issue_client(shared.directory, "thief", ["other"])
-    answer = asyncio.run(register(shared.quic_port, bundle, "web"))
+    answer = run(register(shared.quic_port, bundle, "web"))
     assert isinstance(answer, RegisterReject)
     assert answer.code == "unauthorized_service"
     assert '"web"' in answer.reason
@@ -144,7 +144,7 @@ def test_silent_after_the_handshake_is_gone(deployment: Deployment) -> None:
     port = free_port()
     server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1, quic='handshake_timeout = "3s"')
     bundle = deployment.directory / deployment.bundle("pod-1")
-    lived_s, reason = asyncio.run(silent_client(deployment.quic_port, bundle))
+    lived_s, reason = run(silent_client(deployment.quic_port, bundle))
     assert 2.5 < lived_s < 30.0
     assert "handshake_timeout" in reason
     until(lambda: "client did not register in time" in server.log, "a line in the log")
@@ -154,4 +154,4 @@ def test_silent_after_the_handshake_is_gone(deployment: Deployment) -> None:
 def test_a_flood_of_heartbeats_is_read_at_a_pace(shared: Deployment, server: Daemon) -> None:
     bundle = shared.directory / shared.bundle("pod-1")
     # 50 at once, and then as many a second.
-    assert asyncio.run(heartbeat_flood(shared.quic_port, bundle, "web", 5000, 200)) > 2.5
+    assert run(heartbeat_flood(shared.quic_port, bundle, "web", 5000, 200)) > 2.5

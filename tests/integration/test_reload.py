@@ -16,6 +16,7 @@ from cryptography import x509
 from qmux.pki import authority
 from qmux.quic.aioquic_engine.connection import AioquicConnection
 from qmux.quic.choose import load_engine
+from tests import aio
 from tests.daemons import COMMANDS, Deployment, free_port
 from tests.integration.services import Service, echo, named
 from tests.integration.strangers import Stranger, connect_config, hang_up
@@ -214,7 +215,7 @@ def _serial_at(port: int, directory: Path) -> int:
         await hang_up(connection, stranger)
         return certificate.serial_number
 
-    return asyncio.run(ask())
+    return aio.run(ask())
 
 
 def test_certificates_are_renewed_in_place(pair: Pair) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import aio
 from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, echo
 from tests.integration.shared import Tunnel
@@ -134,9 +135,9 @@ def test_icmp_answers_do_not_deafen_a_client(tunnel: Tunnel) -> None:
 
     async def tick(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ticking = asyncio.ensure_future(echo(reader, writer))
-        while not ticking.done():  # something to send while the path is away
-            writer.write(b".")
-            await asyncio.sleep(0.02)
+
+        # Something to send while the path is away.
+        await aio.until(lambda: ticking.done() or writer.write(b"."), 60, "the user leaves")
 
     with Service(tick) as service, Forwarder(tunnel.deployment.quic_port) as forwarder:
         servers = [f"127.0.0.1:{forwarder.port}"]

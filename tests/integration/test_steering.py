@@ -51,8 +51,8 @@ async def rebind_and_rotate(server: Daemon, port: int, bundle: Path, count: int)
         assert len({c.peer_slot for c in connections}) == 4
         for number, connection in enumerate(connections):
             connection.close(0, "done")
-            if number % AT_A_TIME == 0:  # no more at once than a socket's buffer holds
-                await asyncio.sleep(0.02)
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0.02)  # the pace: no more at once than a socket's buffer holds
         await aio.until(lambda: counters(server, "connections") == 0, 80, "all closed")  # a lost close: idle_timeout
         return proxy.counters.rebinds
 

@@ -83,7 +83,7 @@ class Pace:
         while True:
             before = time.monotonic()
             try:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(LOOK_S)  # how late it returns is what is measured
             finally:  # also where the test fails as soon as the loop goes on
                 late_s = time.monotonic() - before - LOOK_S
                 self.lost_s += late_s if late_s > NOTICED_S else 0.0

@@ -26,7 +26,7 @@ from qmux.quic.engine import Connection, RelayEnd, RelayLimits, Stream, StreamEr
 from qmux.quic.offload import OffloadCounts, OffloadEnd
 from qmux.relay.attempt import Outcome, go_on
 from qmux.relay.frames import read_frame, read_stream_type
-from tests.aio import until
+from tests.aio import stays, until
 from tests.quic.harness import MAX_STREAMS, Pair, World, is_reset, ping, receive_all, reset
 
 FIRST = 3 << 40
@@ -438,8 +438,7 @@ async def test_how_long_an_attempt_may_take_is_said(world: World) -> None:
         front.plan(1)
         user = await front.user()
         _, stream = await front.request()
-        await asyncio.sleep(3 * SLOW_S)  # a fixed time: nothing shows that nobody is left to the layer above
-        assert front.handler.asked == []
+        assert await stays(lambda: front.handler.asked == [], 3 * SLOW_S)
         await answer(stream, ConnReady())
         await stream.write(b"hello")
         assert await asyncio.get_running_loop().sock_recv(user, 100) == b"hello"
@@ -494,8 +493,7 @@ async def test_nobody_is_accepted_before_start(world: World) -> None:
         front.address = listening.getsockname()
         bind = front.accepting.add_bind("web", listening)
         await front.user()
-        await asyncio.sleep(0.05)  # a fixed time: nothing shows that nobody comes
-        assert front.handler.came == []
+        assert await stays(lambda: front.handler.came == [], 0.05)
         bind.start()
         bind.start()
         await until(lambda: front.handler.came)

@@ -65,9 +65,13 @@ async def test_a_path_that_shrinks(world: World, chatter: bool) -> None:
         data = os.urandom(500_000)
         writing = asyncio.ensure_future(ours.write(data))
         reading = asyncio.ensure_future(read_exactly(theirs, len(data)))
-        while chatter and not reading.done():  # each one acknowledged: no timeouts in a row
-            pair.client.connection.ping()
-            await asyncio.sleep(0.01)
+
+        def chatters() -> bool:
+            pair.client.connection.ping()  # each one acknowledged: no timeouts in a row
+            return reading.done()
+
+        if chatter:
+            await until(chatters, 40, "everything arrives")
         assert await asyncio.wait_for(reading, 40) == data
         await writing
         assert sender.stats().mtu_bytes <= 1300

@@ -191,11 +191,7 @@ async def test_an_upload_that_outlives_its_download_is_not_taken_for_a_reset(wor
 
 
 async def reaches(relay: Relay, size_bytes: int) -> bool:
-    for _ in range(200):
-        if relay.bytes_to_stream == size_bytes:
-            return True
-        await asyncio.sleep(0.005)
-    return False
+    return not await stays(lambda: relay.bytes_to_stream < size_bytes, 1.0)
 
 
 def tcp_state(sock: socket.socket) -> int:

@@ -130,12 +130,14 @@ def opens(pair: Pair) -> bool:
 
 async def one_more(pair: Pair) -> tuple[Stream, Stream]:
     """A stream, as soon as there is a place for it."""
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                return await pair.stream()
-            except StreamLimit:
-                await asyncio.sleep(0.005)
+
+    async def opened() -> tuple[Stream, Stream] | None:
+        try:
+            return await pair.stream()
+        except StreamLimit:
+            return None
+
+    return await until(opened, what="a place for a new stream")
 
 
 async def test_of_many_streams_the_place_of_each_that_ended_is_free(world: World) -> None:

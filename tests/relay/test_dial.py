@@ -19,7 +19,7 @@ from qmux.config.schema import Target
 from qmux.protocol.frames import RefuseCode
 from qmux.relay import dial as dialling
 from qmux.relay.dial import DialFailed, dial, literal_address
-from tests.aio import polled, run, until
+from tests.aio import polled, until
 
 
 @contextlib.contextmanager
@@ -62,18 +62,18 @@ def refusing() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
-def connected(where: Target, timeout_s: float = 5.0) -> socket.socket:
-    return run(dial(where, timeout_s))  # type: ignore[no-any-return]
+async def connected(where: Target, timeout_s: float = 5.0) -> socket.socket:
+    return await dial(where, timeout_s)
 
 
-def failure(where: Target, timeout_s: float = 5.0) -> DialFailed:
+async def failure(where: Target, timeout_s: float = 5.0) -> DialFailed:
     with pytest.raises(DialFailed) as caught:
-        connected(where, timeout_s)
+        await connected(where, timeout_s)
     return caught.value
 
 
-def test_tcp() -> None:
-    with listening() as listener, connected(target(listener)) as sock:
+async def test_tcp() -> None:
+    with listening() as listener, await connected(target(listener)) as sock:
         accepted, _ = listener.accept()
         with accepted:
             assert not sock.getblocking()
@@ -82,13 +82,13 @@ def test_tcp() -> None:
             assert accepted.recv(5) == b"hello"
 
 
-def test_ipv6() -> None:
-    with listening(socket.AF_INET6, ("::1", 0)) as listener, connected(target(listener, "::1")) as sock:
+async def test_ipv6() -> None:
+    with listening(socket.AF_INET6, ("::1", 0)) as listener, await connected(target(listener, "::1")) as sock:
         assert sock.family == socket.AF_INET6
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_a_name_with_both_families_finds_the_one_that_listens(family: int, address: str) -> None:
+async def test_a_name_with_both_families_finds_the_one_that_listens(family: int, address: str) -> None:
     """Whatever the resolver here says of localhost: this name has both, IPv6 first."""
 
     async def both(_: str, port: int) -> list[Any]:
@@ -97,12 +97,12 @@ def test_a_name_with_both_families_finds_the_one_that_listens(family: int, addre
     with (
         listening(family, (address, 0)) as listener,
         mock.patch.object(dialling, "_resolve", both),
-        connected(target(listener, "both.example")) as sock,
+        await connected(target(listener, "both.example")) as sock,
     ):
         assert sock.family == family
 
 
-def test_the_second_family_does_not_wait_for_the_timeout_of_the_first() -> None:
+async def test_the_second_family_does_not_wait_for_the_timeout_of_the_first() -> None:
     async def both(_: str, port: int) -> list[Any]:
         return [*literal_address("::1", deaf.getsockname()[1]), *literal_address("127.0.0.1", port)]
 
@@ -112,44 +112,44 @@ def test_the_second_family_does_not_wait_for_the_timeout_of_the_first() -> None:
         mock.patch.object(dialling, "_resolve", both),
     ):
         started = time.monotonic()
-        with connected(target(listener, "both.example"), 20.0) as sock:
+        with await connected(target(listener, "both.example"), 20.0) as sock:
             assert sock.family == socket.AF_INET
         assert time.monotonic() - started < 15
 
 
-def test_a_unix_socket(directory: Path) -> None:
+async def test_a_unix_socket(directory: Path) -> None:
     path = str(directory / "app.sock")
-    with listening(socket.AF_UNIX, path) as listener, connected(Target(path=path)) as sock:
+    with listening(socket.AF_UNIX, path) as listener, await connected(Target(path=path)) as sock:
         accepted, _ = listener.accept()
         with accepted:
             sock.send(b"hello")
             assert accepted.recv(5) == b"hello"
 
 
-def test_refused(refusing: int) -> None:
-    error = failure(Target("127.0.0.1", refusing))
+async def test_refused(refusing: int) -> None:
+    error = await failure(Target("127.0.0.1", refusing))
     assert (error.code, error.reason) == (RefuseCode.REFUSED, f"127.0.0.1:{refusing}: Connection refused")
 
 
-def test_refused_by_every_address_of_a_name(refusing: int) -> None:
-    error = failure(Target("localhost", refusing))
+async def test_refused_by_every_address_of_a_name(refusing: int) -> None:
+    error = await failure(Target("localhost", refusing))
     assert (error.code, error.reason) == (RefuseCode.REFUSED, f"localhost:{refusing}: Connection refused")
 
 
-def test_timeout() -> None:
+async def test_timeout() -> None:
     with full(socket.AF_INET, ("127.0.0.1", 0)) as listener:
         started = time.monotonic()
-        error = failure(target(listener), 0.3)
+        error = await failure(target(listener), 0.3)
         assert time.monotonic() - started > 0.25
     assert error.code == RefuseCode.TIMEOUT
     assert error.reason.endswith("did not answer within 0.3 s")
 
 
-def test_a_full_unix_socket_is_waited_for(directory: Path) -> None:
+async def test_a_full_unix_socket_is_waited_for(directory: Path) -> None:
     """connect(2) says EAGAIN at once, and the socket then looks writable: it must not be taken for connected."""
     path = str(directory / "app.sock")
 
-    async def main(listener: socket.socket) -> bytes:
+    with full(socket.AF_UNIX, path) as listener:
         dialled = asyncio.ensure_future(dial(Target(path=path), 5.0))
         await polled()
         assert not dialled.done()
@@ -169,16 +169,13 @@ def test_a_full_unix_socket_is_waited_for(directory: Path) -> None:
                     each.settimeout(0.2)
                     with contextlib.suppress(TimeoutError):
                         data += each.recv(5)
-            return data
-
-    with full(socket.AF_UNIX, path) as listener:
-        assert run(main(listener)) == b"hello"
+            assert data == b"hello"
 
 
-def test_a_unix_socket_that_stays_full(directory: Path) -> None:
+async def test_a_unix_socket_that_stays_full(directory: Path) -> None:
     path = str(directory / "app.sock")
     with full(socket.AF_UNIX, path):
-        assert failure(Target(path=path), 0.2).code == RefuseCode.TIMEOUT
+        assert (await failure(Target(path=path), 0.2)).code == RefuseCode.TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -188,22 +185,22 @@ def test_a_unix_socket_that_stays_full(directory: Path) -> None:
         (lambda path: path.touch(), RefuseCode.REFUSED, "Connection refused"),
     ],
 )
-def test_unix_sockets_that_are_not_there(directory: Path, make: Any, code: RefuseCode, words: str) -> None:
+async def test_unix_sockets_that_are_not_there(directory: Path, make: Any, code: RefuseCode, words: str) -> None:
     path = directory / "app.sock"
     make(path)
-    error = failure(Target(path=str(path)))
+    error = await failure(Target(path=str(path)))
     assert (error.code, error.reason) == (code, f"unix:{path}: {words}")
 
 
-def test_a_unix_path_that_is_too_long() -> None:
-    error = failure(Target(path="/" + "x" * 2000))
+async def test_a_unix_path_that_is_too_long() -> None:
+    error = await failure(Target(path="/" + "x" * 2000))
     assert error.code == RefuseCode.UNREACHABLE
     assert len(error.reason) <= 512  # it has to fit into a frame
 
 
 @pytest.mark.parametrize("host", ["name.invalid", "x" * 70 + ".example", "a..b"])
-def test_names_that_do_not_resolve(host: str) -> None:
-    error = failure(Target(host, 80), 20.0)
+async def test_names_that_do_not_resolve(host: str) -> None:
+    error = await failure(Target(host, 80), 20.0)
     assert error.code == RefuseCode.NAME
     assert error.reason.startswith(f"{host}:80: ")
 
@@ -219,17 +216,16 @@ def test_names_that_do_not_resolve(host: str) -> None:
         (errno.ETIMEDOUT, RefuseCode.TIMEOUT),
     ],
 )
-def test_what_the_kernel_says(number: int, code: RefuseCode) -> None:
+async def test_what_the_kernel_says(number: int, code: RefuseCode) -> None:
     with mock.patch.object(dialling, "_dial_tcp", side_effect=OSError(number, "Connect call failed")):
-        error = failure(Target("192.0.2.1", 80))
+        error = await failure(Target("192.0.2.1", 80))
     assert error.code == code
     assert number == errno.ETIMEDOUT or error.reason == f"192.0.2.1:80: {os.strerror(number)}"
 
 
-def test_no_descriptor_left() -> None:
+async def test_no_descriptor_left() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-
-    async def main() -> DialFailed:
+    with listening() as listener:
         where = target(listener)
         used = max(map(int, os.listdir("/proc/self/fd")))
         resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
@@ -238,21 +234,16 @@ def test_no_descriptor_left() -> None:
             with contextlib.suppress(OSError):
                 while True:
                     filled.append(os.dup(0))
-            with pytest.raises(DialFailed) as caught:
-                await dial(where, 5.0)
-            return caught.value
+            error = await failure(where)
         finally:
             for each in filled:
                 os.close(each)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    with listening() as listener:
-        error = run(main())
     assert error.code == RefuseCode.OVERLOADED
     assert error.reason.endswith("Too many open files")
 
 
-def test_a_socket_that_connected_to_itself_is_a_refusal(refusing: int) -> None:
+async def test_a_socket_that_connected_to_itself_is_a_refusal(refusing: int) -> None:
     """TCP's simultaneous open: the kernel may draw the target's own port for us."""
 
     async def to_itself(host: str, port: int) -> socket.socket:
@@ -262,12 +253,13 @@ def test_a_socket_that_connected_to_itself_is_a_refusal(refusing: int) -> None:
         return sock
 
     with mock.patch.object(dialling, "_dial_tcp", to_itself):
-        error = failure(Target("127.0.0.1", refusing))
+        error = await failure(Target("127.0.0.1", refusing))
     assert (error.code, error.reason) == (RefuseCode.REFUSED, f"127.0.0.1:{refusing}: Connection refused")
 
 
-def test_cancelling_leaves_no_socket() -> None:
-    async def main(where: Target) -> None:
+async def test_cancelling_leaves_no_socket() -> None:
+    with full(socket.AF_INET, ("127.0.0.1", 0)) as listener:
+        where = target(listener)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(3):
             dialled = asyncio.ensure_future(dial(where, 30.0))
@@ -276,9 +268,6 @@ def test_cancelling_leaves_no_socket() -> None:
             await asyncio.gather(dialled, return_exceptions=True)
         await asyncio.sleep(0)
         assert len(os.listdir("/proc/self/fd")) == before
-
-    with full(socket.AF_INET, ("127.0.0.1", 0)) as listener:
-        run(main(target(listener)))
 
 
 def test_literals_need_no_resolver() -> None:

@@ -6,14 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from qmux.relay.handoff import MAX_MESSAGE_BYTES, Handoff, HandoffLink
-from tests.aio import polled, run, until
+from tests.aio import polled, until
 
 USER = Handoff("web", "192.0.2.1:4000", "192.0.2.2:80", 7, "pod-1", bytes(16), 1, 250, (("pod-2", bytes(16)),))
 
@@ -71,32 +71,32 @@ async def test_a_user_goes_over_whole() -> None:
         far.close()
 
 
-def test_between_two_processes() -> None:
-    """The other process echoes what the user sends."""
+@pytest.fixture
+def taker() -> Iterator[tuple[socket.socket, subprocess.Popen[str]]]:
+    """A process that echoes what users send, and our end of its link."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, str(Path(__file__).with_name("taker.py")), str(theirs.fileno())]
     here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True, env=here) as taker:
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True, env=here) as process:
         theirs.close()
+        yield ours, process
+        process.kill()
 
-        async def main() -> None:
-            link = HandoffLink(ours, lambda *_: None)
-            for number in range(20):
-                far, near = user()
-                far.sendall(f"hello {number}".encode())
-                assert link.send(near, msgspec.structs.replace(USER, conn_id=number))
-                assert far.recv(100) == f"hello {number}".encode()
-                assert far.recv(1) == b""
-                far.close()
-            link.close()
 
-        try:
-            run(main())
-            output, _ = taker.communicate(timeout=20)
-        finally:
-            taker.kill()
+async def test_between_two_processes(taker: tuple[socket.socket, subprocess.Popen[str]]) -> None:
+    ours, process = taker
+    link = HandoffLink(ours, lambda *_: None)
+    for number in range(20):
+        far, near = user()
+        far.sendall(f"hello {number}".encode())
+        assert link.send(near, msgspec.structs.replace(USER, conn_id=number))
+        assert far.recv(100) == f"hello {number}".encode()
+        assert far.recv(1) == b""
+        far.close()
+    link.close()
+    output, _ = process.communicate(timeout=20)
     assert output.split() == [f"web:{number}" for number in range(20)]
-    assert taker.returncode == 0
+    assert process.returncode == 0
 
 
 async def test_a_full_queue_takes_nobody_and_loses_nobody() -> None:

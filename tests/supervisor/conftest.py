@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.supervisor.daemons import Daemon, running
+from tests.supervisor.daemons import FakeDaemon, running
 
 
 @pytest.fixture(scope="module")
-def module_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def module_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDaemon]:
     with running(tmp_path_factory.mktemp("daemon")) as daemon:
         yield daemon
 
 
 @pytest.fixture
-def daemon(module_daemon: Daemon) -> Iterator[Daemon]:
+def daemon(module_daemon: FakeDaemon) -> Iterator[FakeDaemon]:
     """The module's daemon; a test sees only what is said and sent during it, and its configuration ends with it."""
     module_daemon.forget()
     yield module_daemon

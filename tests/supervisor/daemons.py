@@ -1,4 +1,4 @@
-"""A supervisor under test, as a process of its own, and what is to be seen of it from outside."""
+"""A real supervisor whose children are fakes, as a process of its own, and what is to be seen of it from outside."""
 
 from __future__ import annotations
 
@@ -7,30 +7,20 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
+from typing_extensions import override
 
 from qmux.config.schema import ListenAddress, ProcessConfig, QuicConfig, ServerConfig, ServiceConfig, TlsFiles
 from tests import ports
+from tests.daemons import Program
+from tests.waiting import until
 
-Seen = TypeVar("Seen")
 ROOT = Path(__file__).parents[2]
-
-
-def eventually(look: Callable[[], Seen], what: str, timeout_s: float = 30.0) -> Seen:
-    """The first true value of ``look``; fails after ``timeout_s``."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        if seen := look():
-            return seen
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
 
 
 def free_port() -> int:
@@ -38,10 +28,11 @@ def free_port() -> int:
     return ports.free_port(socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
 
-class Daemon:
-    """One daemon. ``start`` it, look, and ``close`` it in any case."""
+class FakeDaemon(Program):
+    """One daemon with ``fake_child``. ``start`` it, look, and ``kill`` it in any case."""
 
     def __init__(self, directory: Path, *, stop_after_s: float = 3.0, **settings: Any) -> None:
+        super().__init__(directory / "output")
         self.directory = directory
         self.port, self.quic_port = free_port(), free_port()
         self.web = ServiceConfig(name="web", bind=(ListenAddress("127.0.0.1", self.port),))
@@ -57,9 +48,8 @@ class Daemon:
         )
         (directory / "material").write_bytes(b"key")
         self.write()
-        self.popen: subprocess.Popen[str] | None = None
         self._output_from = 0
-        self._log_from: dict[str, int] = {}
+        self._heard_from: dict[str, int] = {}
 
     def config(self, **changed: Any) -> ServerConfig:
         values: dict[str, Any] = {
@@ -78,58 +68,37 @@ class Daemon:
 
     # --- the process ---
 
-    def start(self, ready: bool = True, wrapper: Sequence[str] = ()) -> Daemon:
-        with (self.directory / "output").open("ab") as output:
-            self.popen = subprocess.Popen(
-                [*wrapper, sys.executable, "-m", "tests.supervisor.fake_daemon", str(self.directory)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                text=True,
-            )
+    def start(self, ready: bool = True, wrapper: Sequence[str] = ()) -> FakeDaemon:
+        command = [*wrapper, sys.executable, "-m", "tests.supervisor.fake_daemon", str(self.directory)]
+        self.launch(command, cwd=ROOT)
         if ready:
-            eventually(lambda: self.ended() or self.said("qmuxd ready"), "ready")
-            assert not self.ended(), self.output()
+            until(lambda: self.ended() or self.said("qmuxd ready"), "ready")
+            assert not self.ended(), self.log
         return self
 
-    @property
-    def pid(self) -> int:
-        assert self.popen is not None
-        return self.popen.pid
-
-    def ended(self) -> bool:
-        assert self.popen is not None
-        return self.popen.poll() is not None
-
-    def wait(self, timeout_s: float = 30.0) -> int:
-        assert self.popen is not None
-        return self.popen.wait(timeout_s)
-
-    def signal(self, signum: signal.Signals) -> None:
-        assert self.popen is not None
-        self.popen.send_signal(signum)
-
-    def close(self) -> None:
+    @override
+    def kill(self) -> None:
+        """Also children that outlived their supervisor, and where it never started."""
         children = self.children()
-        if self.popen is not None and not self.ended():
-            self.popen.kill()
-            self.popen.wait()
+        if hasattr(self, "process"):
+            super().kill()
         for pid in children.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     # --- what is to be seen ---
 
-    def output(self) -> str:
-        path = self.directory / "output"
-        return path.read_text()[self._output_from :] if path.exists() else ""
+    @property
+    @override
+    def log(self) -> str:
+        """Since ``forget``."""
+        return super().log[self._output_from :] if self.log_path.exists() else ""
 
     def forget(self) -> None:
         """Show only what is said and sent from now on: for tests that share a daemon."""
-        self._output_from += len(self.output())
+        self._output_from += len(self.log)
         for child in ("worker-0", "worker-1", "admin"):
-            self._log_from[child] = self._log_from.get(child, 0) + len(self.log(child))
+            self._heard_from[child] = self._heard_from.get(child, 0) + len(self.heard(child))
 
     def restore(self) -> None:
         """As it was started: the same configuration and certificates, and children that behave."""
@@ -140,16 +109,14 @@ class Daemon:
         ok, lines, _ = self.request()
         assert ok, lines
 
-    def said(self, text: str) -> bool:
-        return text in self.output()
-
     def lines(self, text: str) -> list[str]:
-        return [line for line in self.output().splitlines() if text in line]
+        return [line for line in self.log.splitlines() if text in line]
 
-    def log(self, child: str, kind: str = "") -> list[dict[str, Any]]:
+    def heard(self, child: str, kind: str = "") -> list[dict[str, Any]]:
+        """The messages that a child noted."""
         path = self.directory / f"{child}.log"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        messages = [json.loads(line) for line in lines[self._log_from.get(child, 0) :] if line.endswith("\n")]
+        messages = [json.loads(line) for line in lines[self._heard_from.get(child, 0) :] if line.endswith("\n")]
         return [message for message in messages if kind in ("", message["type"])]
 
     def children(self) -> dict[str, int]:
@@ -191,9 +158,9 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running(directory: Path, **settings: Any) -> Iterator[Daemon]:
-    daemon = Daemon(directory, **settings)
+def running(directory: Path, **settings: Any) -> Iterator[FakeDaemon]:
+    daemon = FakeDaemon(directory, **settings)
     try:
         yield daemon.start()
     finally:
-        daemon.close()
+        daemon.kill()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import socket
@@ -12,7 +11,9 @@ import pytest
 from qmux import channel
 from qmux.messages import Down, Peers
 from supervisor.links import Links
-from tests.test_channel import until
+from tests.aio import until
+
+pytestmark = pytest.mark.asyncio_loop
 
 MANY = 300
 """More than one message can carry descriptors for (``channel.MAX_FDS``)."""
@@ -63,45 +64,39 @@ def _enough_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_enough_files")
 @pytest.mark.parametrize("others", [0, 1, channel.MAX_FDS, channel.MAX_FDS + 1, MANY])
-def test_a_newcomer_is_linked_with_every_worker(others: int) -> None:
+async def test_a_newcomer_is_linked_with_every_worker(others: int) -> None:
     before = len(os.listdir("/proc/self/fd"))
 
-    async def scenario() -> None:
-        workers = [Worker(number, number) for number in range(others)]
-        newcomer = Worker(others, others)
-        links = Links(lambda: [*workers, newcomer], lambda slot: slot != others)
-        try:
-            links.joined(newcomer)
-            await until(lambda: bool(newcomer.heard) and len(newcomer.links) == others)
-            await until(lambda: all(worker.links for worker in workers))
-            assert all(len(message.links) <= channel.MAX_FDS for message in newcomer.heard)
-            for message in newcomer.heard:  # each one alone says everything but the links
-                assert [peer.slot for peer in message.slots] == list(range(others + 1))
-                assert [peer.slot for peer in message.slots if not peer.active] == [others]
-            for worker in workers:  # each pair joins those two that it is said to join
-                worker.links[others].send(worker.slot.to_bytes(2, "big"))
-                assert newcomer.links[worker.slot].recv(10) == worker.slot.to_bytes(2, "big")
-        finally:
-            for worker in (*workers, newcomer):
-                worker.close()
-
-    asyncio.run(scenario())
+    workers = [Worker(number, number) for number in range(others)]
+    newcomer = Worker(others, others)
+    links = Links(lambda: [*workers, newcomer], lambda slot: slot != others)
+    try:
+        links.joined(newcomer)
+        await until(lambda: bool(newcomer.heard) and len(newcomer.links) == others)
+        await until(lambda: all(worker.links for worker in workers))
+        assert all(len(message.links) <= channel.MAX_FDS for message in newcomer.heard)
+        for message in newcomer.heard:  # each one alone says everything but the links
+            assert [peer.slot for peer in message.slots] == list(range(others + 1))
+            assert [peer.slot for peer in message.slots if not peer.active] == [others]
+        for worker in workers:  # each pair joins those two that it is said to join
+            worker.links[others].send(worker.slot.to_bytes(2, "big"))
+            assert newcomer.links[worker.slot].recv(10) == worker.slot.to_bytes(2, "big")
+    finally:
+        for worker in (*workers, newcomer):
+            worker.close()
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_a_change_names_who_died_and_carries_no_link() -> None:
-    async def scenario() -> None:
-        workers = [Worker(0, 0), Worker(1, 5)]
-        links = Links(lambda: workers, lambda slot: slot == 5)
-        try:
-            links.changed(died=[3])
-            await until(lambda: all(worker.heard for worker in workers))
-            for worker in workers:
-                (message,) = worker.heard
-                assert (message.died, message.links) == ([3], [])
-                assert [(peer.index, peer.slot, peer.active) for peer in message.slots] == [(0, 0, False), (1, 5, True)]
-        finally:
-            for worker in workers:
-                worker.close()
-
-    asyncio.run(scenario())
+async def test_a_change_names_who_died_and_carries_no_link() -> None:
+    workers = [Worker(0, 0), Worker(1, 5)]
+    links = Links(lambda: workers, lambda slot: slot == 5)
+    try:
+        links.changed(died=[3])
+        await until(lambda: all(worker.heard for worker in workers))
+        for worker in workers:
+            (message,) = worker.heard
+            assert (message.died, message.links) == ([3], [])
+            assert [(peer.index, peer.slot, peer.active) for peer in message.slots] == [(0, 0, False), (1, 5, True)]
+    finally:
+        for worker in workers:
+            worker.close()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -12,6 +11,8 @@ import pytest
 from qmux.messages import Stop, Up
 from supervisor.privileges import Owner
 from supervisor.process import Launch, Process, all_ended, exit_words
+
+pytestmark = pytest.mark.asyncio_loop
 
 ME = Owner(os.geteuid(), os.getegid(), drops=False)
 
@@ -50,7 +51,7 @@ def test_exit_words() -> None:
     assert exit_words(-50) == "killed by signal 50"
 
 
-def test_the_last_words_of_a_child_are_heard(lock_fd: int) -> None:
+async def test_the_last_words_of_a_child_are_heard(lock_fd: int) -> None:
     """A child that speaks and ends at once: its messages come before its end."""
     code = (
         "import msgspec, os, socket, sys; from qmux.messages import Failed, Heartbeat;"
@@ -60,79 +61,58 @@ def test_the_last_words_of_a_child_are_heard(lock_fd: int) -> None:
     )
     heard: list[Up] = []
 
-    async def scenario() -> None:
-        process = launched(lock_fd, code, lambda _, message: heard.append(message))
-        assert await all_ended([process], 30)
-        assert process.exit_words == "exited with status 4"
-
-    asyncio.run(scenario())
+    process = launched(lock_fd, code, lambda _, message: heard.append(message))
+    assert await all_ended([process], 30)
+    assert process.exit_words == "exited with status 4"
     assert len(heard) == 101
 
 
-def test_a_child_that_closes_its_channel_is_ended(lock_fd: int) -> None:
-    async def scenario() -> None:
-        process = launched(lock_fd, "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(60)")
-        process.send(Stop())
-        assert await all_ended([process], 30)
-        assert process.exit_words == "killed by the supervisor"
-
-    asyncio.run(scenario())
+async def test_a_child_that_closes_its_channel_is_ended(lock_fd: int) -> None:
+    process = launched(lock_fd, "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(60)")
+    process.send(Stop())
+    assert await all_ended([process], 30)
+    assert process.exit_words == "killed by the supervisor"
 
 
-def test_a_child_that_breaks_the_format_is_ended(lock_fd: int) -> None:
-    async def scenario() -> None:
-        code = "import socket, sys, time; socket.socket(fileno=int(sys.argv[1])).send(b'junk'); time.sleep(60)"
-        process = launched(lock_fd, code)
-        assert await all_ended([process], 30)
-
-    asyncio.run(scenario())
+async def test_a_child_that_breaks_the_format_is_ended(lock_fd: int) -> None:
+    code = "import socket, sys, time; socket.socket(fileno=int(sys.argv[1])).send(b'junk'); time.sleep(60)"
+    process = launched(lock_fd, code)
+    assert await all_ended([process], 30)
 
 
-def test_the_lock_is_inherited_and_nothing_else(lock_fd: int) -> None:
+async def test_the_lock_is_inherited_and_nothing_else(lock_fd: int) -> None:
     code = (
         "import os, sys; fds = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd') if int(fd) > 2];"
         "links = [os.readlink(fd) for fd in fds if os.path.lexists(fd)];"
         "sys.exit(sum(link.endswith('/lock') for link in links) * 10 + len(links))"
     )
 
-    async def scenario() -> None:
-        process = launched(lock_fd, code)
-        assert await all_ended([process], 30)
-        assert process.exit_words == "exited with status 12"  # the lock and the control channel
-
-    asyncio.run(scenario())
+    process = launched(lock_fd, code)
+    assert await all_ended([process], 30)
+    assert process.exit_words == "exited with status 12"  # the lock and the control channel
 
 
-def test_waiting_has_an_end(lock_fd: int) -> None:
-    async def scenario() -> None:
-        process = launched(lock_fd, "import time; time.sleep(60)")
-        assert not await all_ended([process], 0.1)
-        process.kill()
-        assert await all_ended([process], 30)
-        process.kill()  # of no consequence
-        assert process.silent_s >= 0
-
-    asyncio.run(scenario())
+async def test_waiting_has_an_end(lock_fd: int) -> None:
+    process = launched(lock_fd, "import time; time.sleep(60)")
+    assert not await all_ended([process], 0.1)
+    process.kill()
+    assert await all_ended([process], 30)
+    process.kill()  # of no consequence
+    assert process.silent_s >= 0
 
 
-def test_what_cannot_be_executed_is_an_os_error(lock_fd: int) -> None:
-    async def scenario() -> None:
-        launch = Launch(lambda *_: ["/no/such/program"], ME, lock_fd, lambda: 2)
-        with pytest.raises(FileNotFoundError):
-            started(launch)
-
-    asyncio.run(scenario())
+async def test_what_cannot_be_executed_is_an_os_error(lock_fd: int) -> None:
+    launch = Launch(lambda *_: ["/no/such/program"], ME, lock_fd, lambda: 2)
+    with pytest.raises(FileNotFoundError):
+        started(launch)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_privileges_are_dropped(lock_fd: int) -> None:
+async def test_privileges_are_dropped(lock_fd: int) -> None:
     check = 'test "$(id -u):$(id -g):$(id -G)" = 65534:65534:65534'
 
-    async def scenario() -> None:
-        owner = Owner(65534, 65534, drops=True)
-        launch = Launch(lambda *_: ["/bin/sh", "-c", check], owner, lock_fd, lambda: 2)
-        process = started(launch)
-        assert await all_ended([process], 30)
-        assert process.exit_words == "exited with status 0"
-
-    asyncio.run(scenario())
+    owner = Owner(65534, 65534, drops=True)
+    launch = Launch(lambda *_: ["/bin/sh", "-c", check], owner, lock_fd, lambda: 2)
+    process = started(launch)
+    assert await all_ended([process], 30)
+    assert process.exit_words == "exited with status 0"

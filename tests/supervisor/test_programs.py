@@ -14,8 +14,8 @@ import pytest
 from qmux import steering
 from supervisor import programs
 from supervisor.sockets import Group, open_groups
-from tests.supervisor.daemons import eventually
 from tests.supervisor.made import quic
+from tests.waiting import until
 
 SLOTS = 4
 
@@ -142,7 +142,7 @@ def test_a_changing_active_set_misdelivers_nothing() -> None:
                         sock.send(b"\x40" + steering.issued_id(slot) + os.urandom(8))
                         sent += 1
                 if sent - sum(counts) > 2000:  # the receive buffers must not overflow
-                    eventually(lambda sent=sent: sent - sum(counts) < 500, "the reader catches up")
+                    until(lambda sent=sent: sent - sum(counts) < 500, "the reader catches up")
     finally:
         done.set()
         reader.join()

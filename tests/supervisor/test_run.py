@@ -15,7 +15,8 @@ import pytest
 from qmux.config.schema import ClientConfig, LogConfig, ServerAddress
 from qmux.errors import StartError
 from supervisor.run import run
-from tests.supervisor.daemons import ROOT, Daemon, eventually
+from tests.supervisor.daemons import ROOT, FakeDaemon
+from tests.waiting import until
 
 
 def never() -> NoReturn:
@@ -38,31 +39,31 @@ def test_neither_engine_nor_uvloop_is_imported() -> None:
     assert done.stdout.split() == []
 
 
-def client(daemon: Daemon, once: bool) -> ClientConfig:
+def client(daemon: FakeDaemon, once: bool) -> ClientConfig:
     process = msgspec.structs.replace(daemon.process_config, workers=1)
     return ClientConfig(source="x", process=process, servers=(ServerAddress("s", 1),), services={}, once=once)
 
 
 def test_a_client_runs_one_worker_and_opens_nothing(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path)
+    daemon = FakeDaemon(tmp_path)
     (tmp_path / "config.json").write_bytes(msgspec.json.encode(client(daemon, once=False)))
     try:
         daemon.start(ready=False)
-        eventually(lambda: daemon.said("qmuxc ready"), "ready")
+        until(lambda: daemon.said("qmuxc ready"), "ready")
         assert sorted(daemon.children()) == ["admin", "worker-0"]
-        eventually(lambda: daemon.log("worker-0", "Accept"), "accepts")
-        assert daemon.log("worker-0", "AddBind") == []
+        until(lambda: daemon.heard("worker-0", "Accept"), "accepts")
+        assert daemon.heard("worker-0", "AddBind") == []
         assert not (tmp_path / "state").exists()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-        assert daemon.log("worker-0", "Drain")
+        assert daemon.heard("worker-0", "Drain")
     finally:
-        daemon.close()
+        daemon.kill()
 
 
 @pytest.mark.parametrize("code", [0, 4])
 def test_once_ends_with_the_attempts_code(tmp_path: Path, code: int) -> None:
-    daemon = Daemon(tmp_path)
+    daemon = FakeDaemon(tmp_path)
     (tmp_path / "config.json").write_bytes(msgspec.json.encode(client(daemon, once=True)))
     daemon.tell("worker-0", f"done-{code}")
     try:
@@ -70,11 +71,11 @@ def test_once_ends_with_the_attempts_code(tmp_path: Path, code: int) -> None:
         assert daemon.wait() == code
         assert daemon.children() == {}
     finally:
-        daemon.close()
+        daemon.kill()
 
 
 def test_the_terminal_and_the_log_file_say_why_it_ended(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path)
+    daemon = FakeDaemon(tmp_path)
     daemon.write(log=LogConfig(file=str(tmp_path / "log")))
     daemon.tell("worker-0", "fatal")
     try:
@@ -83,7 +84,7 @@ def test_the_terminal_and_the_log_file_say_why_it_ended(tmp_path: Path) -> None:
         assert daemon.said("the engine is missing")
         assert "the engine is missing" in (tmp_path / "log").read_text()
     finally:
-        daemon.close()
+        daemon.kill()
 
 
 # Where the interpreter lies below a closed /root, a mount namespace shows it to other users too.
@@ -106,12 +107,12 @@ def test_workers_run_as_the_user_and_root_stays_behind() -> None:
         directory = Path(place)
         directory.chmod(0o777)  # the fake children write their logs here
         (directory / "owned").mkdir()
-        daemon = Daemon(directory)
+        daemon = FakeDaemon(directory)
         process = msgspec.structs.replace(
             daemon.process_config, user="nobody", runtime_dir=f"{place}/owned/run", state_dir=f"{place}/owned/state"
         )
         daemon.write(process=process)
-        stack.callback(daemon.close)
+        stack.callback(daemon.kill)
         daemon.start(wrapper=[*wrapper, "sh", "-c", OPEN_ROOT, "sh", place, str(ROOT)])
         for pid in daemon.children().values():
             status = Path(f"/proc/{pid}/status").read_text()

@@ -4,59 +4,45 @@ import asyncio
 
 from qmux.worker.client.holders import Holders
 from qmux.worker.signal import ChangeSignal
-from tests.aio import run
 
 ONE, OTHER = b"1" * 16, b"2" * 16
 
 
-def test_the_first_that_registered_holds_the_server() -> None:
-    async def main() -> None:
-        holders: Holders[str] = Holders(ChangeSignal())
-        assert holders.holder(ONE) is None
-        assert holders.claim(ONE, "first") == "first"
-        assert holders.claim(ONE, "second") == "first"
-        assert holders.claim(ONE, "first") == "first"
-        assert holders.holder(ONE) == "first"
-
-    run(main())
+async def test_the_first_that_registered_holds_the_server() -> None:
+    holders: Holders[str] = Holders(ChangeSignal())
+    assert holders.holder(ONE) is None
+    assert holders.claim(ONE, "first") == "first"
+    assert holders.claim(ONE, "second") == "first"
+    assert holders.claim(ONE, "first") == "first"
+    assert holders.holder(ONE) == "first"
 
 
-def test_a_link_holds_one_server() -> None:
+async def test_a_link_holds_one_server() -> None:
     """A restarted server has another ID, and so has another server at this address."""
-
-    async def main() -> None:
-        holders: Holders[str] = Holders(ChangeSignal())
-        holders.claim(ONE, "first")
-        assert holders.claim(OTHER, "first") == "first"
-        assert holders.holder(ONE) is None
-        assert holders.claim(ONE, "second") == "second"
-
-    run(main())
+    holders: Holders[str] = Holders(ChangeSignal())
+    holders.claim(ONE, "first")
+    assert holders.claim(OTHER, "first") == "first"
+    assert holders.holder(ONE) is None
+    assert holders.claim(ONE, "second") == "second"
 
 
-def test_a_release_wakes_those_who_wait_for_a_server() -> None:
-    async def main() -> None:
-        holders: Holders[str] = Holders(ChangeSignal())
-        holders.claim(ONE, "first")
-        waiting = asyncio.ensure_future(holders.until_released(30.0))
-        await asyncio.sleep(0)
-        holders.claim(OTHER, "second")
-        holders.release("third")  # holds nothing
-        await asyncio.wait([waiting], timeout=0.05)
-        assert not waiting.done()
-        holders.release("first")
-        await waiting
-        assert holders.holder(ONE) is None
-        assert holders.holder(OTHER) == "second"
-
-    run(main())
+async def test_a_release_wakes_those_who_wait_for_a_server() -> None:
+    holders: Holders[str] = Holders(ChangeSignal())
+    holders.claim(ONE, "first")
+    waiting = asyncio.ensure_future(holders.until_released(30.0))
+    await asyncio.sleep(0)
+    holders.claim(OTHER, "second")
+    holders.release("third")  # holds nothing
+    await asyncio.wait([waiting], timeout=0.05)
+    assert not waiting.done()
+    holders.release("first")
+    await waiting
+    assert holders.holder(ONE) is None
+    assert holders.holder(OTHER) == "second"
 
 
-def test_waiting_for_a_release_ends_without_one() -> None:
-    async def main() -> None:
-        holders: Holders[str] = Holders(ChangeSignal())
-        holders.claim(ONE, "first")
-        await holders.until_released(0.01)
-        assert holders.holder(ONE) == "first"
-
-    run(main())
+async def test_waiting_for_a_release_ends_without_one() -> None:
+    holders: Holders[str] = Holders(ChangeSignal())
+    holders.claim(ONE, "first")
+    await holders.until_released(0.01)
+    assert holders.holder(ONE) == "first"

@@ -23,7 +23,7 @@ from qmux.worker.client.lane import LaneConnection
 from qmux.worker.client.remote import Remote
 from qmux.worker.client.server_link import LinkContext, LinkOwner, ServerLink
 from qmux.worker.signal import ChangeSignal
-from tests.aio import run, until
+from tests.aio import until
 from tests.worker.fakes import CLIENT, FakeConnection, FakeEngine, FakeStreamServer
 
 
@@ -88,110 +88,88 @@ async def a_world() -> AsyncIterator[World]:
         await world.close()
 
 
-def test_every_lane_is_connected() -> None:
-    async def main() -> None:
-        async with a_world() as world:
-            link = world.link()
-            await until(lambda: link.row().connections == 2)
-            assert sorted(number for number, _, _ in world.lanes) == [0, 1]
-
-    run(main())
+async def test_every_lane_is_connected() -> None:
+    async with a_world() as world:
+        link = world.link()
+        await until(lambda: link.row().connections == 2)
+        assert sorted(number for number, _, _ in world.lanes) == [0, 1]
 
 
-def test_a_server_that_registers_and_drops_at_once_is_not_stormed() -> None:
-    async def main() -> None:
-        def drop(lane: LaneConnection, _: FakeConnection) -> None:
-            lane.closed(CloseReason(CloseKind.APPLICATION, 4, "gone"))
+async def test_a_server_that_registers_and_drops_at_once_is_not_stormed() -> None:
+    def drop(lane: LaneConnection, _: FakeConnection) -> None:
+        lane.closed(CloseReason(CloseKind.APPLICATION, 4, "gone"))
 
-        async with a_world() as world:
-            world.engine.on_registered = drop
-            world.link()
-            await asyncio.sleep(0.5)
-            assert 2 <= len(world.lanes) < 20  # two lanes, and without a pause it would be hundreds
-
-    run(main())
+    async with a_world() as world:
+        world.engine.on_registered = drop
+        world.link()
+        await asyncio.sleep(0.5)  # the storm would go on for as long as one looks
+        assert 2 <= len(world.lanes) < 20  # two lanes, and without a pause it would be hundreds
 
 
-def test_lanes_that_change_all_the_time_are_not_followed_at_any_price() -> None:
-    async def main() -> None:
-        async with a_world() as world:
-            link = world.link()
-            await until(lambda: link.row().connections == 2)
-            stream = world.lanes[0][2].streams[0]
-            for turn in range(300):
-                lanes = (0, *range(1 + turn % 2, 64, 2))
-                stream.peer_sends(Lanes(0, lanes))
-                await asyncio.sleep(0.002)
-            assert len(world.lanes) < 300  # 32 new ones in each of 300 turns
-
-    run(main())
+async def test_lanes_that_change_all_the_time_are_not_followed_at_any_price() -> None:
+    async with a_world() as world:
+        link = world.link()
+        await until(lambda: link.row().connections == 2)
+        stream = world.lanes[0][2].streams[0]
+        for turn in range(300):
+            lanes = (0, *range(1 + turn % 2, 64, 2))
+            stream.peer_sends(Lanes(0, lanes))
+            await asyncio.sleep(0.002)  # the pace: no state tells what the link does not follow
+        assert len(world.lanes) < 300  # 32 new ones in each of 300 turns
 
 
-def test_offers_that_change_while_a_connection_registers() -> None:
+async def test_offers_that_change_while_a_connection_registers() -> None:
     """It registers what was offered before: it is replaced as soon as it stands."""
-
-    async def main() -> None:
-        async with a_world() as world:
-            world.engine.answers = False
-            link = world.link()
-            await until(lambda: len(world.lanes) == 1)
-            link.replace_all()
-            world.engine.answers = True
-            await world.engine.answer(*world.lanes[0])
-            await until(lambda: len([number for number, _, _ in world.lanes if number == 0]) == 2)
-            await until(lambda: link.row().connections == 2)
-
-    run(main())
+    async with a_world() as world:
+        world.engine.answers = False
+        link = world.link()
+        await until(lambda: len(world.lanes) == 1)
+        link.replace_all()
+        world.engine.answers = True
+        await world.engine.answer(*world.lanes[0])
+        await until(lambda: len([number for number, _, _ in world.lanes if number == 0]) == 2)
+        await until(lambda: link.row().connections == 2)
 
 
-def test_surplus_connection_is_drained_before_it_is_closed() -> None:
-    async def main() -> None:
-        async with a_world() as world:
-            link = world.link()
-            await until(lambda: link.row().connections == 2)
-            number, lane, connection = world.lanes[0]
-            world.streams.on[lane] += 1
-            sent = len(connection.streams[0].sent)
-            world.lanes[1][2].streams[0].peer_sends(Lanes(1, (1,)))
-            await until(lambda: len(connection.streams[0].sent) > sent, what="Drain")
-            await asyncio.sleep(lane.settling_s + 0.1)
-            assert connection.closed_with is None
-            world.streams.on[lane] -= 1
-            world.signal.fire()
-            await until(lambda: connection.closed_with is not None)
-            assert number == 0
-            assert link.row().connections == 1
-
-    run(main())
+async def test_surplus_connection_is_drained_before_it_is_closed() -> None:
+    async with a_world() as world:
+        link = world.link()
+        await until(lambda: link.row().connections == 2)
+        number, lane, connection = world.lanes[0]
+        world.streams.on[lane] += 1
+        sent = len(connection.streams[0].sent)
+        world.lanes[1][2].streams[0].peer_sends(Lanes(1, (1,)))
+        await until(lambda: len(connection.streams[0].sent) > sent, what="Drain")
+        await asyncio.sleep(lane.settling_s + 0.1)  # nothing must happen
+        assert connection.closed_with is None
+        world.streams.on[lane] -= 1
+        world.signal.fire()
+        await until(lambda: connection.closed_with is not None)
+        assert number == 0
+        assert link.row().connections == 1
 
 
-def test_a_second_address_of_a_server_is_probed_and_takes_over() -> None:
-    async def main() -> None:
-        async with a_world() as world:
-            first = world.link("192.0.2.1")
-            await until(lambda: first.row().connections == 2)
-            second = world.link("192.0.2.2")
-            await until(lambda: second.row().state == "same server as 192.0.2.1:8443")
-            probes = len(world.lanes)
-            await until(lambda: len(world.lanes) >= probes + 3, what="it is looked at again and again")
-            assert not second.is_registered
-            await first.close(AppCode.GOING_AWAY, "its name has lost this address")
-            world.holders.release(first)
-            await until(lambda: second.row().connections == 2)
-
-    run(main())
+async def test_a_second_address_of_a_server_is_probed_and_takes_over() -> None:
+    async with a_world() as world:
+        first = world.link("192.0.2.1")
+        await until(lambda: first.row().connections == 2)
+        second = world.link("192.0.2.2")
+        await until(lambda: second.row().state == "same server as 192.0.2.1:8443")
+        probes = len(world.lanes)
+        await until(lambda: len(world.lanes) >= probes + 3, what="it is looked at again and again")
+        assert not second.is_registered
+        await first.close(AppCode.GOING_AWAY, "its name has lost this address")
+        world.holders.release(first)
+        await until(lambda: second.row().connections == 2)
 
 
-def test_a_failed_first_contact_is_told_and_tried_again() -> None:
-    async def main() -> None:
-        async with a_world() as world:
-            world.engine.answers = False
-            link = world.link()
-            await until(lambda: world.lanes)
-            world.engine.answers = True
-            world.lanes[0][1].closed(CloseReason(CloseKind.REFUSED, 0, "nothing listens"))
-            await until(lambda: link.row().connections == 2)
-            assert world.owner.times_reached == 1
-            assert [failure.kind for failure in world.owner.failures] == ["refused"]
-
-    run(main())
+async def test_a_failed_first_contact_is_told_and_tried_again() -> None:
+    async with a_world() as world:
+        world.engine.answers = False
+        link = world.link()
+        await until(lambda: world.lanes)
+        world.engine.answers = True
+        world.lanes[0][1].closed(CloseReason(CloseKind.REFUSED, 0, "nothing listens"))
+        await until(lambda: link.row().connections == 2)
+        assert world.owner.times_reached == 1
+        assert [failure.kind for failure in world.owner.failures] == ["refused"]

@@ -15,7 +15,7 @@ from qmux.worker.client.connector import Connector
 from qmux.worker.client.failures import CERTIFICATE, UNREACHABLE
 from qmux.worker.client.servers import Servers
 from qmux.worker.signal import ChangeSignal
-from tests.aio import run, until
+from tests.aio import until
 from tests.worker.fakes import CLIENT, FakeEngine, FakeStreamServer
 
 ONE, OTHER = ServerAddress("192.0.2.1", 8443), ServerAddress("192.0.2.2", 8443)
@@ -48,77 +48,59 @@ async def a_world(*servers: ServerAddress, once: bool = False) -> AsyncIterator[
             await lane.close_tasks()
 
 
-def test_a_server_whose_name_has_no_address_has_a_row() -> None:
-    async def main() -> None:
-        async with a_world(ONE, NAME) as world:
-            await until(lambda: world.states() == {str(ONE): "registered", str(NAME): "unresolved"})
-            assert world.exit_codes == []
-
-    run(main())
+async def test_a_server_whose_name_has_no_address_has_a_row() -> None:
+    async with a_world(ONE, NAME) as world:
+        await until(lambda: world.states() == {str(ONE): "registered", str(NAME): "unresolved"})
+        assert world.exit_codes == []
 
 
-def test_a_reload_connects_to_new_servers_and_drops_old_ones() -> None:
-    async def main() -> None:
-        async with a_world(ONE) as world:
-            await until(lambda: world.states() == {str(ONE): "registered"})
-            first = world.servers.links()[0]
-            world.servers.configure(replace(world.config, servers=(OTHER,)))
-            await until(lambda: world.states().get(str(ONE)) == "giving up", what="what runs there may finish")
-            await until(lambda: world.states() == {str(OTHER): "registered"})
-            assert all(lane.ended.done() for lane in first.connections())
-
-    run(main())
+async def test_a_reload_connects_to_new_servers_and_drops_old_ones() -> None:
+    async with a_world(ONE) as world:
+        await until(lambda: world.states() == {str(ONE): "registered"})
+        first = world.servers.links()[0]
+        world.servers.configure(replace(world.config, servers=(OTHER,)))
+        await until(lambda: world.states().get(str(ONE)) == "giving up", what="what runs there may finish")
+        await until(lambda: world.states() == {str(OTHER): "registered"})
+        assert all(lane.ended.done() for lane in first.connections())
 
 
-def test_a_configuration_is_not_followed_before_the_start() -> None:
-    async def main() -> None:
-        engine = FakeEngine()
-        connector = Connector(engine, FakeStreamServer(), CLIENT, Material(b"", b"", b""))
-        servers = Servers(CLIENT, connector, Timings(), ChangeSignal(), lambda _: None)
-        servers.configure(replace(CLIENT, servers=(ONE,)))
-        assert servers.links() == []
-        servers.start()
-        await until(lambda: [row.state for row in servers.rows()] == ["registered"])
-        await servers.close()
-
-    run(main())
+async def test_a_configuration_is_not_followed_before_the_start() -> None:
+    engine = FakeEngine()
+    connector = Connector(engine, FakeStreamServer(), CLIENT, Material(b"", b"", b""))
+    servers = Servers(CLIENT, connector, Timings(), ChangeSignal(), lambda _: None)
+    servers.configure(replace(CLIENT, servers=(ONE,)))
+    assert servers.links() == []
+    servers.start()
+    await until(lambda: [row.state for row in servers.rows()] == ["registered"])
+    await servers.close()
 
 
-def test_one_attempt_at_servers_that_cannot_be_reached() -> None:
-    async def main() -> None:
-        async with a_world(ONE, NAME, once=True) as world:
-            world.engine.refuses = OSError(101, "Network is unreachable")
-            await until(lambda: world.exit_codes)
-            assert set(world.exit_codes) == {UNREACHABLE}
-
-    run(main())
+async def test_one_attempt_at_servers_that_cannot_be_reached() -> None:
+    async with a_world(ONE, NAME, once=True) as world:
+        world.engine.refuses = OSError(101, "Network is unreachable")
+        await until(lambda: world.exit_codes)
+        assert set(world.exit_codes) == {UNREACHABLE}
 
 
-def test_one_attempt_tells_what_can_be_mended() -> None:
-    async def main() -> None:
-        async with a_world(ONE, OTHER, once=True) as world:
-            world.engine.answers = False
-            await until(lambda: len(world.engine.lanes) == 2)
-            world.engine.lanes[0][1].closed(CloseReason(CloseKind.CERTIFICATE, 0, "expired"))
-            await until(lambda: "server_certificate" in world.states().values())
-            assert world.exit_codes == [], "the other server may still answer"
-            world.engine.lanes[1][1].closed(CloseReason(CloseKind.TIMEOUT))
-            await until(lambda: world.exit_codes)
-            assert world.exit_codes[0] == CERTIFICATE
-
-    run(main())
+async def test_one_attempt_tells_what_can_be_mended() -> None:
+    async with a_world(ONE, OTHER, once=True) as world:
+        world.engine.answers = False
+        await until(lambda: len(world.engine.lanes) == 2)
+        world.engine.lanes[0][1].closed(CloseReason(CloseKind.CERTIFICATE, 0, "expired"))
+        await until(lambda: "server_certificate" in world.states().values())
+        assert world.exit_codes == [], "the other server may still answer"
+        world.engine.lanes[1][1].closed(CloseReason(CloseKind.TIMEOUT))
+        await until(lambda: world.exit_codes)
+        assert world.exit_codes[0] == CERTIFICATE
 
 
-def test_one_attempt_is_over_when_the_server_is_lost() -> None:
-    async def main() -> None:
-        async with a_world(ONE, NAME, once=True) as world:
-            await until(lambda: world.states().get(str(ONE)) == "registered")
-            await until(lambda: sum(lane.is_usable for _, lane, _ in world.engine.lanes) == 2)
-            assert world.exit_codes == [], "a server answers: the name that does not resolve is no failure"
-            world.engine.answers = False
-            for _, lane, _ in list(world.engine.lanes):
-                lane.closed(CloseReason(CloseKind.IDLE))
-            await until(lambda: world.exit_codes)
-            assert world.exit_codes == [UNREACHABLE]
-
-    run(main())
+async def test_one_attempt_is_over_when_the_server_is_lost() -> None:
+    async with a_world(ONE, NAME, once=True) as world:
+        await until(lambda: world.states().get(str(ONE)) == "registered")
+        await until(lambda: sum(lane.is_usable for _, lane, _ in world.engine.lanes) == 2)
+        assert world.exit_codes == [], "a server answers: the name that does not resolve is no failure"
+        world.engine.answers = False
+        for _, lane, _ in list(world.engine.lanes):
+            lane.closed(CloseReason(CloseKind.IDLE))
+        await until(lambda: world.exit_codes)
+        assert world.exit_codes == [UNREACHABLE]

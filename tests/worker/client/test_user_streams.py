@@ -16,7 +16,7 @@ from qmux.quic.dialling import NoDialling, OffloadCounts, OffloadEnd, OnChange, 
 from qmux.quic.engine import Connection, RelayEnd, RelayLimits
 from qmux.worker.client.lane import LaneConnection
 from qmux.worker.client.user_streams import HEAD_S, UserStreams
-from tests.aio import run, until
+from tests.aio import until
 from tests.worker.fakes import ACK, FakeConnection, FakeStream, lane_on
 
 SERVICES = {"web": ClientServiceConfig(name="web", target=Target("127.0.0.1", 80))}
@@ -77,56 +77,47 @@ def registered_lane(streams: UserStreams) -> tuple[LaneConnection, FakeConnectio
     return lane, connection
 
 
-def test_both_kinds_of_users_are_counted_together() -> None:
-    async def main() -> None:
-        engine = FakeEngine()
-        streams = streams_on(engine)
-        lane, connection = registered_lane(streams)
-        other, _ = registered_lane(streams)
-        assert engine.served[connection] == {"web": RelayLimits(60.0, 2.0), "ssh": RelayLimits(None, 300.0)}
-        engine.on[connection] = 2
-        streams.serve(lane, FakeStream(connection))
-        assert (streams.active, streams.active_on(lane), streams.active_on(other)) == (3, 3, 0)
-        assert streams.counted() == {"web": ServiceCounters(active=2, total=9, bytes_in=10, bytes_out=20)}
-        await streams.close()
-        assert (streams.active, streams.active_on(lane)) == (2, 2)
-        for each in (lane, other):
-            await each.close_tasks()
-
-    run(main())
+async def test_both_kinds_of_users_are_counted_together() -> None:
+    engine = FakeEngine()
+    streams = streams_on(engine)
+    lane, connection = registered_lane(streams)
+    other, _ = registered_lane(streams)
+    assert engine.served[connection] == {"web": RelayLimits(60.0, 2.0), "ssh": RelayLimits(None, 300.0)}
+    engine.on[connection] = 2
+    streams.serve(lane, FakeStream(connection))
+    assert (streams.active, streams.active_on(lane), streams.active_on(other)) == (3, 3, 0)
+    assert streams.counted() == {"web": ServiceCounters(active=2, total=9, bytes_in=10, bytes_out=20)}
+    await streams.close()
+    assert (streams.active, streams.active_on(lane)) == (2, 2)
+    for each in (lane, other):
+        await each.close_tasks()
 
 
-def test_changes_are_passed_on_together() -> None:
-    async def main() -> None:
-        engine = FakeEngine()
-        seen: list[int] = []
-        streams = streams_on(engine, lambda: seen.append(engine.asked))
-        engine.change()
-        engine.change()
-        await until(lambda: seen)
-        engine.change()
-        await until(lambda: len(seen) == 2)
-        assert seen == [1, 2], "the next change is asked for before the numbers are read"
-        await streams.close()
-
-    run(main())
+async def test_changes_are_passed_on_together() -> None:
+    engine = FakeEngine()
+    seen: list[int] = []
+    streams = streams_on(engine, lambda: seen.append(engine.asked))
+    engine.change()
+    engine.change()
+    await until(lambda: seen)
+    engine.change()
+    await until(lambda: len(seen) == 2)
+    assert seen == [1, 2], "the next change is asked for before the numbers are read"
+    await streams.close()
 
 
-def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        engine = FakeEngine()
-        streams = streams_on(engine)
-        with caplog.at_level(logging.DEBUG, "qmux.worker.client.user_streams"):
-            streams.counted()
-            assert engine.tells_usual_ends
-            engine.end(OffloadEnd("web", 255, "192.0.2.1:5", RelayEnd.FINISHED))
-            engine.end(OffloadEnd("web", 255, "192.0.2.1:5", RelayEnd.IDLE_TIMEOUT))
-        with caplog.at_level(logging.INFO, "qmux.worker.client.user_streams"):
-            streams.counted()
-            assert not engine.tells_usual_ends
-        await streams.close()
-
-    run(main())
+async def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine()
+    streams = streams_on(engine)
+    with caplog.at_level(logging.DEBUG, "qmux.worker.client.user_streams"):
+        streams.counted()
+        assert engine.tells_usual_ends
+        engine.end(OffloadEnd("web", 255, "192.0.2.1:5", RelayEnd.FINISHED))
+        engine.end(OffloadEnd("web", 255, "192.0.2.1:5", RelayEnd.IDLE_TIMEOUT))
+    with caplog.at_level(logging.INFO, "qmux.worker.client.user_streams"):
+        streams.counted()
+        assert not engine.tells_usual_ends
+    await streams.close()
     lines = [(record.levelname, record.message, record.__dict__["reason"]) for record in caplog.records]
     assert lines == [
         ("DEBUG", "user connection ended", "finished"),
@@ -136,23 +127,20 @@ def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureFixture
     assert {record.__dict__["conn"] for record in caplog.records} == {"ff"}
 
 
-def test_draining_refuses_whom_the_engine_leaves() -> None:
-    async def main() -> None:
-        engine = FakeEngine()
-        streams = streams_on(engine)
-        lane, connection = registered_lane(streams)
-        assert engine.targets == {"web": ("127.0.0.1", 80)}
-        streams.drain()
-        assert engine.targets == {}
-        stream = FakeStream(connection)
-        streams.serve(lane, stream)
-        stream.peer_sends(encode_stream_type(StreamType.TCP) + encode(NewConn(1, "web", "192.0.2.1:5", "192.0.2.2:80")))
-        await until(lambda: stream.sent)
-        assert RefuseCode.DRAINING.encode() in stream.sent
-        stream.peer_ends()
-        await until(lambda: not streams.active)
-        assert streams.counted()["web"].refused == {"draining": 1}
-        await streams.close()
-        await lane.close_tasks()
-
-    run(main())
+async def test_draining_refuses_whom_the_engine_leaves() -> None:
+    engine = FakeEngine()
+    streams = streams_on(engine)
+    lane, connection = registered_lane(streams)
+    assert engine.targets == {"web": ("127.0.0.1", 80)}
+    streams.drain()
+    assert engine.targets == {}
+    stream = FakeStream(connection)
+    streams.serve(lane, stream)
+    stream.peer_sends(encode_stream_type(StreamType.TCP) + encode(NewConn(1, "web", "192.0.2.1:5", "192.0.2.2:80")))
+    await until(lambda: stream.sent)
+    assert RefuseCode.DRAINING.encode() in stream.sent
+    stream.peer_ends()
+    await until(lambda: not streams.active)
+    assert streams.counted()["web"].refused == {"draining": 1}
+    await streams.close()
+    await lane.close_tasks()
