@@ -24,8 +24,9 @@ use crate::sockets;
 use crate::stream::{Held, Use};
 use crate::timers::Timer;
 
-/// A service that takes longer is left to Python.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A name whose address takes longer is left to Python, which tries its other addresses. Not 1, 3 or 7 s, at which the
+/// kernel repeats a SYN that was lost (RFC 6298 section 2: 1 s, doubled each time): the answer would come just too late.
+const NAME_DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests served before relays move bytes again: half a millisecond's work.
 const REQUESTS_PER_TURN: usize = 32;
@@ -139,6 +140,13 @@ fn connect(to: &SockAddr) -> io::Result<(Socket, bool)> {
     }
 }
 
+/// Whether an attempt to connect has come to its end, good or bad (connect(2), EINPROGRESS).
+fn is_through(socket: &Socket) -> bool {
+    let mut polled = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the pointer is to one pollfd, as the count says.
+    unsafe { libc::poll(&mut polled, 1, 0) > 0 }
+}
+
 /// As `qmux.sockets.prepare`; false where it is connected to itself (a port on which nothing listens may be drawn
 /// as our own).
 fn prepare(socket: &Socket, to: &SockAddr) -> io::Result<bool> {
@@ -222,7 +230,7 @@ impl Engine {
         if let Some(request) = self.requests.get_mut(id) {
             request.dialled = Some(dialled);
         }
-        self.arm_request(id, now + timeout.min(DIAL_TIMEOUT));
+        self.arm_request(id, now + timeout);
     }
 
     /// The address to dial, with its timeouts; None where Python has to decide.
@@ -236,7 +244,9 @@ impl Engine {
         }
         let timeouts = *serving.timeouts.get(new.service)?;
         let user = RelayedUser { tally: target.tally, conn_id: new.conn_id, source: new.source.into() };
-        Some((target.address.clone(), user, timeouts, target.timeout))
+        let is_name = target.until.is_some();
+        let timeout = if is_name { target.timeout.min(NAME_DIAL_TIMEOUT) } else { target.timeout };
+        Some((target.address.clone(), user, timeouts, timeout))
     }
 
     /// epoll reports that an attempt to connect has ended.
@@ -288,8 +298,12 @@ impl Engine {
         let Some(request) = self.requests.get_mut(id) else { return };
         request.timer_at = None;
         let (conn_id, stream) = (request.conn, request.stream);
-        if request.dialled.is_some() {
-            return self.hand_off_request(id, false, now);
+        if let Some(dialled) = &request.dialled {
+            // Both may be due after a pause: an attempt that is through by now is not made again.
+            return match is_through(&dialled.socket) {
+                true => self.request_polled(id, now),
+                false => self.hand_off_request(id, false, now),
+            };
         }
         self.stream_ended(conn_id, stream, TIMED_OUT.into());
     }

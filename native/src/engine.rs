@@ -34,6 +34,13 @@ const RECEIVE_CALLS: usize = 1;
 /// meanwhile.
 const ACKNOWLEDGED_AT_ONCE_BYTES: usize = 64 << 10;
 
+/// After a turn that came so late, what arrived meanwhile is read before timers run: a packet may clear a timer that is
+/// due as well. The event loop, or the machine, stood still.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Steps for that, at most: a flood must not hold the timers back.
+const CATCH_UP_STEPS: usize = 64;
+
 /// Send calls for one connection before the others have their turn.
 const SEND_CALLS: usize = 8;
 
@@ -118,6 +125,10 @@ pub struct Engine {
     pub buffers: Option<Box<Buffers>>,
     pub read_buffer: ReadBuffer,
     pub share: Share,
+    /// When the last step was.
+    stepped_at: Option<Instant>,
+    /// Steps for which timers may still wait until everything that arrived is read.
+    catching_up: usize,
     /// Datagrams to be sent: of connections, and of none.
     outgoing: Vec<u8>,
     pub answer: Vec<u8>,
@@ -145,6 +156,8 @@ impl Engine {
             buffers: Some(Box::new(Buffers::new())),
             read_buffer: ReadBuffer::new(),
             share: Share::default(),
+            stepped_at: None,
+            catching_up: 0,
             outgoing: Vec::new(),
             answer: Vec::new(),
         };
@@ -207,9 +220,16 @@ impl Engine {
 
     /// A step without the sending: what is added meanwhile may share the datagrams.
     fn gather(&mut self, now: Instant) -> usize {
+        if self.stepped_at.replace(now).is_some_and(|before| now - before > PAUSE) {
+            self.catching_up = CATCH_UP_STEPS;
+        }
         let polled = self.poll_descriptors(now);
         let received = self.receive_all(now);
-        self.run_timers(now);
+        let has_read_all = self.readable.is_empty() && polled < EPOLL_EVENTS;
+        self.catching_up = if has_read_all { 0 } else { self.catching_up.saturating_sub(1) };
+        if self.catching_up == 0 {
+            self.run_timers(now);
+        }
         self.process_dirty(now);
         if received >= ACKNOWLEDGED_AT_ONCE_BYTES {
             self.transmit(now);

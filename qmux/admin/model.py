@@ -20,7 +20,9 @@ class Process(ProcessRow, kw_only=True):
 
 
 class Traffic(msgspec.Struct, kw_only=True):
-    """The user connections of a service, at all workers together; ``connections`` are those now."""
+    """The user connections of a service, at all workers together; ``connections`` are those now. ``retried``: attempts
+    with another client, at a client those with its service.
+    """
 
     name: str
     connections: int

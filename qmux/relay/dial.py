@@ -37,6 +37,8 @@ async def dial(target: Target, timeout_s: float, waited_s: float = 0.0) -> socke
     """A connected socket to ``target``, resolved again, all its addresses tried. ``waited_s``: of the time that it may
     take, so much has passed. Raises DialFailed.
     """
+    if waited_s >= timeout_s:
+        raise DialFailed(RefuseCode.TIMEOUT, f"{target} did not answer within {timeout_s:g} s")
     try:
         async with asyncio.timeout(timeout_s - waited_s):
             sock = await (_dial_unix(target.path) if target.path else _dial_tcp(target.host, target.port))

@@ -23,7 +23,7 @@ from qmux.protocol.frames import AppCode, ConnReady, NewConn, StreamType
 from qmux.quic.dialling import Address, Dialling, DiallingEngine, dialled_s
 from qmux.quic.engine import RelayEnd, RelayLimits, Stream, StreamError
 from qmux.quic.offload import OffloadCounts, OffloadEnd
-from tests.aio import until
+from tests.aio import stays, until
 from tests.ports import swallowing
 from tests.quic.harness import Pair, World, is_reset, open_descriptors, read_exactly, receive_all, reset, send_and_shut
 from tests.quic.reflector import Reflector, own_network
@@ -287,10 +287,32 @@ async def test_a_service_that_does_not_answer(world: World) -> None:
         client.dialling.set_target("web", address, 0.2)
         await client.ask(head())
         await is_untouched(client, head(), tried_s=0.2)
-        # It is no waste of time to wait for longer than a second elsewhere.
-        client.dialling.set_target("web", address, 30.0)
+        # A name may have other addresses, which the layer above tries; not after 1 s, when the SYN has been repeated.
+        client.dialling.set_target("web", address, 30.0, valid_s=60.0)
         await client.ask(head())
-        await is_untouched(client, head(), tried_s=1.0)
+        await is_untouched(client, head(), tried_s=2.0)
+
+
+async def test_a_service_whose_queue_was_full_gets_one_connection(world: World) -> None:
+    """The kernel repeats the SYN after a second: the attempt goes on, and is not made again."""
+    client = await client_of(world)
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        full.setblocking(False)
+        address = full.getsockname()
+        client.dialling.set_target("web", address, 30.0)
+        with socket.create_connection(address):
+            stream = await client.ask(head())
+            await until(lambda: client.users() == 1)
+            await stays(lambda: client.pair.client.heard.streams.empty(), 1.0)  # its SYN is dropped, then repeated
+            filler, _ = await loop.sock_accept(full)
+        with filler:
+            assert await asyncio.wait_for(read_exactly(stream, len(READY)), 15) == READY
+        user, _ = await loop.sock_accept(full)
+        with user, pytest.raises(BlockingIOError):
+            full.accept()
+        assert client.pair.client.heard.streams.empty()
+        stream.abort(AppCode.NONE)
 
 
 async def test_targets_are_forgotten(world: World, service: Service) -> None:

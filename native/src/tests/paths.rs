@@ -196,3 +196,27 @@ fn the_send_window_follows_the_delay() {
     }
     assert!(times[0] < 5 * S && times[1] < 100 * MS, "{times:?}");
 }
+
+#[test]
+fn what_arrived_while_the_process_stood_still_counts_before_its_timers() {
+    let idle = Limits { idle_timeout: 3 * S, keep_alive: 30 * S, ..limits() };
+    let mut world = World::with(Faults::default(), 1, Serve { limits: idle.clone(), ..Serve::default() });
+    let [talks, chats] = [0, 1].map(|_| world.pair_with(Dial { limits: idle.clone(), ..Dial::default() }));
+    world.pass(2 * S);
+    world.is_server_paused = true;
+    for _ in 0..300 {
+        // More of the one than is received at once, before anything of the other.
+        world.client.conn(chats.client).quic.ping();
+        world.client.engine.mark(chats.client);
+        world.pass(MS);
+    }
+    world.client.conn(talks.client).quic.ping();
+    world.client.engine.mark(talks.client);
+    world.pass(2 * S); // the server heard nothing for longer than its idle timeout
+    world.resume_server();
+    world.pass(S);
+    for pair in [talks, chats] {
+        assert!(world.server.closed(pair.server).is_none());
+        assert!(world.client.closed(pair.client).is_none());
+    }
+}

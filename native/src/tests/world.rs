@@ -212,6 +212,8 @@ pub struct World {
     pub client: Side,
     /// The server's endpoint.
     pub endpoint: Id,
+    /// The server's process stands still: what arrives waits in its socket.
+    pub is_server_paused: bool,
     clients: u16,
 }
 
@@ -229,7 +231,8 @@ impl World {
     pub fn with(faults: Faults, seed: u64, serve: Serve) -> Self {
         let now = Instant::now();
         let (server, client) = (Side::new(), Side::new());
-        let mut world = Self { net: Net::new(now, seed, faults), now, server, client, endpoint: 0, clients: 0 };
+        let net = Net::new(now, seed, faults);
+        let mut world = Self { net, now, server, client, endpoint: 0, is_server_paused: false, clients: 0 };
         world.serve(serve);
         world
     }
@@ -309,7 +312,8 @@ impl World {
         for _ in 0..STEPS {
             let arrived = self.net.arrive(self.now);
             let mut busy = false;
-            for side in [&mut self.server, &mut self.client] {
+            let sides = [Some(&mut self.server).filter(|_| !self.is_server_paused), Some(&mut self.client)];
+            for side in sides.into_iter().flatten() {
                 side.ports.retain(|&(_, port)| side.engine.ports.get(port).is_some());
                 for &(_, port) in side.ports.iter().filter(|(address, _)| arrived.contains(address)) {
                     side.engine.port_polled(port, libc::EPOLLIN);
@@ -325,6 +329,14 @@ impl World {
         panic!("an engine is busy with nothing");
     }
 
+    /// The server's process goes on, and epoll tells it what has arrived.
+    pub fn resume_server(&mut self) {
+        self.is_server_paused = false;
+        for &(_, port) in &self.server.ports {
+            self.server.engine.port_polled(port, libc::EPOLLIN);
+        }
+    }
+
     /// The kernel of this address takes datagrams again.
     pub fn unblock(&mut self, address: SocketAddr) {
         self.net.block(address, false);
@@ -337,8 +349,9 @@ impl World {
 
     /// The next moment at which something happens.
     fn next(&self) -> Option<Instant> {
-        let timers = [&self.server, &self.client].map(|side| side.engine.timers.next());
-        timers.into_iter().flatten().chain(self.net.next_arrival()).min()
+        let server = self.server.engine.timers.next().filter(|_| !self.is_server_paused);
+        let client = self.client.engine.timers.next();
+        server.into_iter().chain(client).chain(self.net.next_arrival()).min()
     }
 
     /// Let time pass until `done`; whether it came to that within `limit`.

@@ -161,7 +161,11 @@ class UserStreams(StreamServer):
                 raise DialFailed(RefuseCode.UNKNOWN_SERVICE, request.service)
             if self._draining:
                 raise DialFailed(RefuseCode.DRAINING, "")
-            sock = await dial(service.target, service.connect_timeout_s, dialled_s(stream))
+            await stream.write(b"")  # raises where the server gave this attempt up: its user is served elsewhere
+            waited_s = dialled_s(stream)
+            if waited_s:
+                self._counters[request.service].retried += 1
+            sock = await dial(service.target, service.connect_timeout_s, waited_s)
         except DialFailed as error:
             self._refused(request, error)
             await self._refuse(stream, error)

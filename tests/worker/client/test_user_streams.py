@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from qmux.pool.rows import ServiceCounters
 from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import NewConn, RefuseCode, ServiceSettings, StreamType
 from qmux.quic.dialling import NoDialling, OffloadCounts, OffloadEnd, OnChange, OnEnd
-from qmux.quic.engine import Connection, RelayEnd, RelayLimits
+from qmux.quic.engine import Connection, RelayEnd, RelayLimits, StreamError
 from qmux.worker.client.lane import LaneConnection
 from qmux.worker.client.user_streams import HEAD_S, UserStreams
 from tests.aio import until
@@ -65,8 +66,11 @@ class FakeEngine(NoDialling):
         self.tells_usual_ends = tell
 
 
-def streams_on(engine: FakeEngine, on_change: Callable[[], None] = lambda: None) -> UserStreams:
-    return UserStreams(SERVICES, 1 << 20, engine, on_change)  # type: ignore[arg-type]
+def streams_on(
+    engine: FakeEngine, on_change: Callable[[], None] = lambda: None, target: Target | None = None
+) -> UserStreams:
+    services = {"web": replace(SERVICES["web"], target=target)} if target is not None else SERVICES
+    return UserStreams(services, 1 << 20, engine, on_change)  # type: ignore[arg-type]
 
 
 def registered_lane(streams: UserStreams) -> tuple[LaneConnection, FakeConnection]:
@@ -125,6 +129,36 @@ async def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureF
         ("INFO", "user connection timed out", "idle_timeout"),
     ]
     assert {record.__dict__["conn"] for record in caplog.records} == {"ff"}
+
+
+async def test_no_service_is_dialled_for_an_attempt_that_was_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        service.setblocking(False)
+        streams = streams_on(FakeEngine(), target=Target(*service.getsockname()))
+        lane, connection = registered_lane(streams)
+        stream = FakeStream(connection)
+        streams.serve(lane, stream)
+        stream.peer_sends(encode_stream_type(StreamType.TCP) + encode(NewConn(1, "web", "192.0.2.1:5", "192.0.2.2:80")))
+        stream.peer_ends(StreamError(0x10))  # in the same turn of the loop
+        await until(lambda: not streams.active)
+        with pytest.raises(BlockingIOError):
+            service.accept()
+        await streams.close()
+        await lane.close_tasks()
+
+
+async def test_a_service_that_is_dialled_again_is_counted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        streams = streams_on(FakeEngine(), target=Target(*service.getsockname()))
+        lane, connection = registered_lane(streams)
+        stream = FakeStream(connection)
+        stream.dialled_s = 0.5
+        streams.serve(lane, stream)
+        stream.peer_sends(encode_stream_type(StreamType.TCP) + encode(NewConn(1, "web", "192.0.2.1:5", "192.0.2.2:80")))
+        await until(lambda: stream.sent)
+        assert streams.counted()["web"].retried == 1
+        await streams.close()
+        await lane.close_tasks()
 
 
 async def test_draining_refuses_whom_the_engine_leaves() -> None:
