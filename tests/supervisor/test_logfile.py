@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +10,21 @@ import pytest
 from qmux.config.schema import LogConfig
 from qmux.errors import StartError
 from supervisor.logfile import STDERR, LogFile
+from tests.log.made import logging_restored
 
 
 @pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """The root logger as it was: each LogFile takes it over."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:], root.level = handlers, level
+def _as_before() -> Iterator[None]:
+    """Each LogFile takes the root logger over."""
+    with logging_restored():
+        yield
+
+
+def written(path: Path) -> str:
+    """What was logged there until now."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    return path.read_text()
 
 
 def test_without_a_file_it_is_stderr() -> None:
@@ -36,8 +42,8 @@ def test_a_rotated_file_is_left_and_made_again(tmp_path: Path) -> None:
     logging.getLogger("test").warning("between")
     log.reopen()
     logging.getLogger("test").warning("after")
-    assert [line.split()[-1] for line in (tmp_path / "log.1").read_text().splitlines()] == ["before", "between"]
-    assert [line.split()[-1] for line in path.read_text().splitlines()] == ["after"]
+    assert [line.split()[-1] for line in written(tmp_path / "log.1").splitlines()] == ["before", "between"]
+    assert [line.split()[-1] for line in written(path).splitlines()] == ["after"]
     assert not os.get_inheritable(log.fd)
     log.close()
 
@@ -58,8 +64,96 @@ def test_following_says_whether_the_descriptor_is_another(tmp_path: Path) -> Non
     log = LogFile(LogConfig(file=first))
     assert not log.follow(LogConfig(file=first, level="debug"))
     logging.getLogger("test").debug("shown")
-    assert "shown" in Path(first).read_text()
+    assert "shown" in written(Path(first))
     assert log.follow(LogConfig(file=second))
     logging.getLogger("test").warning("moved")
-    assert "moved" in Path(second).read_text()
+    assert "moved" in written(Path(second))
     log.close()
+
+
+def test_a_fifo_that_nobody_reads_is_an_error_and_no_wait(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    with pytest.raises(StartError, match="a FIFO needs its reader first"):
+        LogFile(LogConfig(file=str(path)))
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    log = LogFile(LogConfig(file=str(path)))
+    assert os.get_blocking(log.fd)
+    log.close()
+    os.close(reader)
+
+
+# --- links ---
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A directory in which another user may write, and beside it a file that is not theirs."""
+    (tmp_path / "victim").write_text("")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    return shared
+
+
+def symbolic(shared: Path) -> Path:
+    (shared / "log").symlink_to(shared.parent / "victim")
+    return shared / "log"
+
+
+def dangling(shared: Path) -> Path:
+    (shared / "log").symlink_to(shared.parent / "new")
+    return shared / "log"
+
+
+def hard(shared: Path) -> Path:
+    (shared / "log").hardlink_to(shared.parent / "victim")
+    return shared / "log"
+
+
+def directory(shared: Path) -> Path:
+    (shared / "logs").symlink_to(shared.parent)
+    return shared / "logs" / "victim"
+
+
+@pytest.mark.parametrize("link", [symbolic, dangling, hard, directory])
+def test_no_link_is_followed_where_another_user_may_write(shared: Path, link: Callable[[Path], Path]) -> None:
+    path = link(shared)
+    with pytest.raises(StartError, match="another user may write"):
+        LogFile(LogConfig(file=str(path)))
+    assert (shared.parent / "victim").read_text() == ""
+    assert not (shared.parent / "new").exists()
+
+
+@pytest.mark.parametrize("link", [symbolic, dangling, hard, directory])
+def test_elsewhere_a_link_is_the_administrators(shared: Path, link: Callable[[Path], Path]) -> None:
+    shared.chmod(0o755)
+    LogFile(LogConfig(file=str(link(shared)))).close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_the_directory_of_another_user_is_one_where_it_may_write(shared: Path) -> None:
+    shared.chmod(0o755)
+    path = symbolic(shared)
+    os.chown(shared, 65534, 65534)
+    with pytest.raises(StartError, match="another user may write"):
+        LogFile(LogConfig(file=str(path)))
+    path.unlink()
+    LogFile(LogConfig(file=str(path))).close()
+
+
+def test_a_link_that_appears_before_a_reopening_leaves_the_log_where_it_is(shared: Path) -> None:
+    log = LogFile(LogConfig(file=str(shared / "log")))
+    (shared / "log").unlink()
+    symbolic(shared)
+    before = log.fd
+    with pytest.raises(StartError, match="another user may write"):
+        log.reopen()
+    assert log.fd == before
+    log.close()
+
+
+def test_a_file_where_a_directory_should_be_is_no_link(shared: Path) -> None:
+    (shared / "file").write_text("")
+    with pytest.raises(StartError, match="Not a directory"):
+        LogFile(LogConfig(file=str(shared / "file" / "log")))
