@@ -44,13 +44,13 @@ class Writer:
         self._done_bytes = self._dropped_told = 0
         self._failed = 0
         self._failure = ""
-        self._is_torn = False
+        self._is_torn = self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def leads_to(self, fd: int) -> bool:
-        """Whether ``fd`` is the same file, pipe or terminal."""
-        return os.path.samestat(os.fstat(fd), os.fstat(self.fd))
+        """Whether ``fd`` is the same file, pipe or terminal; a closed writer leads nowhere."""
+        return not self._is_closed and os.path.samestat(os.fstat(fd), os.fstat(self.fd))
 
     def put(self, text: str) -> None:
         """Write ``text`` and a newline as soon as that is possible; count it as lost where too much waits already."""
@@ -64,12 +64,16 @@ class Writer:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything that was put is written or failed, but no longer than that. Returns whether it is."""
+        if self._is_closed:
+            self._thread.join(timeout_s)
+            return not self._thread.is_alive()
         written = threading.Event()
         self._lines.put(written)
         return written.wait(timeout_s)
 
     def close(self) -> None:
         """End the thread once it has written what was put; nobody waits for that."""
+        self._is_closed = True
         self._lines.put(None)
 
     # --- the thread ---

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from qmux.config.schema import ClientServiceConfig, Target
+from qmux.log.repeats import REPEAT_BURST, RepeatFilter
 from qmux.pool.rows import ServiceCounters
 from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import NewConn, RefuseCode, ServiceSettings, StreamType
@@ -134,6 +135,29 @@ def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureFixture
         ("INFO", "user connection timed out", "idle_timeout"),
     ]
     assert {record.__dict__["conn"] for record in caplog.records} == {"ff"}
+
+
+def test_nothing_is_kept_of_a_service_that_a_server_invents(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        streams = streams_on(FakeEngine())
+        lane, connection = registered_lane(streams)
+        for number in range(3):
+            stream = FakeStream(connection)
+            streams.serve(lane, stream)
+            request = NewConn(1, f"no-{number}", "192.0.2.1:5", "192.0.2.2:80")
+            stream.peer_sends(encode_stream_type(StreamType.TCP) + encode(request))
+            await until(lambda: stream.sent)  # noqa: B023
+            assert RefuseCode.UNKNOWN_SERVICE.encode() in stream.sent
+            stream.peer_ends()
+        await until(lambda: not streams.active)
+        assert set(streams.counted()) == {"web"}
+        await streams.close()
+        await lane.close_tasks()
+
+    run(main())
+    limit = RepeatFilter()
+    assert len({record.message for record in caplog.records}) == 1
+    assert [limit.filter(record) for record in caplog.records * 2] == [True] * REPEAT_BURST + [False]
 
 
 def test_draining_refuses_whom_the_engine_leaves() -> None:
