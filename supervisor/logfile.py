@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
@@ -10,8 +11,12 @@ from pathlib import PurePath
 from qmux import log as qmux_log
 from qmux.config.schema import LogConfig
 from qmux.errors import StartError
+from qmux.tasks import in_thread
 
 STDERR = qmux_log.STDERR
+
+OPEN_TIMEOUT_S = 5.0
+"""For a file on a disk of the network that does not answer; another one takes milliseconds."""
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO that nobody reads is an error now, instead of an open that waits for its reader.
@@ -24,6 +29,7 @@ class LogFile:
     def __init__(self, config: LogConfig) -> None:
         """Open it and log there from now on. Raises StartError."""
         self._config = config
+        self._lock = asyncio.Lock()  # one file at a time becomes the log
         self.fd = _open(config.file)
         self._log_there()
 
@@ -32,24 +38,25 @@ class LogFile:
         """The file, or "" for stderr."""
         return self._config.file
 
-    def follow(self, config: LogConfig) -> bool:
+    async def follow(self, config: LogConfig) -> bool:
         """Log as ``config`` says. Returns whether ``fd`` is another one now. Raises StartError and changes nothing."""
-        moved = config.file != self._config.file
-        if moved:
-            self._replace(_open(config.file))
-        self._config = config
-        self._log_there()
-        return moved
+        async with self._lock:
+            moved = config.file != self._config.file
+            if moved:
+                self._replace(await _opened(config.file))
+            self._config = config
+            self._log_there()
+            return moved
 
-    def reopen(self) -> None:
+    async def reopen(self) -> None:
         """Reopen the file by its name. Raises StartError, and goes on with the old one."""
-        self._replace(_open(self._config.file))
-        self._log_there()
+        async with self._lock:
+            self._replace(await _opened(self._config.file))
+            self._log_there()
 
     def _replace(self, fd: int) -> None:
         old, self.fd = self.fd, fd
-        if old != STDERR:
-            os.close(old)
+        _close(old)
 
     def _log_there(self) -> None:
         qmux_log.configure(self._config.level, self._config.format, "supervisor", self.fd)
@@ -60,6 +67,20 @@ class LogFile:
             self._config = LogConfig(level=self._config.level, format=self._config.format)
             self._replace(STDERR)
             self._log_there()
+
+
+async def _opened(path: str) -> int:
+    """``_open`` while the loop runs. A disk that does not answer holds one thread, and not the supervisor."""
+    try:
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            return await in_thread(lambda: _open(path), "log-open", abandoned=_close)
+    except TimeoutError:
+        raise StartError(f'log.file = "{path}": not opened within {OPEN_TIMEOUT_S:g} s; its disk hangs') from None
+
+
+def _close(fd: int) -> None:
+    if fd != STDERR:
+        os.close(fd)
 
 
 def _open(path: str) -> int:

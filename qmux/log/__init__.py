@@ -83,6 +83,7 @@ def log_uncaught() -> None:
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable
+    logging.captureWarnings(True)
 
 
 def _handler() -> LogHandler | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import signal
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ class UnreadPipe:
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
+        found = path.stat()
+        self.journal_stream = f"{found.st_dev}:{found.st_ino}"
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         self._got = b""
         with contextlib.suppress(BlockingIOError):
@@ -69,7 +72,9 @@ def killed_worker_is_back(daemon: Daemon) -> None:
 
 
 def test_nobody_reads_the_log(deployment: Deployment) -> None:
-    """``qmuxd 2>&1 | something-that-stopped``, and the client's alike: users, status, restarts and the stop go on."""
+    """``qmuxd 2>&1 | something-that-stopped``, and the client's alike: users, status, restarts and the stop go on. The
+    client's pipe is the journal's.
+    """
     port = free_port()
     folder = deployment.directory
     with (
@@ -77,9 +82,10 @@ def test_nobody_reads_the_log(deployment: Deployment) -> None:
         unread(folder / "server.pipe") as server_log,
         unread(folder / "client.pipe") as client_log,
     ):
-        lines = deployment.server_text({"web": f'bind = "127.0.0.1:{port}"'}, workers=1)
+        text = deployment.server_text({"web": f'bind = "127.0.0.1:{port}"'}, workers=1)
         prefix = output_to(f"> {shlex.quote(str(folder / 'server.pipe'))} 2>&1")
-        server = deployment.start("qmuxd", deployment.write("server.toml", lines), prefix=prefix).until_ready()
+        server = deployment.start("qmuxd", deployment.write("server.toml", text), prefix=prefix).until_ready()
+        deployment.extra_environment["JOURNAL_STREAM"] = client_log.journal_stream
         prefix = output_to(f"> {shlex.quote(str(folder / 'client.pipe'))} 2>&1")
         config = deployment.write("pod-1.toml", deployment.client_text("pod-1", {"web": service.target}))
         client = deployment.start("qmuxc", config, prefix=prefix).until_ready()
@@ -94,6 +100,9 @@ def test_nobody_reads_the_log(deployment: Deployment) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert (client.process.wait(STOP_S), server.process.wait(STOP_S)) == (0, 0)
         said = client_log.read()
+        lines = [line for line in said.splitlines() if line != "-"]
+        assert all(re.match(r"<[2-7]>[a-z]+ +(supervisor|worker-0|admin) ", line) for line in lines), lines
+        assert {line.split()[1] for line in lines} == {"supervisor", "worker-0"}
         assert said.index("worker-0 started") < said.index("qmuxc ready") < said.index("worker-0 died")
         assert said.index("worker-0 died") < said.index("qmuxc stopping") < said.index("supervisor  stopped")
         assert "qmuxd" not in server_log.read(), "nobody read it, and nothing waited"

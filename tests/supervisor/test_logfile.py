@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qmux.config.schema import LogConfig
 from qmux.errors import StartError
+from supervisor import logfile
 from supervisor.logfile import STDERR, LogFile
+from tests.aio import until
 from tests.log.made import logging_restored
 
 
@@ -34,13 +38,13 @@ def test_without_a_file_it_is_stderr() -> None:
     os.fstat(STDERR)  # it is not ours to close
 
 
-def test_a_rotated_file_is_left_and_made_again(tmp_path: Path) -> None:
+async def test_a_rotated_file_is_left_and_made_again(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = LogFile(LogConfig(file=str(path)))
     logging.getLogger("test").warning("before")
     path.rename(tmp_path / "log.1")
     logging.getLogger("test").warning("between")
-    log.reopen()
+    await log.reopen()
     logging.getLogger("test").warning("after")
     assert [line.split()[-1] for line in written(tmp_path / "log.1").splitlines()] == ["before", "between"]
     assert [line.split()[-1] for line in written(path).splitlines()] == ["after"]
@@ -48,24 +52,24 @@ def test_a_rotated_file_is_left_and_made_again(tmp_path: Path) -> None:
     log.close()
 
 
-def test_what_cannot_be_opened_leaves_the_log_where_it_is(tmp_path: Path) -> None:
+async def test_what_cannot_be_opened_leaves_the_log_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="create its directory"):
         LogFile(LogConfig(file=str(tmp_path / "nowhere" / "log")))
     log = LogFile(LogConfig(file=str(tmp_path / "log")))
     before = log.fd
     with pytest.raises(StartError, match="create its directory"):
-        log.follow(LogConfig(file=str(tmp_path / "nowhere" / "log")))
+        await log.follow(LogConfig(file=str(tmp_path / "nowhere" / "log")))
     assert (log.fd, log.path) == (before, str(tmp_path / "log"))
     log.close()
 
 
-def test_following_says_whether_the_descriptor_is_another(tmp_path: Path) -> None:
+async def test_following_says_whether_the_descriptor_is_another(tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     log = LogFile(LogConfig(file=first))
-    assert not log.follow(LogConfig(file=first, level="debug"))
+    assert not await log.follow(LogConfig(file=first, level="debug"))
     logging.getLogger("test").debug("shown")
     assert "shown" in written(Path(first))
-    assert log.follow(LogConfig(file=second))
+    assert await log.follow(LogConfig(file=second))
     logging.getLogger("test").warning("moved")
     assert "moved" in written(Path(second))
     log.close()
@@ -142,13 +146,13 @@ def test_the_directory_of_another_user_is_one_where_it_may_write(shared: Path) -
     LogFile(LogConfig(file=str(path))).close()
 
 
-def test_a_link_that_appears_before_a_reopening_leaves_the_log_where_it_is(shared: Path) -> None:
+async def test_a_link_that_appears_before_a_reopening_leaves_the_log_where_it_is(shared: Path) -> None:
     log = LogFile(LogConfig(file=str(shared / "log")))
     (shared / "log").unlink()
     symbolic(shared)
     before = log.fd
     with pytest.raises(StartError, match="another user may write"):
-        log.reopen()
+        await log.reopen()
     assert log.fd == before
     log.close()
 
@@ -157,3 +161,24 @@ def test_a_file_where_a_directory_should_be_is_no_link(shared: Path) -> None:
     (shared / "file").write_text("")
     with pytest.raises(StartError, match="Not a directory"):
         LogFile(LogConfig(file=str(shared / "file" / "log")))
+
+
+async def test_a_disk_that_hangs_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LogFile(LogConfig(file=str(tmp_path / "log")))
+    before, opened = log.fd, threading.Event()
+    really = os.open
+
+    def hangs(*arguments: Any, **options: Any) -> int:
+        opened.wait()
+        return really(*arguments, **options)
+
+    monkeypatch.setattr(logfile, "OPEN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(os, "open", hangs)
+    descriptors = os.listdir("/proc/self/fd")
+    with pytest.raises(StartError, match=r"not opened within 0.05 s"):
+        await log.reopen()
+    assert log.fd == before
+    opened.set()
+    await until(lambda: not any(thread.name == "log-open" for thread in threading.enumerate()))
+    await until(lambda: os.listdir("/proc/self/fd") == descriptors)
+    log.close()
