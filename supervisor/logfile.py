@@ -31,7 +31,10 @@ class LogFile:
         self._config = config
         self._lock = asyncio.Lock()  # one file at a time becomes the log
         self.fd = _open(config.file)
-        self._log_there()
+        try:
+            self._log_there()
+        except OSError as error:
+            raise StartError(f"cannot log: {error.strerror}") from None
 
     @property
     def path(self) -> str:

@@ -6,6 +6,7 @@ non-blocking is no way out: all processes of a daemon, and the shell that starte
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -31,12 +32,15 @@ class Writer:
     """Writes lines to ``fd`` in the order of ``put``, which never waits. ``fd`` is duplicated and stays the caller's.
 
     ``describe_loss`` makes the line that tells how many lines were lost, and why. ``after``: the writer in whose place
-    this one comes; it is closed first.
+    this one comes; it is closed first. Raises OSError where no thread can be started.
     """
 
     def __init__(self, fd: int, describe_loss: Callable[[int, str], str], after: Writer | None = None) -> None:
         self.describe_loss = describe_loss
-        self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            self.fd, self._owns_fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3), True
+        except OSError:  # none is left, or ``fd`` is closed: then a write says so
+            self.fd, self._owns_fd = fd, False
         self._after = after
         self._lines: SimpleQueue[tuple[bytes, int] | threading.Event | None] = SimpleQueue()
         # Each of these only grows, and is changed by one side only, so that no lock can hold who logs.
@@ -46,11 +50,17 @@ class Writer:
         self._failure = ""
         self._is_torn = self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            raise OSError(errno.EAGAIN, "no thread can be started: is a limit of processes (pids) reached?") from None
 
     def leads_to(self, fd: int) -> bool:
         """Whether ``fd`` is the same file, pipe or terminal; a closed writer leads nowhere."""
-        return not self._is_closed and os.path.samestat(os.fstat(fd), os.fstat(self.fd))
+        try:
+            return not self._is_closed and os.path.samestat(os.fstat(fd), os.fstat(self.fd))
+        except OSError:
+            return False
 
     def put(self, text: str) -> None:
         """Write ``text`` and a newline as soon as that is possible; count it as lost where too much waits already."""
@@ -80,7 +90,7 @@ class Writer:
 
     def _run(self) -> None:
         if self._after is not None:
-            self._after._thread.join(HANDOVER_S)
+            self._take_over(self._after)
             self._after = None
         while (item := self._lines.get()) is not None:
             if isinstance(item, threading.Event):
@@ -91,7 +101,14 @@ class Writer:
             self._done_bytes += len(data) + LINE_COST_BYTES
             if self._lines.empty():
                 self._tell_loss(self._dropped)
-        os.close(self.fd)
+        if self._owns_fd:
+            os.close(self.fd)
+
+    def _take_over(self, after: Writer) -> None:
+        after._thread.join(HANDOVER_S)
+        if not after._thread.is_alive():  # what it could not tell, of a full disk perhaps, is told here
+            self._failed = after._dropped - after._dropped_told + after._failed
+            self._failure = after._failure
 
     def _write_line(self, data: bytes, dropped_before: int) -> None:
         if not self._tell_loss(dropped_before) or not self._write(data):

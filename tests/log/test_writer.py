@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import logging
 import os
 import re
@@ -160,6 +162,43 @@ def test_a_reader_that_is_gone_costs_lines_only() -> None:
     os.close(reader)
     configure(writer)
     os.close(writer)
+    log.info("nobody hears")
+    flush()
+
+
+def test_what_was_lost_before_a_rotation_is_told_after_it() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    configure(writer)
+    for number in range(3):
+        log.info("line %d", number)
+    os.close(writer)
+    written = Written()
+    configure(written.fd)
+    log.info("line 3")
+    loss, line = written.lines
+    assert 'log lines were lost  count=3 reason="Broken pipe"' in loss
+    assert number_of(line) == 3
+
+
+def test_without_a_descriptor_to_spare_it_writes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(fcntl, "fcntl", none_left)
+    written = Written()
+    configure(written.fd)
+    log.info("line 1")
+    assert number_of(written.text) == 1
+    configure(written.fd)
+    log.info("line 2")
+    assert [number_of(line) for line in written.lines] == [1, 2]
+
+
+def test_a_closed_descriptor_costs_lines_only() -> None:
+    written = Written()
+    os.close(written.fd)
+    configure(written.fd)
     log.info("nobody hears")
     flush()
 
