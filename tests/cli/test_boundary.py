@@ -65,8 +65,8 @@ def test_a_full_disk_under_stderr_changes_no_exit_code() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(arguments("qmuxd", "-c", "none.toml"), stderr=full, timeout=30)
         assert done.returncode == 3
-        done = subprocess.run(arguments("qmux", "check", "none.toml"), stderr=full, stdout=subprocess.DEVNULL, timeout=30)
-        assert done.returncode == 3
+        done = subprocess.run(arguments("qmux", "status", "--socket", "none.sock"), stderr=full, timeout=30)
+        assert done.returncode == 5
 
 
 def test_a_wrong_option_is_wrong_usage_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
