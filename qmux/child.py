@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -113,6 +112,7 @@ def run_child(fd: int, name: str, make_role: Callable[[Child], Role]) -> int:
         signal.signal(ignored, signal.SIG_IGN)
     faulthandler.enable()  # SIGABRT from the watchdog then shows where the loop was stuck
     qmux_log.configure("info", "human", name)
+    qmux_log.log_uncaught()
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     threading.Thread(target=_watch_supervisor, args=(os.dup(fd),), name="orphan-watch", daemon=True).start()
@@ -130,9 +130,7 @@ def _end(code: int) -> None:
     """End this process, in which everything is closed, without waiting for threads: one that asks a name server that
     does not answer would hold it for a minute.
     """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    logging.shutdown()  # the last lines get a bounded time
     os._exit(code)
 
 
@@ -160,3 +158,4 @@ def _log_to(fds: list[int]) -> None:
         os.dup2(fd, 1)
         os.dup2(fd, 2)
         os.close(fd)
+    qmux_log.moved()

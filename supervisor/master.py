@@ -120,8 +120,11 @@ class Supervisor:
 
     def handle_usr1(self) -> None:
         """The log file was rotated: reopen it, here and in every child."""
+        self._tasks.start(self._reopen_log(), "log file")
+
+    async def _reopen_log(self) -> None:
         try:
-            self._daemon.log.reopen()
+            await self._daemon.log.reopen()
         except StartError as error:
             log.error(f"log file not reopened, still writing to the old one: {error}")
             return

@@ -13,6 +13,7 @@ from qmux.config.changes import Change, changes, merge_in_place
 from qmux.config.loaded import Loaded
 from qmux.errors import ConditionError, ConfigError, QmuxError, StartError
 from qmux.messages import Configured, ReloadFacts
+from qmux.tasks import in_thread
 from supervisor import notify
 from supervisor.binds import Binds, Difference
 from supervisor.daemon import Daemon
@@ -20,6 +21,9 @@ from supervisor.fleet import Fleet
 from supervisor.process import Process
 
 log = logging.getLogger(__name__)
+
+LOAD_TIMEOUT_S = 30.0
+"""Reading some files takes milliseconds; who asked for the reload gets an answer within a minute (qmux.admin)."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,15 @@ class Reloader:
 
     async def _plan(self) -> Plan:
         try:
-            new = await asyncio.to_thread(self._load)
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                new = await in_thread(self._load, "reload")
+        except TimeoutError:
+            raise ConfigError(
+                [
+                    f"{self._daemon.config.source}: not read within {LOAD_TIMEOUT_S:g} s: a disk that it or a "
+                    "certificate lies on, or a name service (user, group), does not answer"
+                ]
+            ) from None
         except OSError as error:
             raise ConfigError([f"{error.filename or self._daemon.config.source}: {error.strerror}"]) from None
         old = self._daemon.loaded
@@ -183,14 +195,14 @@ class Reloader:
         difference = self._binds.prepare(target.config)
         before = self._daemon.loaded
         try:
-            log_moved = self._daemon.log.follow(target.config.log)
+            log_moved = await self._daemon.log.follow(target.config.log)
         except StartError:
             self._binds.discard(difference)
             raise
         self._daemon.loaded = target
         self._daemon.version += 1
         if refusals := await self._offer():
-            self._restore(before, difference)
+            await self._restore(before, difference)
             raise ConfigError([*refusals, "nothing was changed"], target.config.source)
         self._commit(difference, log_moved)
         if difference.removed or difference.passed:
@@ -214,13 +226,13 @@ class Reloader:
         if log_moved:
             self._fleet.log_to(self._daemon.log.fd)
 
-    def _restore(self, before: Loaded, difference: Difference) -> None:
+    async def _restore(self, before: Loaded, difference: Difference) -> None:
         self._daemon.loaded = before
         self._daemon.version += 1
         self._binds.discard(difference)
-        self._daemon.log.follow(before.config.log)
         for process in self._fleet.processes():
             self._fleet.configure(process)
+        await self._daemon.log.follow(before.config.log)
 
     def _report(self, outcome: Outcome) -> None:
         level = logging.INFO if outcome.ok else logging.ERROR

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from qmux import log as qmux_log
 from qmux.errors import StartError
 from qmux.messages import Timings
 
@@ -33,6 +34,7 @@ def run(load: Callable[[], Loaded], settings: Settings | None = None) -> int:
     from supervisor.privileges import raise_file_limit
     from supervisor.settings import from_environment
 
+    qmux_log.log_uncaught()
     loaded = load()
     raise_file_limit()
     daemon = Daemon.prepare(loaded, settings or from_environment())

@@ -14,7 +14,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"qmux.addresses", "qmux.errors", "qmux.log", "qmux.tasks", "qmux.steering", "qmux.sockets", "qmux.pki"}),
+    frozenset(
+        {
+            "qmux.addresses",
+            "qmux.errors",
+            "qmux.heard",
+            "qmux.log",
+            "qmux.tasks",
+            "qmux.steering",
+            "qmux.sockets",
+            "qmux.pki",
+        }
+    ),
     frozenset({"qmux.config", "qmux.messages", "qmux.channel"}),
     frozenset({"qmux.protocol", "qmux.bus", "qmux.pool"}),
     frozenset({"qmux.quic"}),
@@ -25,6 +36,8 @@ LAYERS: tuple[frozenset[str], ...] = (
 
 WITHIN_A_LAYER = {
     ("qmux.pki", "qmux.errors"),
+    ("qmux.pki", "qmux.heard"),
+    ("qmux.log", "qmux.heard"),
     ("qmux.tasks", "qmux.log"),
     ("qmux.messages", "qmux.config"),  # the words that a bind is described with
     ("qmux.channel", "qmux.messages"),
@@ -36,7 +49,19 @@ WITHIN_A_LAYER = {
 
 SUPERVISOR_MAY = {
     f"qmux.{name}"
-    for name in ("addresses", "errors", "log", "tasks", "steering", "pki", "config", "messages", "channel", "bus")
+    for name in (
+        "addresses",
+        "errors",
+        "heard",
+        "log",
+        "tasks",
+        "steering",
+        "pki",
+        "config",
+        "messages",
+        "channel",
+        "bus",
+    )
 }
 CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log"}
 

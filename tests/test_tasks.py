@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import weakref
 
 import pytest
 
-from qmux.tasks import TaskSet
-from tests.aio import until
+from qmux.tasks import TaskSet, in_thread
+from tests import waiting
+from tests.aio import run, until
 
 
 async def forever() -> None:
@@ -101,3 +103,33 @@ async def test_what_a_task_starts_while_it_ends_is_ended_too() -> None:
     await asyncio.sleep(0)
     await tasks.close()
     assert len(tasks) == 0
+
+
+# --- in a thread ---
+
+
+async def test_work_in_a_thread_is_waited_for() -> None:
+    def fails() -> int:
+        raise ValueError("why")
+
+    assert await in_thread(lambda: threading.current_thread().name, "work") == "work"
+    with pytest.raises(ValueError, match="why"):
+        await in_thread(fails, "work")
+
+
+def test_nobody_has_to_wait_for_work_that_hangs() -> None:
+    goes_on = threading.Event()
+    late: list[str] = []
+
+    def work() -> str:
+        goes_on.wait()
+        return "late"
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await in_thread(work, "work", abandoned=late.append)
+
+    run(main())  # returns: nothing joins the thread
+    goes_on.set()
+    waiting.until(lambda: late == ["late"], "what came of it is given up")

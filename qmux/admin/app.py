@@ -29,7 +29,7 @@ def make_app(view: View, requests: Requests) -> web.Application:
         try:
             body = await request.json()
             wanted = {name: bool(body.get(name, False)) for name in ("dry_run", "full")}
-        except (ValueError, AttributeError):  # not JSON, or JSON that is no object
+        except (ValueError, AttributeError, RecursionError):  # not JSON, JSON that is no object, or one too deep
             raise web.HTTPBadRequest(text='expected a JSON object: {"dry_run": false, "full": false}') from None
         reply = await requests.reload(dry_run=wanted["dry_run"], full=wanted["full"])
         return web.json_response({"ok": reply.ok, "lines": reply.lines, "exit_code": reply.exit_code})

@@ -23,6 +23,7 @@ from qmux.admin.model import (
 )
 from qmux.admin.totals import Totals
 from qmux.config.schema import ClientConfig, ServerConfig, ServiceConfig
+from qmux.heard import heard
 from qmux.messages import Configure, DaemonFacts, DaemonSummary, ProcessRow, Table
 from qmux.pool.candidates import Candidate
 from qmux.pool.pool import Pool
@@ -180,7 +181,7 @@ def _client(session: Candidate) -> ClientSession:
     rtts = [row.rtt_ms for row in rows if row.rtt_ms > 0]
     first = min(rows, key=lambda row: row.connected_at_ms)
     return ClientSession(
-        client=first.principal,
+        client=heard(first.principal),
         instance=first.instance,
         session=first.session.hex(),
         services=sorted(session.offers),

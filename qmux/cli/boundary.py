@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
+from qmux.cli import descriptors
 from qmux.errors import ConfigError, QmuxError, UsageError
 
 INTERRUPTED = 130
@@ -21,8 +22,20 @@ FAILED = 1
 """A failure of the system (a full disk, a missing permission) that no QmuxError describes better."""
 
 
-def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:
-    """Run ``command`` as the program ``name`` and return the exit code."""
+def to_stderr(text: str) -> None:
+    """How a command that its user waits for reports an error."""
+    with contextlib.suppress(OSError):  # a full disk, a closed pipe: the exit code still tells
+        click.echo(text, err=True)
+
+
+def run(
+    command: click.Command,
+    name: str,
+    arguments: Sequence[str] | None = None,
+    say: Callable[[str], None] = to_stderr,
+) -> int:
+    """Run ``command`` as the program ``name`` and return the exit code. ``say`` writes what ended it."""
+    descriptors.open_standard()
     try:
         result = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -33,21 +46,21 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
         error.show()
         return error.exit_code if isinstance(error, click.UsageError) else UsageError.exit_code
     except QmuxError as error:
-        report(name, error)
+        report(name, error, say)
         return error.exit_code
     except BrokenPipeError:
         _discard_output()
         return FAILED
     except OSError as error:
-        click.echo(f"{name}: {describe(error)}", err=True)
+        say(f"{name}: {describe(error)}")
         return FAILED
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
 
 
-def report(name: str, error: QmuxError) -> None:
-    """Print an error after the program's name; the lines of a configuration's problems start with the file already."""
-    click.echo(str(error) if isinstance(error, ConfigError) else f"{name}: {error}", err=True)
+def report(name: str, error: QmuxError, say: Callable[[str], None] = to_stderr) -> None:
+    """Say an error after the program's name; the lines of a configuration's problems start with the file already."""
+    say(str(error) if isinstance(error, ConfigError) else f"{name}: {error}")
 
 
 def describe(error: OSError) -> str:

@@ -87,6 +87,13 @@ def start(load: Callable[[], Loaded], *, check_only: bool) -> int:
     return supervisor_run()(load)
 
 
+def last_words(text: str) -> None:
+    """Say what ended a daemon, where its log goes without a file; nobody who does not read it can hold its end up."""
+    from qmux import log as qmux_log
+
+    qmux_log.say(text)
+
+
 def supervisor_run() -> Callable[[Callable[[], Loaded]], int]:
     """``supervisor.run.run`` of QMux. Raises StartError if another package has that name."""
     import supervisor

@@ -102,7 +102,7 @@ def _from_file(path: Path, once: bool) -> Callable[[], Loaded]:
 
 def main() -> None:
     """Entry point of ``qmuxc``."""
-    sys.exit(boundary.run(command, "qmuxc"))
+    sys.exit(boundary.run(command, "qmuxc", say=daemon.last_words))
 
 
 if __name__ == "__main__":

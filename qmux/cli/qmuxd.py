@@ -55,7 +55,7 @@ def command(
 
 def main() -> None:
     """Entry point of ``qmuxd``."""
-    sys.exit(boundary.run(command, "qmuxd"))
+    sys.exit(boundary.run(command, "qmuxd", say=daemon.last_words))
 
 
 if __name__ == "__main__":

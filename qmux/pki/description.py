@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from qmux.errors import CertificateError
+from qmux.heard import escaped
 from qmux.pki.verify import client_names, server_names
 
 MAX_FILE_BYTES = 1 << 20
@@ -54,7 +55,7 @@ def facts(certificate: x509.Certificate, now: datetime.datetime) -> dict[str, An
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """The facts as aligned lines."""
+    """The facts as aligned lines; somebody else may have written the names in them."""
     lines = {
         facts["kind"]: facts["subject"],
         "names": ", ".join(facts["names"]),
@@ -65,7 +66,7 @@ def as_text(facts: dict[str, Any]) -> str:
         "serial": facts["serial"],
         "SHA-256": facts["fingerprint"],
     }
-    return "\n".join(f"{name:12} {value}" for name, value in lines.items() if value)
+    return "\n".join(f"{name:12} {escaped(value)}" for name, value in lines.items() if value)
 
 
 def _kind(certificate: x509.Certificate) -> str:

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from qmux.errors import CertificateError
+from qmux.heard import heard
 from qmux.pki.identity import CLIENT_URI, SERVICE_URI, Identity
 
 MAX_CHAIN = 4
@@ -96,7 +97,7 @@ def _parse(chain: Sequence[bytes]) -> tuple[x509.Certificate, list[x509.Certific
         leaf, *intermediates = [x509.load_der_x509_certificate(der) for der in chain]
         _ = leaf.extensions  # parsed on first use, and may be malformed
     except ValueError as error:
-        raise CertificateRejected(BAD_CERTIFICATE, f"the certificate cannot be parsed: {error}") from None
+        raise CertificateRejected(BAD_CERTIFICATE, f"the certificate cannot be parsed: {heard(error)}") from None
     return leaf, intermediates
 
 
@@ -132,14 +133,13 @@ def _diagnose(
     if leaf.issuer == leaf.subject and not any(ca.subject == leaf.issuer for ca in cas):
         return CertificateRejected(UNKNOWN_CA, "the certificate is self-signed")
     if not any(_signed_by(leaf, ca) for ca in cas):
-        issuer = leaf.issuer.rfc4514_string() or "without a name"
+        issuer = heard(leaf.issuer.rfc4514_string()) or "without a name"
         return CertificateRejected(UNKNOWN_CA, f"the certificate is signed by another CA ({issuer})")
     if not _has_usage(leaf, usage):
         return _wrong_usage(usage)
     if name and name.lower() not in (known := [other.lower() for other in server_names(leaf)]):
-        return CertificateRejected(
-            BAD_CERTIFICATE, f'the certificate is not for "{name}" but for {", ".join(known) or "no name at all"}'
-        )
+        found = heard(", ".join(known)) or "no name at all"
+        return CertificateRejected(BAD_CERTIFICATE, f'the certificate is not for "{name}" but for {found}')
     for extension, words in (
         (x509.AuthorityKeyIdentifier, "authority key identifier"),
         (x509.SubjectAlternativeName, "name (SAN)"),

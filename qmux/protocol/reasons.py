@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from qmux.heard import heard
 from qmux.protocol.frames import AppCode, RefuseCode, RejectCode
 
 Code = TypeVar("Code", RejectCode, RefuseCode)
@@ -67,13 +68,8 @@ def _lookup(kind: type[Code], words: dict[Code, str], code: str) -> str:
     try:
         return words[kind(code)]
     except ValueError:
-        return f"{code} (a reason unknown to this release)"
+        return f"{heard(code)} (a reason unknown to this release)"
 
 
 def _with_detail(text: str, detail: str) -> str:
-    return f"{_printable(detail)}: {text}" if detail else text
-
-
-def _printable(text: str) -> str:
-    """A peer's words may not steer the terminal that shows them."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+    return f"{heard(detail)}: {text}" if detail else text

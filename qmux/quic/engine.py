@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from qmux.heard import SAID_BYTES, heard
 from qmux.pki.identity import Identity
 from qmux.pki.material import Keys, Material
 from qmux.pool.rows import EndpointStats as EndpointStats
@@ -24,6 +25,9 @@ from qmux.quic.tickets import Tickets
 
 ALPN = "qmux-tunnel/1"
 """The major version of the client ↔ server protocol."""
+
+JUDGEMENT_BYTES = 800
+"""Why we do not accept a certificate: words of ours, which quote names in it (``qmux.pki.verify``)."""
 
 
 class StreamError(Exception):
@@ -62,11 +66,17 @@ class CloseKind(enum.StrEnum):
 
 
 class CloseReason(msgspec.Struct, frozen=True):
-    """Why a connection ended."""
+    """Why a connection ended. ``message`` is a peer's, or quotes one, so it is kept as it may be shown: up to 64 KiB of
+    anything come with a CONNECTION_CLOSE frame.
+    """
 
     kind: CloseKind
     code: int = 0
     message: str = ""
+
+    def __post_init__(self) -> None:
+        limit_bytes = JUDGEMENT_BYTES if self.kind is CloseKind.CERTIFICATE else SAID_BYTES
+        msgspec.structs.force_setattr(self, "message", heard(self.message, limit_bytes))
 
     def __str__(self) -> str:
         code = f" {self.code:#x}" if self.code else ""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from qmux.errors import PeerError
+from qmux.heard import heard
 from qmux.protocol.attempt import AttemptClock
 from qmux.protocol.codec import FrameDecoder, encode, encode_stream_type
 from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, NewConn, RefuseCode, StreamType
@@ -108,13 +109,11 @@ async def _ask(stream: Stream, head: bytes) -> AttemptResult:
         if head:
             await stream.write(head)
         answer = await read_frame(stream, decoder)
-    except StreamError as error:
-        return AttemptResult(Outcome.LOST, str(error))
-    except ConnectionLost as error:
+    except (StreamError, ConnectionLost) as error:
         return AttemptResult(Outcome.LOST, str(error))
     except PeerError as error:
         stream.abort(AppCode.PROTOCOL_ERROR)
-        return AttemptResult(Outcome.LOST, str(error))
+        return AttemptResult(Outcome.LOST, heard(error))
     if isinstance(answer, ConnReady):
         return AttemptResult(Outcome.READY, stream=stream)
     stream.abort(AppCode.NONE)
@@ -124,5 +123,5 @@ async def _ask(stream: Stream, head: bytes) -> AttemptResult:
 
 def refused(answer: ConnRefused) -> AttemptResult:
     """What a client's refusal means."""
-    reason = f"{answer.code}: {answer.reason}" if answer.reason else answer.code
+    reason = f"{heard(answer.code)}: {heard(answer.reason)}" if answer.reason else heard(answer.code)
     return AttemptResult(Outcome.REFUSED, reason, is_passing=answer.code in _PASSING)

@@ -7,10 +7,12 @@ import socket
 import time
 
 from qmux import sockets
+from qmux.heard import heard
+from qmux.log import Reason
 from qmux.pool.candidates import SessionKey
 from qmux.pool.selection import Choice
 from qmux.protocol.attempt import may_retry
-from qmux.protocol.frames import AppCode, NewConn
+from qmux.protocol.frames import AppCode, NewConn, RefuseCode
 from qmux.quic.engine import Stream
 from qmux.relay.attempt import AttemptResult, Outcome, attempt, go_on
 from qmux.relay.handoff import MAX_HOPS, Handoff
@@ -221,7 +223,7 @@ class UserConnection:
         result: AttemptResult,
         early_data_sent: bool,
     ) -> None:
-        who = session[0] if session is not None else "a client"
+        who = heard(session[0]) if session is not None else "a client"
         failure = self._last_failure = Failed(_code_of(result), f"{who}: {result.reason}")
         is_full, faulty = result.outcome is Outcome.FULL, result.outcome in _FAULTY
         if session is not None:
@@ -260,7 +262,7 @@ class UserConnection:
         finally:
             counters.relay_ended(name, relay)
         level = logging.DEBUG if end.is_usual else logging.INFO
-        log.log(level, "user connection ended", extra={**self._fields(), "reason": end.value})
+        log.log(level, "user connection ended", extra={**self._fields(), "reason": end})
 
     def _take_delivered(self, early: bytes, stream: Stream) -> None:
         try:
@@ -271,7 +273,8 @@ class UserConnection:
 
     def _failed(self, error: Failed) -> None:
         self._around.counters.refused(self._about.service, error.code)
-        log.warning("user connection refused", extra={**self._fields(), "reason": f"{error.code}: {error}"})
+        reason = Reason(error.code, f"{error.code}: {error}")
+        log.warning("user connection refused", extra={**self._fields(), "reason": reason})
 
     def _fields(self) -> dict[str, object]:
         return {"service": self._about.service, "source": self._about.source, "conn": f"{self._about.conn_id:x}"}
@@ -281,5 +284,13 @@ def _code_of(result: AttemptResult) -> str:
     if result.outcome is Outcome.LATE:
         return "setup_timeout"
     if result.outcome is Outcome.REFUSED:
-        return "service_" + result.reason.partition(":")[0]
+        return "service_" + _known(result.reason.partition(":")[0])
     return f"client_{result.outcome.value}"
+
+
+def _known(code: str) -> str:
+    """A client may send any word; only those of ours are counted and shown as a reason."""
+    try:
+        return RefuseCode(code).value
+    except ValueError:
+        return "other"

@@ -159,6 +159,25 @@ async def test_a_reload_is_passed_on_and_its_answer_back(tmp_path: Path) -> None
         assert [(body["ok"], body["exit_code"]) for _, body in answers] == [(True, 0), (False, 3), (True, 0)]
 
 
+@pytest.mark.parametrize("body", ["{", "[1]", '"\x9b"', "[" * 60_000, '{"a":' * 12_000])
+async def test_a_request_that_is_none_is_answered_and_leaves_no_word_in_the_log(tmp_path: Path, body: str) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        before = supervisor.log()
+        connector = aiohttp.UnixConnector(str(tmp_path / "admin.sock"))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.post("http://qmux/v1/reload", data=body.encode()) as response,
+        ):
+            assert response.status == 400
+            assert "expected a JSON object" in await response.text()
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "admin.sock"))
+        writer.write(b"\x9b[2J GET\r\n\x00: \x1b\r\n\r\n")
+        assert b"400" in await reader.readline()
+        writer.close()
+        assert supervisor.log() == before
+
+
 async def test_only_so_many_reloads_wait(tmp_path: Path) -> None:
     async with supervised(tmp_path) as supervisor:
         await ready(supervisor)

@@ -125,6 +125,14 @@ def test_a_reload_changes_the_services() -> None:
     assert [service["name"] for service in as_json(view.status(1.0))["services"]] == ["web", "api"]
 
 
+def test_a_client_with_a_name_that_steers_a_terminal() -> None:
+    view = server_view("web")
+    view.table(table(worker(0)))
+    view.bus(whole_pass(0, row(1, principal="\x9b2J" + "x" * 9000)), 1.0)
+    (client,) = as_json(view.status(1.0))["clients"]
+    assert client["client"] == r"\x9b2J" + "x" * 191 + "…"
+
+
 def test_a_client_shows_its_servers_and_targets() -> None:
     view = View()
     view.configure(configure(client_config()))

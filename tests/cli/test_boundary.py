@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import subprocess
+from pathlib import Path
 
 import click
 import pytest
@@ -47,6 +49,24 @@ def test_each_error_has_its_code_and_its_line(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.strip() == line
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_that_is_started_without_descriptors(closed: str, tmp_path: Path) -> None:
+    """Its own files do not take their numbers, and the exit code is the same."""
+    for words, code in ((("--version",), 0), (("check", tmp_path / "none.toml"), 3)):
+        command = shlex.join(arguments("qmux", *words))
+        done = subprocess.run(["sh", "-c", f"exec {command} {closed}"], capture_output=True, text=True, timeout=30)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_under_stderr_changes_no_exit_code() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(arguments("qmuxd", "-c", "none.toml"), stderr=full, timeout=30)
+        assert done.returncode == 3
+        done = subprocess.run(arguments("qmux", "status", "--socket", "none.sock"), stderr=full, timeout=30)
+        assert done.returncode == 5
 
 
 def test_a_wrong_option_is_wrong_usage_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:

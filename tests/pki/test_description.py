@@ -64,3 +64,9 @@ def test_a_broken_or_missing_file_is_refused(tmp_path: Path) -> None:
         description.describe_file(path)
     with pytest.raises(CertificateError, match="No such file"):
         description.describe_file(tmp_path / "y.pem")
+
+
+def test_names_in_it_steer_no_terminal() -> None:
+    text = description.as_text(description.facts(make_leaf(make_ca("\x9b2J")).certificate, NOW))
+    assert r"CN=\x9b2J" in text
+    assert all(line.isprintable() for line in text.split("\n"))

@@ -90,6 +90,8 @@ def test_a_client_of_our_ca_with_one_flaw_is_refused_for_it(
 def test_a_stranger_is_refused(ca: Made) -> None:
     other = rejection(ca, make_leaf(make_ca("another")))
     assert (other.alert, str(other)) == (verify.UNKNOWN_CA, "the certificate is signed by another CA (CN=another)")
+    loud = str(rejection(ca, make_leaf(make_ca("\x9b[2J" + "x" * 55))))
+    assert loud == r"the certificate is signed by another CA (CN=\x9b[2J" + "x" * 55 + ")"
     own = rejection(ca, make_leaf(None))
     assert (own.alert, str(own)) == (verify.UNKNOWN_CA, "the certificate is self-signed")
 

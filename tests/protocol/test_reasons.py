@@ -50,4 +50,6 @@ def test_codes_of_a_later_release() -> None:
 
 
 def test_a_peers_words_do_not_steer_the_terminal() -> None:
-    assert reasons.rejected("invalid", "\x1b[2Jhello\r\n").startswith("?[2Jhello??: ")
+    assert reasons.rejected("invalid", "\x1b[2Jhello\r\n").startswith(r"\x1b[2Jhello\r\n: ")
+    assert reasons.rejected("invalid", "x" * 1000).startswith("x" * 197 + "…: ")
+    assert reasons.rejected("\x9b" * 128, "").isprintable()

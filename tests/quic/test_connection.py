@@ -41,6 +41,15 @@ async def test_closing_tells_the_peer_code_and_reason(world: World) -> None:
     assert pair.client.heard.told == pair.server.heard.told == ["connected", "closed"]
 
 
+@pytest.mark.mixed
+async def test_the_words_of_a_close_are_kept_short_and_printable(world: World) -> None:
+    pair = await world.pair()
+    pair.client.connection.close(0x42, "\x9b[2J\r\n" + "x" * 900)
+    theirs = await pair.server.heard.is_closed()
+    assert (theirs.kind, theirs.code) == (CloseKind.APPLICATION, 0x42)
+    assert theirs.message == r"\x9b[2J\r\n" + "x" * 186 + "…"
+
+
 async def test_a_close_is_heard_in_the_middle_of_a_transfer(world: World) -> None:
     """Data that waits for the congestion window must not hold the close back."""
     server = world.serve()

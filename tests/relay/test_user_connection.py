@@ -119,6 +119,8 @@ async def test_a_connection_that_is_gone_is_no_attempt() -> None:
         (REFUSED, "service_refused"),
         (ConnRefused("timeout"), "service_timeout"),
         (ConnRefused("overloaded", "out of descriptors"), "service_overloaded"),
+        (ConnRefused("of a newer release"), "service_other"),
+        (ConnRefused("x:" * 64, "\x9b" * 300), "service_other"),
         (fakes.lost(), "client_lost"),
     ],
 )

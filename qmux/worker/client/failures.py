@@ -80,10 +80,11 @@ def closed(reason: CloseReason, address: str, timeout_s: float) -> Failure:
 def rejected(frame: RegisterReject) -> Failure:
     """Why the server did not register us."""
     try:
-        exit_code = _REJECT_EXIT.get(RejectCode(frame.code), CERTIFICATE)
-    except ValueError:
-        exit_code = FAILED
-    return Failure(frame.code, reasons.rejected(frame.code, frame.reason), exit_code)
+        kind = RejectCode(frame.code)
+        exit_code = _REJECT_EXIT.get(kind, CERTIFICATE)
+    except ValueError:  # of a newer release: the text shows it
+        return Failure("rejected", reasons.rejected(frame.code, frame.reason), FAILED)
+    return Failure(kind, reasons.rejected(frame.code, frame.reason), exit_code)
 
 
 def unresolved(host: str, reason: str) -> Failure:

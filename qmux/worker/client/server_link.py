@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from qmux.heard import heard
+from qmux.log import Reason
 from qmux.messages import Timings
 from qmux.pool.rows import ServerRow
 from qmux.protocol import reasons
@@ -169,7 +171,7 @@ class ServerLink:
             extra={
                 "server": self,
                 "lanes": len(first.ack.lanes),
-                "version": first.ack.version,
+                "version": heard(first.ack.version),
                 "handshake": handshake_of(first.connection),
             },
         )
@@ -181,7 +183,7 @@ class ServerLink:
         """One line for each change of state; the same failure again is not news."""
         if self._enter(failure.kind):
             text = "cannot connect to server; trying again" if self._owner.tries_again else "cannot connect to server"
-            log.warning(text, extra={"server": self, "reason": failure.text})
+            log.warning(text, extra={"server": self, "reason": Reason(failure.kind, failure.text)})
 
     def _enter(self, state: str) -> bool:
         """Returns whether that is another state than before."""

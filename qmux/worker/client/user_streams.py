@@ -12,6 +12,8 @@ from typing_extensions import override
 from qmux import sockets
 from qmux.config.schema import ClientServiceConfig
 from qmux.errors import PeerError
+from qmux.heard import heard
+from qmux.log import Reason
 from qmux.pool.rows import ServiceCounters
 from qmux.protocol.codec import FrameDecoder, encode
 from qmux.protocol.frames import (
@@ -138,7 +140,7 @@ class UserStreams(StreamServer):
         except TimeoutError:
             stream.abort(AppCode.TIMED_OUT)
         except PeerError as error:
-            log.warning("server broke the protocol", extra={"reason": error})
+            log.warning("server broke the protocol", extra={"reason": heard(error)})
             stream.abort(AppCode.PROTOCOL_ERROR)
         except (StreamError, ConnectionLost):
             stream.abort(AppCode.CANCELLED)  # the server gave this attempt up
@@ -195,14 +197,18 @@ class UserStreams(StreamServer):
         self._user_ended(OffloadEnd(request.service, request.conn_id, request.source, end))
 
     def _user_ended(self, user: OffloadEnd) -> None:
-        fields = {**_fields(user), "reason": user.end.value}
+        fields = {**_fields(user), "reason": user.end}
         log.debug("user connection ended", extra=fields)
         if user.end in (RelayEnd.IDLE_TIMEOUT, RelayEnd.HALF_CLOSED_TIMEOUT):
             log.info("user connection timed out", extra=fields)
 
     def _refused(self, request: NewConn, error: DialFailed) -> None:
+        reason = Reason(error.code, error.reason or str(error.code))
+        if request.service not in self.services:  # the server may ask for any name: nothing is kept of it
+            log.warning("asked for a service that is not here", extra={"asked": request.service, "reason": reason})
+            return
         self._counters.refused(request.service, str(error.code))
-        log.warning("cannot reach the service", extra={**_fields(request), "reason": error.reason or str(error.code)})
+        log.warning("cannot reach the service", extra={**_fields(request), "reason": reason})
 
     async def _refuse(self, stream: Stream, error: DialFailed) -> None:
         await stream.write(encode(ConnRefused(error.code, error.reason[:500])))

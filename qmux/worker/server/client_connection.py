@@ -11,6 +11,8 @@ from typing_extensions import override
 
 from qmux import addresses
 from qmux.errors import PeerError
+from qmux.heard import heard
+from qmux.log import Reason
 from qmux.protocol.frames import AppCode, Drain, Frame, Heartbeat, Lanes, Register, StreamType
 from qmux.protocol.sessions import ServerSession
 from qmux.quic.engine import (
@@ -85,13 +87,17 @@ class ClientConnection(ConnectionHandler):
             log.info("client disconnected", extra={**self.fields(), "reason": reason})
         elif reason.kind not in _QUIET:
             level = logging.INFO if reason.kind is CloseKind.IDLE else logging.WARNING
-            log.log(level, "client could not connect", extra={**self.fields(), "reason": of_client(reason)})
+            log.log(
+                level,
+                "client could not connect",
+                extra={**self.fields(), "reason": Reason(reason.kind, of_client(reason))},
+            )
 
     def fields(self) -> dict[str, object]:
         """What a log line says of this connection."""
         identity = self.connection.identity
         return {
-            "client": identity.principal if identity is not None else "unknown",
+            "client": heard(identity.principal) if identity is not None else "unknown",
             "connection": self.connection.number,
             "address": addresses.join(*self.connection.peer_address),
         }
@@ -110,7 +116,7 @@ class ClientConnection(ConnectionHandler):
             await self._read_frames(stream)
         except PeerError as error:
             self._roster.protocol_errors += 1
-            log.warning("client broke the protocol", extra={**self.fields(), "reason": error})
+            log.warning("client broke the protocol", extra={**self.fields(), "reason": heard(error)})
             self.connection.close(AppCode.PROTOCOL_ERROR, str(error)[:200])
         except (StreamError, ConnectionLost) as error:
             if not self.connection.is_closed:
@@ -150,7 +156,7 @@ class ClientConnection(ConnectionHandler):
         try:
             offers = registration.check(register, identity, self._roster.config, admission)
         except registration.Rejected as error:
-            log.warning("client rejected", extra={**self.fields(), "reason": error})
+            log.warning("client rejected", extra={**self.fields(), "reason": Reason(error.code, heard(error))})
             self._roster.rejected += 1
             await stream.write(self._session.reject(error.code, error.reason))
             stream.finish()
@@ -175,8 +181,8 @@ class ClientConnection(ConnectionHandler):
             extra={
                 **self.fields(),
                 "services": ",".join(o.service for o in offers),
-                "instance": register.client_id,
-                "version": register.version,
+                "instance": heard(register.client_id),
+                "version": heard(register.version),
                 "handshake": handshake_of(self.connection),
             },
         )

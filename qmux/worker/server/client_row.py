@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from qmux.heard import heard
 from qmux.pool.candidates import SessionKey
 from qmux.pool.rows import Row, RowState
 from qmux.protocol.frames import AppCode, Heartbeat, Register
@@ -46,7 +47,7 @@ class ClientRow(Carrier):
             tenant=identity.tenant,
             principal=identity.principal,
             session=register.session,
-            instance=register.client_id,
+            instance=heard(register.client_id),
             offers=registration.offers_of(register.services, roster.config),
             state="ready",
             active=0,

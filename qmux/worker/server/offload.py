@@ -7,6 +7,7 @@ import socket
 
 from typing_extensions import override
 
+from qmux.heard import heard
 from qmux.quic.accepting import Accepted, EngineAttempt, UserHandler
 from qmux.quic.offload import OffloadEnd
 from qmux.relay.attempt import AttemptResult, Outcome, refused
@@ -36,7 +37,9 @@ class Offload(UserHandler):
     def handed_back(self, accepted: Accepted, sock: socket.socket, attempt: EngineAttempt) -> None:
         row = self._roster.by_connection(attempt.connection)
         session = row.session_key if row is not None else None
-        failure = AttemptResult(Outcome.LOST, attempt.reason) if attempt.refused is None else refused(attempt.refused)
+        failure = (
+            AttemptResult(Outcome.LOST, heard(attempt.reason)) if attempt.refused is None else refused(attempt.refused)
+        )
         self._users.resume(accepted, sock, StartedAttempt(session, row, attempt.began_at, failure, attempt.stream))
 
     @override
@@ -47,7 +50,7 @@ class Offload(UserHandler):
     def relay_ended(self, ended: OffloadEnd) -> None:
         level = logging.DEBUG if ended.end.is_usual else logging.INFO
         fields = {"service": ended.service, "source": ended.source, "conn": f"{ended.conn_id:x}"}
-        log.log(level, "user connection ended", extra={**fields, "reason": ended.end.value})
+        log.log(level, "user connection ended", extra={**fields, "reason": ended.end})
 
     @override
     def counts_changed(self) -> None:

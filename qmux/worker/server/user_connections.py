@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from qmux import addresses, sockets
 from qmux.config.schema import ServerConfig
+from qmux.log import Reason
 from qmux.pool.pool import Pool
 from qmux.quic.accepting import Accepted, Accepting
 from qmux.quic.offload import OffloadCounts
@@ -118,7 +119,9 @@ class UserConnections(Surroundings):
     def _refused(self, service: str, conn_id: int, source: str, code: str, reason: str) -> None:
         self.counters.refused(service, code)
         fields = {"service": service, "source": source, "conn": f"{conn_id:x}"}
-        log.warning("user connection refused", extra={**fields, "reason": f"{code}: {reason}" if reason else code})
+        log.warning(
+            "user connection refused", extra={**fields, "reason": Reason(code, f"{code}: {reason}" if reason else code)}
+        )
 
     def _counted(self, service: str) -> None:
         self.counters[service].active = self._ledger.active(service)

@@ -114,7 +114,7 @@ def test_every_rejection(code: RejectCode) -> None:
 
 def test_a_rejection_of_a_newer_release() -> None:
     failure = rejected(RegisterReject("too_new", "web"))
-    assert (failure.kind, failure.exit_code) == ("too_new", FAILED)
+    assert (failure.kind, failure.exit_code) == ("rejected", FAILED), "a server's words are not shown as a state"
     assert "too_new" in failure.text
 
 

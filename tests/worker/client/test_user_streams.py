@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from qmux.config.schema import ClientServiceConfig, Target
+from qmux.log.repeats import REPEAT_BURST, RepeatFilter
 from qmux.pool.rows import ServiceCounters
 from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import NewConn, RefuseCode, ServiceSettings, StreamType
@@ -129,6 +130,26 @@ async def test_ends_are_logged_as_those_of_python_are(caplog: pytest.LogCaptureF
         ("INFO", "user connection timed out", "idle_timeout"),
     ]
     assert {record.__dict__["conn"] for record in caplog.records} == {"ff"}
+
+
+async def test_nothing_is_kept_of_a_service_that_a_server_invents(caplog: pytest.LogCaptureFixture) -> None:
+    streams = streams_on(FakeEngine())
+    lane, connection = registered_lane(streams)
+    for number in range(3):
+        stream = FakeStream(connection)
+        streams.serve(lane, stream)
+        request = NewConn(1, f"no-{number}", "192.0.2.1:5", "192.0.2.2:80")
+        stream.peer_sends(encode_stream_type(StreamType.TCP) + encode(request))
+        await until(lambda stream=stream: stream.sent)
+        assert RefuseCode.UNKNOWN_SERVICE.encode() in stream.sent
+        stream.peer_ends()
+    await until(lambda: not streams.active)
+    assert set(streams.counted()) == {"web"}
+    await streams.close()
+    await lane.close_tasks()
+    limit = RepeatFilter()
+    assert len({record.message for record in caplog.records}) == 1
+    assert [limit.filter(record) for record in caplog.records * 2] == [True] * REPEAT_BURST + [False]
 
 
 async def test_no_service_is_dialled_for_an_attempt_that_was_given_up() -> None:

@@ -8,6 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from qmux.config.schema import QuicConfig
+from qmux.heard import SAID_BYTES
+from qmux.log.repeats import REPEAT_BURST, RepeatFilter
 from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import (
     AppCode,
@@ -234,3 +236,47 @@ async def test_what_is_logged_of_its_end(
         assert said == [("INFO", "client disconnected")]
     else:
         assert said == ([] if level is None else [(level, "client could not connect")])
+
+
+LOUD = "\x9b2J\n" + "x" * 65_000
+
+
+@pytest.mark.parametrize("is_registered", [False, True])
+async def test_the_words_of_a_stranger_neither_fill_the_log_nor_steer_a_terminal(
+    is_registered: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with worker_of() as worker:
+        for number in range(2 * REPEAT_BURST):
+            connection: FakeConnection = worker.client("pod-1") if is_registered else worker.accept("pod-1")
+            assert connection.handler is not None
+            connection.handler.closed(CloseReason(CloseKind.TRANSPORT, number, f"{number} {LOUD}"))
+    limit = RepeatFilter()
+    records = [record for record in caplog.records if "disconnected" in record.message or "not" in record.message]
+    assert sum(limit.filter(record) for record in records) == REPEAT_BURST
+    for record in records:
+        reason = str(record.__dict__["reason"])
+        assert reason.isprintable()
+        assert len(reason.encode()) < SAID_BYTES + 50
+
+
+async def test_what_a_client_calls_itself_is_shown_short(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with worker_of() as worker:
+        connection = worker.accept("pod-1")
+        register = Register(bytes(16), "ä" * 128, (Offered("web"),), "ö" * 128)
+        worker.opens(connection, CONTROL + encode(register))
+        await until(lambda: worker.roster.by_connection(connection))
+        assert len(worker.row(connection).first.instance.encode()) <= SAID_BYTES
+    (record,) = (record for record in caplog.records if record.message == "client registered")
+    assert all(len(record.__dict__[name].encode()) <= SAID_BYTES for name in ("instance", "version"))
+
+
+async def test_what_a_client_asks_for_in_vain_is_no_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    async with worker_of() as worker:
+        for number in range(2 * REPEAT_BURST):
+            await worker.registers(worker.accept("pod-1"), [f"{number}-{each}-" + "x" * 100 for each in range(8)])
+    limit = RepeatFilter()
+    records = [record for record in caplog.records if record.message == "client rejected"]
+    assert sum(limit.filter(record) for record in records) == REPEAT_BURST
+    assert all(len(str(record.__dict__["reason"]).encode()) <= SAID_BYTES for record in records)
