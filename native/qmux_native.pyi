@@ -27,6 +27,8 @@ __all__ = [
     "Limits",
     "Ticket",
     "__version__",
+    "on_panic",
+    "panic_now",
 ]
 
 ACCEPTED: Final[int]
@@ -47,6 +49,9 @@ USER_RESET: Final[int]
 PLAN_LOW: Final[int]
 LISTENER_PAUSED: Final[int]
 __version__: Final[str]
+
+def on_panic(end: Callable[[str], object]) -> None: ...
+def panic_now() -> None: ...
 
 @final
 class Credentials:

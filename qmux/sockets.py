@@ -16,9 +16,10 @@ _NO_LINGER = struct.pack("ii", 0, 0)
 
 
 def prepare(sock: socket.socket) -> None:
-    """Non-blocking, no Nagle delay, keep-alive, and closed with RST by whatever closes it but ``close``: also by the
-    kernel, when this process is killed. A transfer that was cut off must not look complete (socket(7), SO_LINGER). Unix
-    sockets have none of the TCP options.
+    """Non-blocking, no Nagle delay, keep-alive, and urgent data in line: a stream has none (RFC 9293 §3.8.5).
+
+    Closed with RST by whatever closes it but ``close``: also by the kernel, when this process is killed. A transfer
+    that was cut off must not look complete (socket(7), SO_LINGER). Unix sockets have none of the TCP options.
     """
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
@@ -29,6 +30,7 @@ def prepare(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RST)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def close(sock: socket.socket) -> None:

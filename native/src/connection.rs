@@ -61,6 +61,8 @@ pub struct Conn {
     pub serving: Option<Serving>,
     /// In the queue of those that may have something to send.
     pub dirty: bool,
+    /// It is in `Port::waiting`. What it receives is handled meanwhile.
+    pub waits_for_port: bool,
     pub quic_at: Option<Instant>,
     pub handshake_at: Option<Instant>,
     /// At a client: when the next PING is sent if the handshake makes no progress.
@@ -106,6 +108,7 @@ impl Conn {
             max_users: u64::MAX,
             serving: None,
             dirty: false,
+            waits_for_port: false,
             quic_at: None,
             handshake_at: None,
             ping_at: None,
@@ -129,7 +132,7 @@ impl Conn {
     }
 
     /// A packet of this connection, from any address.
-    pub fn receive(&mut self, event: quinn_proto::ConnectionEvent, now: Instant) {
+    fn receive(&mut self, event: quinn_proto::ConnectionEvent, now: Instant) {
         let peer = self.quic.remote_address();
         self.quic.handle_event(event);
         if self.quic.remote_address() != peer {
@@ -140,10 +143,24 @@ impl Conn {
         }
     }
 
-    /// Note when the peer was last heard: frames are counted only where a packet was authentic.
+    /// A datagram came through `port`. Answers go there only if a packet in it was authentic.
+    pub fn receive_through(&mut self, port: Id, event: quinn_proto::ConnectionEvent, now: Instant) {
+        let before = (port != self.port).then(|| self.frames());
+        self.receive(event, now);
+        if before.is_some_and(|before| before != self.frames()) {
+            self.port = port;
+        }
+    }
+
+    /// Frames received: counted only where a packet was authentic.
+    fn frames(&self) -> u64 {
+        let frames = self.quic.stats().frame_rx;
+        frames.acks + ack_eliciting_frames(&frames)
+    }
+
+    /// Note when the peer was last heard.
     pub fn packets_received(&mut self, now: Instant) {
-        let f = self.quic.stats().frame_rx;
-        let frames = f.acks + ack_eliciting_frames(&f);
+        let frames = self.frames();
         if frames != self.frames_received {
             self.frames_received = frames;
             self.last_received_at = now;

@@ -283,7 +283,7 @@ impl Engine {
             }
             for waiting in std::mem::take(&mut port.waiting) {
                 if let Some(conn) = self.conns.get_mut(waiting) {
-                    conn.dirty = false;
+                    conn.waits_for_port = false;
                     self.mark(waiting);
                 }
             }
@@ -372,8 +372,7 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(id) else { return false };
         let Some(port) = self.ports.get_mut(conn.port) else { return false };
         if !port.writable {
-            if !conn.dirty {
-                conn.dirty = true; // until the port is writable
+            if !std::mem::replace(&mut conn.waits_for_port, true) {
                 port.waiting.push(id);
             }
             return false;

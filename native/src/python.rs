@@ -11,10 +11,10 @@ mod users;
 mod values;
 
 use std::os::fd::RawFd;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic;
 use std::time::Instant;
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -32,7 +32,6 @@ use values::monotonic;
 struct Core {
     engine: Engine,
     started: (Instant, f64),
-    failed: bool,
 }
 
 impl Core {
@@ -55,7 +54,7 @@ impl Core {
     #[new]
     fn new() -> PyResult<Self> {
         let engine = Engine::new()?;
-        Ok(Self { engine, started: (Instant::now(), monotonic()), failed: false })
+        Ok(Self { engine, started: (Instant::now(), monotonic()) })
     }
 
     /// The epoll descriptor: readable when `poll` has something to do.
@@ -65,14 +64,8 @@ impl Core {
 
     /// One bounded turn: whether to call again at once, and what happened.
     fn poll<'py>(&mut self, py: Python<'py>) -> PyResult<(bool, Vec<Bound<'py, PyTuple>>)> {
-        if self.failed {
-            return Err(PyRuntimeError::new_err("the engine failed before"));
-        }
         let engine = &mut self.engine;
-        let Ok(more) = py.detach(|| catch_unwind(AssertUnwindSafe(|| engine.turn()))) else {
-            self.failed = true;
-            return Err(PyRuntimeError::new_err("a defect in the native engine; its connections are lost"));
-        };
+        let more = py.detach(|| engine.turn());
         let events = self.engine.events.drain(..).map(|event| event.into_tuple(py)).collect::<PyResult<Vec<_>>>()?;
         Ok((more, events))
     }
@@ -87,6 +80,26 @@ impl Core {
             engine.requests.len() + engine.frontend.attempts.len(),
         )
     }
+}
+
+/// Call `end(text)` after a panic, with its message and place. It must end the process: what the engine has is unusable
+/// then, and nothing else would notice.
+#[pyfunction]
+fn on_panic(end: Py<PyAny>) {
+    panic::set_hook(Box::new(move |info| {
+        let text = info.to_string();
+        Python::attach(|py| {
+            if let Err(error) = end.call1(py, (text,)) {
+                error.write_unraisable(py, None);
+            }
+        });
+    }));
+}
+
+/// Panic, for tests of `on_panic`.
+#[pyfunction]
+fn panic_now() {
+    panic!("as asked");
 }
 
 /// Freed above this, memory goes back to the kernel; below it the next batch uses it again.
@@ -112,6 +125,8 @@ fn qmux_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add(name, number)?;
     }
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_function(wrap_pyfunction!(on_panic, module)?)?;
+    module.add_function(wrap_pyfunction!(panic_now, module)?)?;
     module.add_class::<Client>()?;
     module.add_class::<Credentials>()?;
     module.add_class::<Limits>()?;

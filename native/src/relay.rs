@@ -83,6 +83,8 @@ pub struct Relay {
     stream_writable: bool,
     hung_up: bool,
     failed: bool,
+    /// Urgent data was seen: a read ends at its mark (tcp(7), SIOCATMARK), and is short though there is more.
+    has_urgent: bool,
     // How far each direction has ended.
     socket_ended: bool,
     fin_queued: bool,
@@ -293,7 +295,7 @@ impl Relay {
             return Ok(true);
         }
         self.bytes_to_stream += data.len() as u64;
-        self.can_read = more || self.hung_up; // else epoll reports when there is more
+        self.can_read = more || self.hung_up || self.has_urgent; // else epoll reports when there is more
         self.rate(conn, data.len());
         self.inward.push_back(data);
         Ok(true)

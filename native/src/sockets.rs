@@ -14,6 +14,7 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// process is killed. Sockets accepted by a socket with these inherit them.
 pub fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_out_of_band_inline(true)?; // the stream has no urgent data: its byte is passed on in its place
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))

@@ -36,7 +36,7 @@ MIXED = ["aioquic-native", "native-aioquic"]
 """Server and client on different engines."""
 
 ON_MIXED = {"test_connection", "test_streams", "test_relay", "test_resumption", "test_tls"}
-ON_NATIVE = {"test_native", "test_dialling", "test_accepting"}
+ON_NATIVE = {"test_native", "test_dialling", "test_accepting", "test_driver"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

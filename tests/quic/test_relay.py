@@ -9,6 +9,7 @@ import socket
 
 import pytest
 
+from qmux import sockets
 from qmux.quic.engine import Relay, RelayEnd, RelayLimits
 from tests.aio import stands_still, stays, until
 from tests.quic.harness import (
@@ -133,6 +134,20 @@ async def test_a_relay_on_a_stream_that_has_ended_ends_at_once(world: World) -> 
 
 def theirs_is_reset(stream: object) -> bool:
     return getattr(stream, "_error", None) is not None
+
+
+async def test_urgent_data_is_passed_on_in_its_place(world: World) -> None:
+    ours, theirs = await (await world.pair()).stream()
+    inner, user = await world.tcp_pair()
+    sockets.prepare(inner)
+    relay = theirs.relay(inner, RelayLimits())
+    for _ in range(3):
+        user.send(b"abc")
+        assert await read_exactly(ours, 3) == b"abc"
+        user.send(b"!", socket.MSG_OOB)
+        user.send(b"rest")
+        assert await asyncio.wait_for(read_exactly(ours, 5), 15) == b"!rest"
+    relay.abort()
 
 
 async def test_idle_timeout(world: World) -> None:

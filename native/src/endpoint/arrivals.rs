@@ -79,8 +79,7 @@ impl Engine {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let Some(&id) = endpoint.conns.get(&handle.0) else { return };
                 if let Some(conn) = self.conns.get_mut(id) {
-                    conn.port = port;
-                    conn.receive(event, now);
+                    conn.receive_through(port, event, now);
                     self.mark(id);
                 }
             }

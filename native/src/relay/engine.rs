@@ -48,6 +48,7 @@ impl Engine {
             stream_writable: true,
             hung_up: false,
             failed: false,
+            has_urgent: false,
             socket_ended: false,
             fin_queued: false,
             delivered: false,
@@ -83,7 +84,7 @@ impl Engine {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.streams.insert(stream, Use::Relay(relay));
         }
-        let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let edges = libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         if let Err(error) = self.poller.add(fd, Tag::Relay, relay, edges) {
             self.end_relay(relay, End::SocketReset);
             return Err(error);
@@ -106,7 +107,8 @@ impl Engine {
     pub fn relay_polled(&mut self, id: Id, flags: i32) {
         let Some(relay) = self.relays.get_mut(id) else { return };
         let closed = flags & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0;
-        relay.can_read |= closed || flags & libc::EPOLLIN != 0;
+        relay.can_read |= closed || flags & (libc::EPOLLIN | libc::EPOLLPRI) != 0;
+        relay.has_urgent |= flags & libc::EPOLLPRI != 0;
         relay.can_write |= flags & (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR) != 0;
         relay.hung_up |= closed;
         relay.failed |= flags & libc::EPOLLERR != 0;

@@ -10,8 +10,9 @@ use super::share::SHARE_BYTES;
 /// A read buffer with less room than this is replaced.
 const READ_BYTES: usize = 64 << 10;
 
-/// A piece smaller than this is copied, so that it does not hold the whole read buffer.
-const COPIED_BYTES: usize = 8 << 10;
+/// A piece smaller than this is copied, so that it does not hold the whole read buffer: what the peer does not take would
+/// otherwise keep up to `SHARE_BYTES` for each piece.
+const COPIED_BYTES: usize = 64 << 10;
 
 /// Sockets are read into this; large pieces are passed on without a copy.
 pub struct ReadBuffer(BytesMut);

@@ -1,9 +1,15 @@
 //! What a path does to a connection that stands: silence, a new address, another size.
 
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use bytes::BytesMut;
+use quinn_udp::RecvMeta;
 
 use super::net::{Faults, JUMBO_PAYLOAD, LOOPBACK_PAYLOAD};
 use super::world::{client_address, limits, Dial, Pair, Serve, World, MS, S, SERVER};
+use crate::arena::Id;
+use crate::events::Event;
 use crate::transport::{largest_datagram, Limits};
 
 /// UDP payload of a packet of 1500 bytes.
@@ -219,4 +225,66 @@ fn what_arrived_while_the_process_stood_still_counts_before_its_timers() {
         assert!(world.server.closed(pair.server).is_none());
         assert!(world.client.closed(pair.client).is_none());
     }
+}
+
+#[test]
+fn while_its_socket_is_full_a_connection_still_hears_its_peer() {
+    let mut world = World::new(Faults::default());
+    let pair = world.pair();
+    let stream = world.stream(&pair, b"!");
+    world.net.block(SERVER, true);
+    world.server.write(pair.server, stream, b"what waits for room");
+    world.pass(20 * MS);
+    assert_eq!(world.server.read(pair.server, stream, 10), Some(b"!".to_vec()));
+    assert_eq!(world.server.read(pair.server, stream, 10), None); // it is to be told of more
+    let readable = |event: &Event| matches!(event, Event::Readable { .. });
+    world.server.events.retain(|event| !readable(event));
+    world.client.write(pair.client, stream, b"more");
+    world.pass(20 * MS);
+    assert!(world.server.has(readable));
+    world.client.engine.close_connection(pair.client, 7, b"enough", world.now);
+    world.pass(20 * MS);
+    assert!(world.server.closed(pair.server).is_some());
+    world.unblock(SERVER);
+    world.pass(60 * S);
+    assert!(world.server.is_empty());
+}
+
+fn arrives_through(world: &mut World, port: Id, from: SocketAddr, data: &[u8]) {
+    let meta = RecvMeta { addr: from, len: data.len(), stride: data.len(), ecn: None, dst_ip: Some(SERVER.ip()) };
+    let (endpoint, now) = (world.endpoint, world.now);
+    world.server.engine.datagram(port, endpoint, &meta, BytesMut::from(data), now);
+}
+
+#[test]
+fn a_forged_packet_does_not_move_a_connection_to_another_socket() {
+    let mut world = World::new(Faults::default());
+    let pair = world.pair();
+    let other = client_address(99);
+    let wire = world.net.wire(other, JUMBO_PAYLOAD);
+    let endpoint = world.endpoint;
+    let port = world.server.engine.add_port(endpoint, wire).expect("no descriptor for epoll");
+    let before = world.server.conn(pair.server).port;
+    world.net.state().tap = Some(Vec::new());
+    world.client.conn(pair.client).quic.ping();
+    world.client.engine.mark(pair.client);
+    world.pass(50 * MS);
+    let tapped = world.net.state().tap.take().expect("set above");
+    let genuine = tapped.into_iter().find(|datagram| datagram.to == SERVER).expect("a PING");
+    let mut forged = genuine.data.clone();
+    *forged.last_mut().expect("a packet has bytes") ^= 1;
+    arrives_through(&mut world, port, genuine.from, &forged);
+    world.pass(50 * MS);
+    assert_eq!(world.server.conn(pair.server).port, before);
+    // An authentic one does.
+    world.net.state().tap = Some(Vec::new());
+    world.net.set(|faults| faults.is_cut = true);
+    world.client.conn(pair.client).quic.ping();
+    world.client.engine.mark(pair.client);
+    world.pass(5 * MS);
+    let tapped = world.net.state().tap.take().expect("set above");
+    let genuine = tapped.into_iter().find(|datagram| datagram.to == SERVER).expect("a PING");
+    arrives_through(&mut world, port, genuine.from, &genuine.data);
+    world.settle();
+    assert_eq!(world.server.conn(pair.server).port, port);
 }

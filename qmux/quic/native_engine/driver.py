@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PANIC_EXIT_CODE = 101
+"""As Rust's own programs end after a panic."""
+
 Accept = Callable[[int, tuple[str, int]], None]
 UserEnded = Callable[[int, str, str], None]
 """For one tally: conn_id, source, how the relay ended."""
+
+
+def _end_process(reason: str) -> None:
+    """The engine panicked: nothing of it can be used any more. The supervisor starts another worker at once, and the
+    kernel resets what this one relayed.
+    """
+    log.critical("defect: the native engine panicked, this process ends", extra={"reason": reason})
+    logging.shutdown()
+    os._exit(PANIC_EXIT_CODE)
 
 
 class Driver:
@@ -27,6 +40,7 @@ class Driver:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        qmux_native.on_panic(_end_process)
         self.core = qmux_native.Core()
         self.connections: dict[int, NativeConnection] = {}
         self.relays: dict[int, NativeRelay] = {}
@@ -90,25 +104,14 @@ class Driver:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        try:
-            more, events = self.core.poll()
-        except RuntimeError as error:
-            self._failed(str(error))
-            return
+        more, events = self.core.poll()
         for event in events:
-            self._on_event[event[0]](*event[1:])
+            try:
+                self._on_event[event[0]](*event[1:])
+            except Exception:  # a defect of the layer above: the events behind this one are not told again
+                log.exception("defect: an event of the native engine was not handled", extra={"event": event[0]})
         if more and self._watching:
             self.wake()
-
-    def _failed(self, reason: str) -> None:
-        log.critical("the native engine failed", extra={"reason": reason})
-        for connection in list(self.connections.values()):
-            connection.dispose(CloseReason(CloseKind.TRANSPORT, 0x1, reason))
-        for relay in list(self.relays.values()):
-            relay.ended(RelayEnd.CONNECTION_LOST, *relay.counted)
-        self._acceptors.clear()
-        self.relays.clear()
-        self.rest_if_idle()
 
     # --- events ---
 
