@@ -274,7 +274,7 @@ fn a_forged_packet_does_not_move_a_connection_to_another_socket() {
     let mut forged = genuine.data.clone();
     *forged.last_mut().expect("a packet has bytes") ^= 1;
     arrives_through(&mut world, port, genuine.from, &forged);
-    world.pass(50 * MS);
+    world.settle();
     assert_eq!(world.server.conn(pair.server).port, before);
     // An authentic one does.
     world.net.state().tap = Some(Vec::new());
