@@ -26,10 +26,14 @@ RECEIVE_BUFFER_BYTES = 8 << 20
 SMALL_RECEIVE_BUFFER_BYTES = 1 << 20
 """Below this, bursts are lost that a 1 Gbit/s path brings while a worker is busy for some milliseconds."""
 
+SEND_BUFFER_BYTES = 4 << 20
+"""All connections of a worker send through it: while it is full, none does."""
+
 PORT_TRIES = 8
 """Port 0 with IPv4 and IPv6: the port that one family gave may be taken in the other."""
 
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_SO_SNDBUFFORCE = 32
 _IP_PKTINFO = 8  # linux/in.h
 
 
@@ -173,8 +177,10 @@ def _prepare_udp(sock: socket.socket, family: socket.AddressFamily) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
-    except PermissionError:  # without CAP_NET_ADMIN, net.core.rmem_max caps it
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, SEND_BUFFER_BYTES)
+    except PermissionError:  # without CAP_NET_ADMIN, net.core.rmem_max and wmem_max cap them
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 def receive_buffer_bytes(sock: socket.socket) -> int:

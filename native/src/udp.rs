@@ -3,8 +3,9 @@
 mod buffers;
 
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use quinn_proto::Transmit;
 use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
@@ -43,17 +44,51 @@ pub trait Wire: Send + Sync {
     fn receive(&mut self, slices: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize>;
 }
 
+/// After one send with EINVAL or EIO quinn-udp sends each datagram alone and without ECN, for as long as its state lives. The
+/// cause may be one packet, such as one to an address that the interface has lost: try again after this time, and after
+/// twice of it each time that it fails again.
+const RETRY_OFFLOAD_AFTER: Duration = Duration::from_secs(5);
+const RETRY_OFFLOAD_AFTER_MOST: Duration = Duration::from_secs(320);
+
 /// One non-blocking UDP socket.
 pub struct Socket {
     socket: UdpSocket,
     state: UdpSocketState,
+    /// Of a new state.
+    segments: usize,
+    fell_at: Option<Instant>,
+    retry_after: Duration,
 }
 
 impl Socket {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let socket = UdpSocket::from(fd);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        Ok(Self { socket, state })
+        let segments = state.max_gso_segments();
+        Ok(Self { socket, state, segments, fell_at: None, retry_after: RETRY_OFFLOAD_AFTER })
+    }
+
+    /// Segmentation again, where it was lost some time ago.
+    fn retry_offload(&mut self, now: Instant) {
+        let fell_at = *self.fell_at.get_or_insert(now);
+        if now - fell_at < self.retry_after {
+            return;
+        }
+        if let Ok(state) = UdpSocketState::new(UdpSockRef::from(&self.socket)) {
+            self.state = state;
+        }
+        self.fell_at = None;
+        self.retry_after = (2 * self.retry_after).min(RETRY_OFFLOAD_AFTER_MOST);
+    }
+}
+
+/// Whether a datagram to this address may be answered: a multicast or broadcast address is none to send from, and the
+/// attempt would cost the socket its segmentation.
+pub fn is_own(destination: Option<IpAddr>) -> bool {
+    match destination {
+        Some(IpAddr::V4(ip)) => !ip.is_multicast() && !ip.is_broadcast(),
+        Some(IpAddr::V6(ip)) => !ip.is_multicast(),
+        None => true,
     }
 }
 
@@ -74,6 +109,9 @@ impl Wire for Socket {
     }
 
     fn send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
+        if self.state.max_gso_segments() < self.segments {
+            self.retry_offload(Instant::now());
+        }
         self.state.try_send(UdpSockRef::from(&self.socket), transmit)
     }
 
@@ -160,4 +198,48 @@ fn route_bytes(socket: &UdpSocket) -> Option<u16> {
     // SAFETY: both pointers are to locals of the size that `size` says.
     let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &mut size) };
     (result == 0).then(|| (mtu - headers).clamp(0, i32::from(u16::MAX)) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segmented(socket: &mut Socket, to: SocketAddr, from: Option<IpAddr>) -> io::Result<()> {
+        let contents = [7; 300];
+        socket.send(&quinn_udp::Transmit {
+            destination: to,
+            ecn: None,
+            contents: &contents,
+            segment_size: Some(100),
+            src_ip: from,
+        })
+    }
+
+    #[test]
+    fn segmentation_comes_back_after_a_send_that_failed() {
+        let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let to = peer.local_addr().expect("it is bound");
+        let bound = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free port");
+        let mut socket = Socket::new(bound.into()).expect("a UDP socket");
+        assert!(socket.max_segments() > 1, "the kernel has GSO");
+        let _ = segmented(&mut socket, to, Some(Ipv4Addr::BROADCAST.into())); // EINVAL
+        assert_eq!(socket.max_segments(), 1);
+        let now = Instant::now();
+        socket.retry_offload(now);
+        assert_eq!(socket.max_segments(), 1);
+        socket.retry_offload(now + RETRY_OFFLOAD_AFTER);
+        assert!(socket.max_segments() > 1);
+        assert_eq!(socket.retry_after, 2 * RETRY_OFFLOAD_AFTER);
+    }
+
+    #[test]
+    fn datagrams_to_everybody_are_not_answered() {
+        for own in ["127.0.0.1", "10.1.2.3", "2001:db8::1", "::1"] {
+            assert!(is_own(Some(own.parse().expect("an address"))));
+        }
+        for other in ["255.255.255.255", "224.0.0.1", "ff02::1"] {
+            assert!(!is_own(Some(other.parse().expect("an address"))));
+        }
+        assert!(is_own(None));
+    }
 }

@@ -15,7 +15,7 @@ use crate::connection::Conn;
 use crate::engine::Engine;
 use crate::events::Event;
 use crate::timers::Timer;
-use crate::udp::Sent;
+use crate::udp::{is_own, Sent};
 
 /// Even validated addresses may have at most this many times `retry_threshold` handshakes half open.
 const HALF_OPEN_CAP_FACTOR: usize = 10;
@@ -44,6 +44,9 @@ impl Engine {
                     for index in 0..count {
                         let (meta, datagrams) = buffers.received(index);
                         received += meta.len;
+                        if !is_own(meta.dst_ip) {
+                            continue;
+                        }
                         for data in datagrams {
                             self.datagram(port_id, endpoint, &meta, data, now);
                         }
