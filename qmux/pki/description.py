@@ -8,10 +8,11 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from qmux.errors import CertificateError
+from qmux.pki.bundle import certificates
+from qmux.pki.reading import key_name
 from qmux.pki.verify import client_names, server_names
 
 MAX_FILE_BYTES = 1 << 20
@@ -27,15 +28,12 @@ def describe_file(path: Path) -> list[dict[str, Any]]:
         raise CertificateError(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > MAX_FILE_BYTES or b"-----BEGIN CERTIFICATE-----" not in data:
         raise CertificateError(f"{path}: has no certificate; it should be a PEM file such as `qmux pki issue` writes")
-    try:
-        certificates = x509.load_pem_x509_certificates(data)
-        return [facts(certificate, datetime.datetime.now(datetime.UTC)) for certificate in certificates]
-    except ValueError as error:
-        raise CertificateError(f"{path}: a certificate cannot be read: {error}") from None
+    now = datetime.datetime.now(datetime.UTC)
+    return [facts(certificate, now) for certificate in certificates(data, str(path))]
 
 
 def facts(certificate: x509.Certificate, now: datetime.datetime) -> dict[str, Any]:
-    """What a certificate says; times as ISO 8601 in UTC. Raises ValueError where an extension is malformed."""
+    """What a certificate says; times as ISO 8601 in UTC."""
     names, services = client_names(certificate)
     return {
         "kind": _kind(certificate),
@@ -47,7 +45,7 @@ def facts(certificate: x509.Certificate, now: datetime.datetime) -> dict[str, An
         "not_after": certificate.not_valid_after_utc.isoformat(),
         "valid_now": certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc,
         "days_left": (certificate.not_valid_after_utc - now).days,
-        "key": _key(certificate),
+        "key": key_name(certificate.public_key()),
         "serial": f"{certificate.serial_number:x}",
         "fingerprint": certificate.fingerprint(hashes.SHA256()).hex(),
     }
@@ -87,15 +85,6 @@ def _kind(certificate: x509.Certificate) -> str:
         if usage in usages
     ]
     return " and ".join(kinds) or "certificate"
-
-
-def _key(certificate: x509.Certificate) -> str:
-    key = certificate.public_key()
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return f"ECDSA {key.curve.name}"
-    if isinstance(key, rsa.RSAPublicKey):
-        return f"RSA {key.key_size}"
-    return type(key).__name__
 
 
 def _minute(iso: str) -> str:
