@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 
 WITHIN_A_LAYER = {
     ("qmux.pki", "qmux.errors"),
+    ("qmux.pki", "qmux.addresses"),  # the names that certificates are for
     ("qmux.tasks", "qmux.log"),
     ("qmux.messages", "qmux.config"),  # the words that a bind is described with
     ("qmux.channel", "qmux.messages"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from qmux.config.addresses import AddressError, parse_server, parse_target
+from qmux.config.addresses import AddressError, certified_name, parse_server, parse_target
 from qmux.config.client import MAX_INSTANCE, MAX_SERVERS
 from qmux.config.loaded import Loaded
 from qmux.config.material import load_material
@@ -70,7 +70,13 @@ def _servers(servers: Sequence[str]) -> tuple[ServerAddress, ...]:
         raise UsageError("which server should it connect to? --server HOST[:PORT]")
     if len(servers) > MAX_SERVERS:
         raise UsageError(f"{len(servers)} servers; at most {MAX_SERVERS}")
-    return tuple(dict.fromkeys(_parse(f"--server {server}", server, parse_server) for server in servers))
+    parsed = {_parse(f"--server {server}", server, parse_server): server for server in servers}
+    for address, server in parsed.items():
+        try:
+            certified_name(address)
+        except AddressError as error:
+            raise UsageError(f"--server {server}: {error}") from None
+    return tuple(parsed)
 
 
 def _parse(argument: str, text: str, parse: Callable[[str], T]) -> T:

@@ -36,7 +36,7 @@ def facts(certificate: x509.Certificate, now: datetime.datetime) -> dict[str, An
     """What a certificate says; times as ISO 8601 in UTC."""
     names, services = client_names(certificate)
     return {
-        "kind": _kind(certificate),
+        "kind": kind_of(certificate),
         "subject": certificate.subject.rfc4514_string(),
         "names": [*names, *server_names(certificate)],
         "services": list(services),
@@ -66,7 +66,8 @@ def as_text(facts: dict[str, Any]) -> str:
     return "\n".join(f"{name:12} {value}" for name, value in lines.items() if value)
 
 
-def _kind(certificate: x509.Certificate) -> str:
+def kind_of(certificate: x509.Certificate) -> str:
+    """ "CA", "server", "client", "server and client", or "certificate" where it does not say."""
     try:
         if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
             return "CA"

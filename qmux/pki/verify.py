@@ -7,7 +7,6 @@ a CA is says ``policy``, why one is none ``diagnosis``, which keys there may be 
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from collections.abc import Sequence
 
 from cryptography import x509
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import VerificationError
 
+from qmux import addresses
 from qmux.pki.diagnosis import (
     BAD_CERTIFICATE,
     CERTIFICATE_EXPIRED,
@@ -91,12 +91,9 @@ def judge_leaf(leaf: x509.Certificate, role: Role) -> None:
 
 
 def server_names(certificate: x509.Certificate) -> list[str]:
-    """The DNS names and IP addresses that a certificate stands for."""
-    san = _san(certificate)
-    if san is None:
-        return []
-    addresses = [str(address) for address in san.get_values_for_type(x509.IPAddress)]
-    return [*san.get_values_for_type(x509.DNSName), *addresses]
+    """The DNS names and IP addresses that a certificate stands for, in its order."""
+    names = _san(certificate) or ()
+    return [str(name.value) for name in names if isinstance(name, (x509.DNSName, x509.IPAddress))]
 
 
 def client_names(certificate: x509.Certificate) -> tuple[list[str], tuple[str, ...]]:
@@ -168,10 +165,8 @@ def _is_named(leaf: x509.Certificate, name: str) -> bool:
 
 
 def _subject(name: str) -> x509.verification.Subject:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
+    address = addresses.ip(name)
+    return x509.DNSName(name) if address is None else x509.IPAddress(address)
 
 
 def _wrong_usage(usage: x509.ObjectIdentifier) -> CertificateRejected:

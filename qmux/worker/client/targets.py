@@ -48,7 +48,8 @@ def _fixed_address(service: ClientServiceConfig) -> Address | None:
     target = service.target
     if target.path:
         return target.path
-    return (target.host, target.port) if literal_address(target.host, target.port) else None
+    is_plain = literal_address(target.host, target.port) and "%" not in target.host  # the engine knows no scopes
+    return (target.host, target.port) if is_plain else None
 
 
 def _plain_address(sock: socket.socket) -> Address | None:
