@@ -7,6 +7,7 @@ import os
 from qmux import log as qmux_log
 from qmux.config.schema import LogConfig
 from qmux.errors import StartError
+from qmux.paths import path_of
 
 STDERR = 2
 
@@ -61,7 +62,7 @@ def _open(path: str) -> int:
     if not path:
         return STDERR
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        return os.open(path_of(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise StartError(
             f'log.file = "{path}": {error.strerror}; create its directory and let this user write there'

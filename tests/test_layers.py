@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"qmux.addresses", "qmux.errors", "qmux.log", "qmux.tasks", "qmux.steering", "qmux.pki"}),
+    frozenset({"qmux.addresses", "qmux.errors", "qmux.log", "qmux.paths", "qmux.tasks", "qmux.steering", "qmux.pki"}),
     frozenset({"qmux.config", "qmux.messages", "qmux.channel"}),
     frozenset({"qmux.protocol", "qmux.bus", "qmux.pool"}),
     frozenset({"qmux.quic"}),
@@ -24,6 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 
 WITHIN_A_LAYER = {
+    ("qmux.errors", "qmux.paths"),  # an error's text is escaped as a path is
     ("qmux.pki", "qmux.errors"),
     ("qmux.pki", "qmux.addresses"),  # the names that certificates are for
     ("qmux.tasks", "qmux.log"),
@@ -37,9 +38,21 @@ WITHIN_A_LAYER = {
 
 SUPERVISOR_MAY = {
     f"qmux.{name}"
-    for name in ("addresses", "errors", "log", "tasks", "steering", "pki", "config", "messages", "channel", "bus")
+    for name in (
+        "addresses",
+        "errors",
+        "log",
+        "paths",
+        "tasks",
+        "steering",
+        "pki",
+        "config",
+        "messages",
+        "channel",
+        "bus",
+    )
 }
-CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log"}
+CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log", "qmux.paths"}
 
 ONLY_IN = {
     "aioquic": ("qmux.quic.aioquic_engine",),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 
 from qmux import addresses
 from qmux.addresses import AddressError as AddressError
 from qmux.config.schema import ListenAddress, ServerAddress, Target
+from qmux.paths import text_of
 
 DEFAULT_SERVER_PORT = 8443
 """Where a server listens for clients if nothing says otherwise (``[quic] bind``)."""
@@ -126,12 +128,12 @@ def _unix_path(text: str, base: Path) -> str:
         raise AddressError('a Unix socket is a path, as in "unix:/run/app.sock"')
     path = str((base / text).absolute())
     check_unix_path(path)
-    return path
+    return text_of(path)
 
 
 def check_unix_path(path: str) -> None:
     """Raise AddressError where the kernel cannot bind or connect to ``path``."""
-    if (length := len(path.encode())) > MAX_UNIX_PATH_BYTES:
+    if (length := len(os.fsencode(path))) > MAX_UNIX_PATH_BYTES:
         raise AddressError(
             f"the path has {length} bytes; a Unix socket's has at most {MAX_UNIX_PATH_BYTES}: use a shorter one"
         )

@@ -16,6 +16,7 @@ from qmux.config.material import load_material
 from qmux.config.schema import ClientConfig, ClientServiceConfig, ProcessConfig, ServerAddress, Target, TlsFiles
 from qmux.config.services import MAX_SERVICES, is_service_name
 from qmux.errors import ConfigError, UsageError
+from qmux.paths import text_of
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ def client_from_arguments(
     targets = _targets(services)
     config = ClientConfig(
         source=source,
-        process=ProcessConfig(tls=TlsFiles(bundle=os.path.abspath(bundle)), workers=1),
+        process=ProcessConfig(tls=TlsFiles(bundle=text_of(os.path.abspath(bundle))), workers=1),
         servers=_servers(servers),
         services={name: ClientServiceConfig(name=name, target=target) for name, target in targets.items()},
         instance=socket.gethostname()[:MAX_INSTANCE],

@@ -15,6 +15,7 @@ from qmux.config.schema import ClientConfig, ClientServiceConfig, ServerAddress,
 from qmux.config.section import Names, Section
 from qmux.config.server import SERVER_KEYS, SERVICE_KEYS
 from qmux.config.services import service_names
+from qmux.paths import text_of
 
 TABLES = Names(
     ("client", "tls", "services", "admin", "log"), (), ("server", "quic", "defaults", "authorization"), "server"
@@ -60,7 +61,7 @@ def read_client(document: Document) -> ClientConfig:
         _check_names(document, found)
     check_later_tables(document)
     return ClientConfig(
-        source=str(document.source_path),
+        source=text_of(document.source_path),
         process=read_process(document, section, 1),
         servers=servers,
         services=_read_services(document, section),

@@ -17,6 +17,7 @@ from cryptography import x509
 from qmux.config.files import ReadError, is_world_readable, read_file
 from qmux.config.schema import TlsFiles
 from qmux.errors import CertificateError
+from qmux.paths import path_of
 from qmux.pki.bundle import Bundle, PemParts, parse, split_bundle
 from qmux.pki.material import Material, Role
 from qmux.pki.own import flaws
@@ -28,6 +29,10 @@ MAX_PEM_BYTES = 256 << 10
 
 SOON = datetime.timedelta(days=14)
 """How long before its end a certificate is called out: two weeks leave time for a holiday."""
+
+
+_UNNAMED = "<>"
+"""Stands in an error for the file's name, which the finding's own line has."""
 
 
 class Finding(NamedTuple):
@@ -54,9 +59,9 @@ def load_material(files: TlsFiles, role: Role, services: Sequence[str], now: dat
     if parts is None:
         return Checked(None, findings)
     try:
-        bundle = parse(parts.chain, parts.key, parts.ca, "\0")
+        bundle = parse(parts.chain, parts.key, parts.ca, _UNNAMED)
     except CertificateError as error:
-        findings.append(Finding(_blamed(files, str(error)), str(error).replace("\0: ", "")))
+        findings.append(Finding(_blamed(files, str(error)), str(error).replace(f"{_UNNAMED}: ", "")))
         return Checked(None, findings)
     renew = _renewal(bundle.leaf, role, services)
     findings += _dates(bundle, leaf_key, renew, now)
@@ -74,9 +79,9 @@ def _read_bundle(files: TlsFiles, findings: list[Finding], role: Role) -> PemPar
         return None
     _check_mode(files.bundle, "bundle", findings)
     try:
-        return split_bundle(data, "\0")
+        return split_bundle(data, _UNNAMED)
     except CertificateError as error:
-        findings.append(Finding("bundle", str(error).replace("\0: ", "")))
+        findings.append(Finding("bundle", str(error).replace(f"{_UNNAMED}: ", "")))
         return None
 
 
@@ -91,7 +96,7 @@ def _read_parts(files: TlsFiles, findings: list[Finding], role: Role) -> PemPart
 
 def _read(path: str, key: str, findings: list[Finding], role: Role) -> bytes | None:
     try:
-        return read_file(Path(path), MAX_PEM_BYTES)
+        return read_file(Path(path_of(path)), MAX_PEM_BYTES)
     except ReadError as error:
         command = "issue server NAME" if role == "server" else "issue client NAME --service SERVICE"
         hint = f" ({path}); make one: qmux pki {command}" if str(error) == "no such file" else f" ({path})"
@@ -100,7 +105,7 @@ def _read(path: str, key: str, findings: list[Finding], role: Role) -> bytes | N
 
 
 def _check_mode(path: str, key: str, findings: list[Finding]) -> None:
-    if is_world_readable(Path(path)):
+    if is_world_readable(Path(path_of(path))):
         text = f"every user of this machine may read the private key; chmod 600 {path}"
         findings.append(Finding(key, text, is_warning=True))
 
