@@ -12,11 +12,13 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import zmq
 
 from qmux.errors import StartError
+from qmux.paths import path_of
 from qmux.pool.rows import BusMessage
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,14 @@ _decoder = msgspec.msgpack.Decoder(BusMessage)
 
 
 def endpoints(directory: str) -> tuple[str, str]:
-    """Where to publish and where to subscribe, for a runtime directory."""
+    """Where to publish and where to subscribe, for a runtime directory (``paths.text_of``)."""
     return f"ipc://{directory}/bus-pub", f"ipc://{directory}/bus-sub"
+
+
+def _for_system(endpoint: str) -> Any:
+    """As text where it is text, else as bytes: pyzmq takes them, but its annotations do not say so."""
+    path = path_of(endpoint)
+    return path if path.isprintable() else os.fsencode(path)
 
 
 class BusProxy:
@@ -56,7 +64,7 @@ class BusProxy:
                 self._bind(kind, endpoint, uid, gid)
                 for kind, endpoint in zip((zmq.XSUB, zmq.XPUB), endpoints(directory), strict=True)
             )
-        except (zmq.ZMQError, OSError) as error:
+        except (zmq.ZMQError, OSError, TypeError) as error:  # TypeError: pyzmq words an error about bytes as text
             self._context.destroy(0)
             raise StartError(f"{directory}: the bus between the workers cannot be opened there: {error}") from None
         self._control = self._context.socket(zmq.PAIR)
@@ -69,8 +77,8 @@ class BusProxy:
     def _bind(self, kind: int, endpoint: str, uid: int, gid: int) -> zmq.Socket[bytes]:
         sock = self._context.socket(kind)
         _limit(sock)
-        sock.bind(endpoint)
-        path = Path(endpoint.removeprefix("ipc://"))
+        sock.bind(_for_system(endpoint))
+        path = Path(path_of(endpoint.removeprefix("ipc://")))
         os.chown(path, uid, gid)
         path.chmod(0o600)
         return sock
@@ -95,7 +103,7 @@ class Publisher:
         _limit(self._socket)
         # A PUB socket drops in silence unless it is told to say so (zmq_setsockopt(3), ZMQ_XPUB_NODROP).
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
-        self._socket.connect(endpoint)
+        self._socket.connect(_for_system(endpoint))
         self.dropped = 0
 
     def send(self, message: BusMessage) -> None:
@@ -119,7 +127,7 @@ class Subscriber:
         self._socket = self._context.socket(zmq.SUB)
         _limit(self._socket)
         self._socket.subscribe(b"")
-        self._socket.connect(endpoint)
+        self._socket.connect(_for_system(endpoint))
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._fd = int(self._socket.getsockopt(zmq.FD))

@@ -18,11 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qmux.paths import escaped
+
 
 class QmuxError(Exception):
-    """Base of everything that is reported to a user without a traceback."""
+    """Base of everything that is reported to a user without a traceback. What cannot be printed in its text is escaped:
+    a path need be no UTF-8, and what a peer wrote may not steer a terminal.
+    """
 
     exit_code = 1
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(escaped(text))
 
 
 class UsageError(QmuxError):
@@ -37,7 +44,7 @@ class ConfigError(QmuxError):
     exit_code = 3
 
     def __init__(self, problems: Sequence[str], source: str = "") -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(escaped(problem) for problem in problems)
         self.source = source
         count = f"{len(self.problems)} error{'s' if len(self.problems) != 1 else ''}"
         super().__init__("\n".join([*self.problems, f"{count} in {source}" if source else count]))

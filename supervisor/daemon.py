@@ -15,6 +15,7 @@ from qmux.config.loaded import Loaded
 from qmux.config.schema import Config, ServerConfig
 from qmux.config.usable import worker_count
 from qmux.messages import Configure, DaemonIdentity
+from qmux.paths import text_of
 from qmux.pki.material import Keys, Material, Role
 from supervisor.generation import Generation, Slots, first_generation
 from supervisor.logfile import LogFile
@@ -96,7 +97,7 @@ class Daemon:
 
     def configure(self, index: int = -1, slot: int = -1, epoch: int = 0) -> Configure:
         """The configuration for a worker; without a slot that of the admin process, which gets no secret."""
-        publish, subscribe = bus.endpoints(str(self.runtime.path))
+        publish, subscribe = bus.endpoints(text_of(self.runtime.path))
         is_worker = slot >= 0
         return Configure(
             version=self.version,
@@ -110,7 +111,7 @@ class Daemon:
             slot=slot,
             epoch=epoch,
             workers=self.workers,
-            runtime_dir=str(self.runtime.path),
+            runtime_dir=text_of(self.runtime.path),
             bus_publish=publish,
             bus_subscribe=subscribe,
             timings=self.settings.timings,
@@ -124,7 +125,7 @@ class Daemon:
             source=self.config.source,
             version=qmux.__version__,
             started_at=self.started_at,
-            admin_socket=str(self.runtime.path / "admin.sock"),
+            admin_socket=text_of(self.runtime.path / "admin.sock"),
         )
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from qmux import log as qmux_log
 from qmux.config.schema import LogConfig
 from qmux.errors import StartError
+from qmux.paths import path_of
 from qmux.tasks import in_thread
 
 STDERR = qmux_log.STDERR
@@ -90,7 +91,7 @@ def _open(path: str) -> int:
     if not path:
         return STDERR
     try:
-        fd = _open_below_safe_directories(PurePath(path))
+        fd = _open_below_safe_directories(PurePath(path_of(path)))
     except OSError as error:
         raise StartError(f'log.file = "{path}": {_words(error)}') from None
     os.set_blocking(fd, True)

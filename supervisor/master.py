@@ -27,6 +27,7 @@ from qmux.messages import (
     Table,
     Up,
 )
+from qmux.paths import text_of
 from qmux.tasks import TaskSet
 from supervisor import notify
 from supervisor.binds import Binds
@@ -72,7 +73,7 @@ class Supervisor:
         try:
             self._install_signals()
             self._open_binds()
-            bus = BusProxy(str(self._daemon.runtime.path), self._daemon.owner.uid, self._daemon.owner.gid)
+            bus = BusProxy(text_of(self._daemon.runtime.path), self._daemon.owner.uid, self._daemon.owner.gid)
             self._daemon.runtime.write_identity(self._daemon.identity())
             for seat in self._fleet.seats:
                 self._fill(seat)

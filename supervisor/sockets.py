@@ -53,7 +53,9 @@ class Group:
         opened the group. Raises StartError, naming ``config_key``, and leaves the group as it was.
         """
         first = self.sockets[0]
-        host, port = first.getsockname()[:2]
+        host, port, *rest = first.getsockname()
+        if rest and rest[1]:
+            host = f"{host}%{rest[1]}"
         added: list[socket.socket] = []
         try:
             for _ in range(count - len(self.sockets)):
@@ -113,7 +115,8 @@ def _addresses(address: ListenAddress, config_key: str) -> list[tuple[socket.Add
             f"cannot listen on {address} ({config_key}): {error.strerror}; write an address of this machine, "
             'or only ":PORT" for all of them'
         ) from None
-    return list(dict.fromkeys((family, str(found_at[0])) for family, _, _, _, found_at in found))
+    # Of a literal, which a bind is, what is written is used: the system's answer is without its scope.
+    return list(dict.fromkeys((family, address.host) for family, _, _, _, _ in found))
 
 
 def _has_ipv6() -> bool:
@@ -158,7 +161,7 @@ def _open(protocol: Protocol, family: socket.AddressFamily, host: str, port: int
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if not exclusive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host, port))
+        sock.bind(addresses.socket_address(host, port))
         if not is_udp:
             sock.listen(BACKLOG)
         if exclusive:

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 FIRST_PORT = 10_000
 PROCESSES = 10
 """Test processes side by side (pytest-xdist) draw from ranges of their own: a port is free until its program has bound
@@ -52,3 +54,12 @@ def swallowing() -> Iterator[tuple[str, int]]:
             filler.setblocking(False)
             filler.connect_ex(address)
         yield address
+
+
+def link_local() -> str | None:
+    """An IPv6 address of this machine that is valid on one interface only, with that scope; None where it has none."""
+    for addresses in psutil.net_if_addrs().values():
+        for each in addresses:
+            if each.family == socket.AF_INET6 and each.address.startswith("fe80:") and "%" in each.address:
+                return str(each.address)
+    return None

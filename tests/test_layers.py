@@ -20,6 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "qmux.errors",
             "qmux.heard",
             "qmux.log",
+            "qmux.paths",
             "qmux.tasks",
             "qmux.steering",
             "qmux.sockets",
@@ -35,9 +36,11 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 
 WITHIN_A_LAYER = {
+    ("qmux.errors", "qmux.paths"),  # an error's text is escaped as a path is
     ("qmux.pki", "qmux.errors"),
     ("qmux.pki", "qmux.heard"),
     ("qmux.log", "qmux.heard"),
+    ("qmux.pki", "qmux.addresses"),  # the names that certificates are for
     ("qmux.tasks", "qmux.log"),
     ("qmux.messages", "qmux.config"),  # the words that a bind is described with
     ("qmux.channel", "qmux.messages"),
@@ -54,6 +57,7 @@ SUPERVISOR_MAY = {
         "errors",
         "heard",
         "log",
+        "paths",
         "tasks",
         "steering",
         "pki",
@@ -63,7 +67,7 @@ SUPERVISOR_MAY = {
         "bus",
     )
 }
-CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log"}
+CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log", "qmux.paths"}
 
 ONLY_IN = {
     "aioquic": ("qmux.quic.aioquic_engine",),

@@ -20,6 +20,7 @@ from qmux.bus import Subscriber
 from qmux.child import Child
 from qmux.errors import StartError
 from qmux.messages import Configure, Configured, Down, Ready, ReadyFacts, Reply, Stop, Table
+from qmux.paths import path_of, text_of
 from qmux.pool.rows import BusMessage
 from qmux.tasks import TaskSet
 
@@ -82,7 +83,7 @@ class AdminRole:
         self._child.send(Configured(message.version))
         if self._subscriber is None:
             self._subscriber = Subscriber(message.bus_subscribe, self._on_bus)
-            self._tasks.start(self._serve(Path(message.runtime_dir) / SOCKET_NAME), "admin-serve")
+            self._tasks.start(self._serve(Path(path_of(message.runtime_dir)) / SOCKET_NAME), "admin-serve")
 
     def _on_bus(self, message: BusMessage) -> None:
         self._view.bus(message, time.monotonic())
@@ -99,7 +100,7 @@ class AdminRole:
             self._child.fail(StartError(reason))
             return
         await web.SockSite(self._runner, listener).start()
-        self._child.send(Ready(ReadyFacts(admin_socket=str(path))))
+        self._child.send(Ready(ReadyFacts(admin_socket=text_of(path))))
 
 
 def listen(path: Path) -> socket.socket:

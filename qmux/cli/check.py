@@ -10,6 +10,7 @@ import click
 
 from qmux.cli import machine
 from qmux.errors import ConfigError
+from qmux.paths import text_of
 
 EXAMPLE = """\b
 Example:
@@ -40,10 +41,10 @@ def _check(path: Path) -> dict[str, Any]:
 
     try:
         loaded = load(path)
-        machine.check(loaded, str(path))
+        machine.check(loaded, text_of(path))
     except ConfigError as error:
-        return {"file": str(path), "ok": False, "errors": list(error.problems), "warnings": []}
-    return {"file": str(path), "ok": True, "errors": [], "warnings": list(loaded.warnings)}
+        return {"file": text_of(path), "ok": False, "errors": list(error.problems), "warnings": []}
+    return {"file": text_of(path), "ok": True, "errors": [], "warnings": list(loaded.warnings)}
 
 
 def _print(result: dict[str, Any]) -> None:

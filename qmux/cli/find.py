@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from qmux.errors import ConfigError, UnreachableError, UsageError
+from qmux.paths import path_of, text_of
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -73,7 +74,7 @@ def _describe(directory: Path) -> RunningDaemon | None:
     """The daemon of a directory; None while it starts or stops, when ``daemon.json`` is missing or incomplete."""
     try:
         facts = json.loads((directory / "daemon.json").read_text())
-        socket = Path(facts.get("admin_socket") or directory / ADMIN_SOCKET)
+        socket = Path(path_of(facts["admin_socket"])) if facts.get("admin_socket") else directory / ADMIN_SOCKET
         return RunningDaemon(directory, str(facts["role"]), int(facts["pid"]), str(facts["source"]), socket)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -104,7 +105,7 @@ def _directory_of(path: Path) -> Path:
         document = read_document(path)
     except ConfigError:  # not valid TOML: look for it among the running daemons
         for daemon in running():
-            if daemon.source == os.path.abspath(path):
+            if daemon.source == text_of(os.path.abspath(path)):
                 return daemon.directory
         raise
     role = "client" if "client" in document.tree else "server"
@@ -112,4 +113,4 @@ def _directory_of(path: Path) -> Path:
     named = table.get("runtime_dir") if isinstance(table, dict) else None
     if isinstance(named, str) and named:
         return (document.base / named).absolute()
-    return base_dir() / name_of(role, str(document.source_path))
+    return base_dir() / name_of(role, text_of(document.source_path))

@@ -17,6 +17,7 @@ import click
 from qmux.config.addresses import AddressError, parse_bind, parse_server, parse_target
 from qmux.config.services import is_service_name
 from qmux.errors import UsageError
+from qmux.paths import text_of
 
 SERVER_EXAMPLE = """\b
 Example:
@@ -54,7 +55,7 @@ def server(services: tuple[str, ...], quic_bind: str | None, bundle: str | None,
         for name, bind in _split(services, "NAME=BIND", parse_bind)
     ]
     values = {"bundle": _quoted(bundle), "quic_bind": _quoted(quic_bind), "services": "".join(sections)}
-    _write(output, _fill("server.toml", file=str(output), **values))
+    _write(output, _fill("server.toml", file=text_of(output), **values))
     _say_next(output, bundle, "qmux pki init, then qmux pki issue server NAME", "qmuxd")
 
 
@@ -75,7 +76,7 @@ def client(services: tuple[str, ...], servers: tuple[str, ...], bundle: str | No
     sections = [_fill("client-service.toml", key=_key(name), target=_quoted(target)) for name, target in pairs]
     listed = "[" + ", ".join(_quoted(str(_parsed(server, parse_server))) for server in servers) + "]"
     values = {"bundle": _quoted(bundle), "servers": listed, "services": "".join(sections)}
-    _write(output, _fill("client.toml", file=str(output), **values))
+    _write(output, _fill("client.toml", file=text_of(output), **values))
     options = " ".join(f"--service {name}" for name, _ in pairs)
     _say_next(output, bundle, f"qmux pki issue client NAME {options}, where the CA is", "qmuxc")
 
@@ -115,6 +116,10 @@ def _key(name: str) -> str:
 
 def _quoted(value: str) -> str:
     """A TOML basic string: JSON's escapes are a subset of TOML's (toml.io/en/v1.0.0#string)."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{value}: is no UTF-8, which a TOML file must be; give it another name") from None
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

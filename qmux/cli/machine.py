@@ -1,4 +1,4 @@
-"""The checks of a configuration that depend on this machine: the engine, and the user that workers run as."""
+"""The checks of a configuration that depend on this machine: the engine, which tries the key, and the workers' user."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from collections.abc import Callable
 
 from qmux.config.loaded import Loaded
 from qmux.config.schema import ClientConfig
-from qmux.errors import ConfigError, StartError
+from qmux.errors import CertificateError, ConfigError, StartError
 
 
 def check(loaded: Loaded, name: str) -> None:
-    """Raise ConfigError if the daemon could not start here: the engine is missing, or the user cannot run it.
+    """Raise ConfigError if the daemon could not start here: the engine is missing or does not take the
+    key, or the user cannot run it.
 
     ``name``: the name of the configuration in messages. The user is checked only as root: only root can switch to it.
     """
-    from qmux.quic.choose import load_engine
-
     process = loaded.config.process
-    problems = []
-    if process.engine == "native":
-        problems += _told(lambda: load_engine("native"))
+    problems = _told(lambda: _try_engine(loaded))
     if (process.user or process.group) and os.geteuid() == 0 and sys.platform.startswith("linux"):
         problems += _told(lambda: _try_user(loaded))
     if problems:
@@ -31,9 +28,17 @@ def check(loaded: Loaded, name: str) -> None:
 def _told(attempt: Callable[[], object]) -> list[str]:
     try:
         attempt()
-    except StartError as error:
+    except (StartError, CertificateError) as error:
         return [str(error)]
     return []
+
+
+def _try_engine(loaded: Loaded) -> None:
+    from qmux.quic.choose import load_engine
+    from qmux.quic.trial import try_material
+
+    process = loaded.config.process
+    try_material(load_engine(process.engine), loaded.material, process.tls)
 
 
 def _try_user(loaded: Loaded) -> None:

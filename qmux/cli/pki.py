@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from qmux.cli.later import LaterGroup
+
+if TYPE_CHECKING:
+    from qmux.pki.holding import Holding
 
 EXAMPLE = """\b
 Example:
@@ -25,6 +28,11 @@ Example:
 ISSUE_CLIENT_EXAMPLE = """\b
 Example:
   qmux pki issue client pod-1 --service web --service api
+"""
+RENEW_EXAMPLE = """\b
+Example:
+  qmux pki renew tunnel.example.com
+  qmux pki renew pod-1 --drop api
 """
 SHOW_EXAMPLE = """\b
 Example:
@@ -44,6 +52,10 @@ def _directory(command: Decorated) -> Decorated:
         help="Directory of ca.pem, ca.key and the bundles; default: the current one.",
     )
     return option(command)
+
+
+def _drop(metavar: str, text: str) -> Callable[[Decorated], Decorated]:
+    return click.option("--drop", multiple=True, metavar=metavar, help=text)
 
 
 class PkiGroup(LaterGroup):
@@ -70,19 +82,26 @@ def init(directory: Path) -> None:
 
 @command.group(epilog="\b\nExample:\n  qmux pki issue client pod-1 --service web")
 def issue() -> None:
-    """Issue a bundle: chain, key and CA in one file. Issuing it again for the same name renews it."""
+    """Issue a bundle: chain, key and CA in one file. Issued again for a name, it is renewed and loses nothing."""
 
 
 @issue.command("server", epilog=ISSUE_SERVER_EXAMPLE)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_drop("NAME", "A name that the renewed bundle shall not have any more; repeatable.")
 @_directory
-def issue_server(names: tuple[str, ...], directory: Path) -> None:
-    """Issue a server's bundle. NAME: the DNS names and IP addresses that clients connect to."""
+def issue_server(names: tuple[str, ...], drop: tuple[str, ...], directory: Path) -> None:
+    """Issue a server's bundle. NAME: the DNS names and IP addresses that clients connect to.
+
+    A bundle that is there is renewed: it keeps its names, and gets the others.
+    """
     from qmux.pki import authority
 
-    path = authority.issue_server(directory, names)
-    click.echo(f"{path}: server {', '.join(names)}, {authority.LEAF_DAYS} days")
-    click.echo(f'next: bundle = "{path}" in [server]; `qmux init server --bundle {shlex.quote(str(path))}` writes one')
+    before = authority.holding(directory, names[0])
+    path = authority.issue_server(directory, names, drop)
+    _say(directory, names[0], path, before, asked=[authority.server_name(name) for name in names])
+    if before is None:
+        line = f'next: bundle = "{path}" in [server]; `qmux init server --bundle {shlex.quote(str(path))}` writes one'
+        click.echo(line)
 
 
 @issue.command("client", epilog=ISSUE_CLIENT_EXAMPLE)
@@ -94,14 +113,37 @@ def issue_server(names: tuple[str, ...], directory: Path) -> None:
     metavar="S",
     help="A service that the client may serve; repeatable; '*': all.",
 )
+@_drop("S", "A service that the renewed bundle shall not allow any more; repeatable.")
 @_directory
-def issue_client(name: str, services: tuple[str, ...], directory: Path) -> None:
-    """Issue a client's bundle. NAME: the client's name in status and logs of the server."""
+def issue_client(name: str, services: tuple[str, ...], drop: tuple[str, ...], directory: Path) -> None:
+    """Issue a client's bundle. NAME: the client's name in status and logs of the server.
+
+    A bundle that is there is renewed: it keeps its services, and gets the others.
+    """
     from qmux.pki import authority
 
-    path = authority.issue_client(directory, name, services)
-    click.echo(f"{path}: client {name}, may serve {', '.join(services)}, {authority.LEAF_DAYS} days")
-    click.echo(f"next: qmuxc {services[0]}=127.0.0.1:3000 --server HOST --bundle {shlex.quote(str(path))}")
+    before = authority.holding(directory, name)
+    path = authority.issue_client(directory, name, services, drop)
+    _say(directory, name, path, before, asked=services)
+    if before is None:
+        click.echo(f"next: qmuxc {services[0]}=127.0.0.1:3000 --server HOST --bundle {shlex.quote(str(path))}")
+
+
+@command.command(epilog=RENEW_EXAMPLE)
+@click.argument("name")
+@_drop("NAME", "A name (of a server) or service (of a client) that it shall not have any more; repeatable.")
+@_directory
+def renew(name: str, drop: tuple[str, ...], directory: Path) -> None:
+    """Issue the bundle NAME.pem again, with its names and services: a new key, and a new year.
+
+    NAME: the first name of a server, or a client's name.
+    """
+    from qmux.pki import authority
+
+    before = authority.holding(directory, name)
+    path = authority.renew(directory, name, drop)
+    _say(directory, name, path, before, asked=before.kept if before is not None else ())
+    click.echo("next: copy it to where the old one is, and run `qmux reload` there")
 
 
 @command.command(epilog=SHOW_EXAMPLE)
@@ -116,6 +158,25 @@ def show(file: Path, as_json: bool) -> None:
         click.echo(json.dumps(certificates, indent=2))
     else:
         click.echo("\n\n".join(description.as_text(certificate) for certificate in certificates))
+
+
+def _say(directory: Path, name: str, path: Path, before: Holding | None, asked: Sequence[str]) -> None:
+    """What the bundle has now, what it kept unasked, and what it lost."""
+    from qmux.pki import authority
+
+    after = authority.holding(directory, name)
+    assert after is not None, "it was just written"
+    what = f"server {', '.join(after.names)}"
+    if after.role == "client":
+        what = f"client {after.names[0]}, may serve {', '.join(after.services)}"
+    click.echo(f"{path}: {what}, {authority.LEAF_DAYS} days")
+    if before is None:
+        return
+    if kept := [each for each in before.kept if each in after.kept and each not in asked]:
+        drops = " ".join(f"--drop {shlex.quote(each)}" for each in kept)
+        click.echo(f"kept from before: {', '.join(kept)}; to take away: {drops}")
+    if lost := [each for each in before.kept if each not in after.kept]:
+        click.echo(f"dropped: {', '.join(lost)}")
 
 
 def _dir_option(directory: Path) -> str:

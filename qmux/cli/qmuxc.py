@@ -13,6 +13,7 @@ import click
 from qmux import __version__
 from qmux.cli import boundary, daemon
 from qmux.errors import UsageError
+from qmux.paths import text_of
 
 if TYPE_CHECKING:
     from qmux.config.loaded import Loaded
@@ -78,7 +79,7 @@ def _from_arguments(
         raise UsageError("which certificate? --bundle FILE names the one that `qmux pki issue client` wrote")
     # The bundle's whole path: the same words in another folder are another client, with a runtime directory of its own.
     named = [word for server in servers for word in ("--server", server)]
-    source = shlex.join(["qmuxc", *services, *named, "--bundle", str(bundle.absolute())])
+    source = text_of(shlex.join(["qmuxc", *services, *named, "--bundle", str(bundle.absolute())]))
 
     def load() -> Loaded:
         from qmux.config.arguments import client_from_arguments

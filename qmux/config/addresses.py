@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 
+from qmux import addresses
+from qmux.addresses import AddressError as AddressError
 from qmux.config.schema import ListenAddress, ServerAddress, Target
+from qmux.paths import text_of
 
 DEFAULT_SERVER_PORT = 8443
 """Where a server listens for clients if nothing says otherwise (``[quic] bind``)."""
@@ -14,12 +18,7 @@ DEFAULT_SERVER_PORT = 8443
 MAX_UNIX_PATH_BYTES = 107
 """``sun_path`` of Linux is 108 bytes with the closing NUL (unix(7))."""
 
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
-
-
-class AddressError(ValueError):
-    """An address that cannot be used: what is wrong and what to write."""
 
 
 def parse_bind(value: str) -> ListenAddress:
@@ -32,12 +31,12 @@ def parse_bind(value: str) -> ListenAddress:
         return ListenAddress("", port)
     if host == "*":
         raise AddressError(f'every address is written as an empty one; did you mean ":{port}"?')
-    address = _ip(host)
+    address = addresses.ip(host)
     if address is None:
         hint = f'; did you mean "127.0.0.1:{port}"?' if host == "localhost" else f'; every address is ":{port}"'
         raise AddressError(f"a bind takes an IP address, not a name{hint}")
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        raise AddressError(f'an IPv4 address in IPv6 form; did you mean "{address.ipv4_mapped}:{port}"?')
+    if address.version == 4 and ":" in host:
+        raise AddressError(f'an IPv4 address in IPv6 form; did you mean "{address}:{port}"?')
     return ListenAddress(str(address), port)
 
 
@@ -52,42 +51,51 @@ def parse_target(value: str, base: Path) -> Target:
     host, port_text = _split(value, "a target is a host and a port, or unix:/path", "127.0.0.1:3000")
     if host == "":
         raise AddressError(f'a target needs a host; did you mean "127.0.0.1:{port_text}"?')
-    return Target(_host(host), _port(port_text))
+    return Target(addresses.host(host), _port(port_text))
 
 
 def parse_server(value: str) -> ServerAddress:
     """``"tunnel.example.com:8443"``; without a port it is 8443."""
-    address = _ip(value)
     if _PORT.fullmatch(value):
         raise AddressError('a server is a host and a port, as in "tunnel.example.com:8443"')
-    if isinstance(address, ipaddress.IPv6Address):
+    if addresses.ip(value) is not None and ":" in value:
         raise AddressError(f'an IPv6 address stands in brackets; did you mean "[{value}]:{DEFAULT_SERVER_PORT}"?')
     if value.startswith("[") and value.endswith("]"):
         value = f"{value}:{DEFAULT_SERVER_PORT}"
     elif ":" not in value and value:
-        return ServerAddress(_host(value), DEFAULT_SERVER_PORT)
+        return ServerAddress(addresses.host(value), DEFAULT_SERVER_PORT)
     host, port_text = _split(value, "a server is a host and a port", "tunnel.example.com:8443")
     if host == "":
         raise AddressError('a server needs a host, as in "tunnel.example.com:8443"')
-    return ServerAddress(_host(host), _port(port_text))
+    return ServerAddress(addresses.host(host), _port(port_text))
 
 
 def parse_network(value: str) -> str:
     """A CIDR or a single address, as ``ipaddress`` prints it. Set host bits are refused: they hide a mistake."""
     try:
-        return str(ipaddress.ip_network(value))
-    except ValueError:
-        pass
-    try:
         network = ipaddress.ip_network(value, strict=False)
     except ValueError:
         raise AddressError('not a network; write it as in "10.0.0.0/8" or "2001:db8::/32"') from None
-    raise AddressError(f'the address has bits beyond its prefix; did you mean "{network}"?')
+    if (mapped := getattr(network.network_address, "ipv4_mapped", None)) is not None and network.prefixlen >= 96:
+        text = f"{mapped}/{network.prefixlen - 96}"
+        raise AddressError(f'IPv4 addresses in IPv6 form, which no user has here; did you mean "{text}"?')
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise AddressError(f'the address has bits beyond its prefix; did you mean "{network}"?') from None
 
 
-def check_host(value: str) -> str:
-    """A DNS name or IP address without port."""
-    return _host(value)
+def parse_server_name(value: str) -> str:
+    """A DNS name or IP address without port, as the certificate of a server has it."""
+    return addresses.certified(value)
+
+
+def certified_name(server: ServerAddress) -> str:
+    """The name that the certificate of ``server`` must have, where no other is configured. Raises AddressError."""
+    try:
+        return addresses.certified(server.host)
+    except AddressError as error:
+        raise AddressError(f"{error}; set client.server_name to a name that the server's certificate has") from None
 
 
 def _split(value: str, rule: str, example: str) -> tuple[str, str]:
@@ -115,35 +123,17 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _host(host: str) -> str:
-    address = _ip(host)
-    if address is not None:
-        return str(address)
-    if re.fullmatch(r"[0-9.]+", host):
-        raise AddressError(f'"{host}" is not an IP address')
-    if not _HOST.fullmatch(host):
-        raise AddressError(f'"{host}" is neither a host name nor an IP address')
-    return host
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
 def _unix_path(text: str, base: Path) -> str:
     if not text or text.startswith("@") or "\0" in text:
         raise AddressError('a Unix socket is a path, as in "unix:/run/app.sock"')
     path = str((base / text).absolute())
     check_unix_path(path)
-    return path
+    return text_of(path)
 
 
 def check_unix_path(path: str) -> None:
     """Raise AddressError where the kernel cannot bind or connect to ``path``."""
-    if (length := len(path.encode())) > MAX_UNIX_PATH_BYTES:
+    if (length := len(os.fsencode(path))) > MAX_UNIX_PATH_BYTES:
         raise AddressError(
             f"the path has {length} bytes; a Unix socket's has at most {MAX_UNIX_PATH_BYTES}: use a shorter one"
         )

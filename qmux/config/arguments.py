@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from qmux.config.addresses import AddressError, parse_server, parse_target
+from qmux.config.addresses import AddressError, certified_name, parse_server, parse_target
 from qmux.config.client import MAX_INSTANCE, MAX_SERVERS
 from qmux.config.loaded import Loaded
 from qmux.config.material import load_material
 from qmux.config.schema import ClientConfig, ClientServiceConfig, ProcessConfig, ServerAddress, Target, TlsFiles
 from qmux.config.services import MAX_SERVICES, is_service_name
 from qmux.errors import ConfigError, UsageError
+from qmux.paths import text_of
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ def client_from_arguments(
     targets = _targets(services)
     config = ClientConfig(
         source=source,
-        process=ProcessConfig(tls=TlsFiles(bundle=os.path.abspath(bundle)), workers=1),
+        process=ProcessConfig(tls=TlsFiles(bundle=text_of(os.path.abspath(bundle))), workers=1),
         servers=_servers(servers),
         services={name: ClientServiceConfig(name=name, target=target) for name, target in targets.items()},
         instance=socket.gethostname()[:MAX_INSTANCE],
@@ -70,7 +71,13 @@ def _servers(servers: Sequence[str]) -> tuple[ServerAddress, ...]:
         raise UsageError("which server should it connect to? --server HOST[:PORT]")
     if len(servers) > MAX_SERVERS:
         raise UsageError(f"{len(servers)} servers; at most {MAX_SERVERS}")
-    return tuple(dict.fromkeys(_parse(f"--server {server}", server, parse_server) for server in servers))
+    parsed = {_parse(f"--server {server}", server, parse_server): server for server in servers}
+    for address, server in parsed.items():
+        try:
+            certified_name(address)
+        except AddressError as error:
+            raise UsageError(f"--server {server}: {error}") from None
+    return tuple(parsed)
 
 
 def _parse(argument: str, text: str, parse: Callable[[str], T]) -> T:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import socket
+from collections.abc import Sequence
 
-from qmux.config.addresses import check_host, parse_server, parse_target
+from qmux.config.addresses import AddressError, certified_name, parse_server, parse_server_name, parse_target
 from qmux.config.document import Document
 from qmux.config.keys import names_of
 from qmux.config.process import PROCESS_KEYS, check_later_tables, read_log, read_process
-from qmux.config.schema import ClientConfig, ClientServiceConfig, Target
+from qmux.config.scanner import KeyPath
+from qmux.config.schema import ClientConfig, ClientServiceConfig, ServerAddress, Target
 from qmux.config.section import Names, Section
 from qmux.config.server import SERVER_KEYS, SERVICE_KEYS
 from qmux.config.services import service_names
+from qmux.paths import text_of
 
 TABLES = Names(
     ("client", "tls", "services", "admin", "log"), (), ("server", "quic", "defaults", "authorization"), "server"
@@ -48,22 +51,34 @@ def read_client(document: Document) -> ClientConfig:
         document.add_name(("client",), "the table is missing; write [client] with servers = and bundle = FILE")
     section = Section(document, ("client",))
     section.check_names(CLIENT_KEYS)
-    servers = tuple(dict.fromkeys(server for _, server in section.each("servers", parse_server)))
+    found = section.each("servers", parse_server)
+    servers = tuple(dict.fromkeys(server for _, server in found))
     if section.exists and not section.has("servers"):
         section.add_missing("servers", 'missing; where is the server? as in servers = ["tunnel.example.com:8443"]')
     elif len(servers) > MAX_SERVERS:
         section.add("servers", f"{len(servers)} servers; at most {MAX_SERVERS}")
+    if not section.has("server_name"):
+        _check_names(document, found)
     check_later_tables(document)
     return ClientConfig(
-        source=str(document.source_path),
+        source=text_of(document.source_path),
         process=read_process(document, section, 1),
         servers=servers,
         services=_read_services(document, section),
-        server_name=section.parsed("server_name", check_host) or "",
+        server_name=section.parsed("server_name", parse_server_name) or "",
         instance=_instance(section),
         **section.read(ClientConfig),
         log=read_log(document),
     )
+
+
+def _check_names(document: Document, servers: Sequence[tuple[KeyPath, ServerAddress]]) -> None:
+    """Record the servers that no certificate can be for."""
+    for path, server in servers:
+        try:
+            certified_name(server)
+        except AddressError as error:
+            document.add(path, str(error))
 
 
 def _read_services(document: Document, client: Section) -> dict[str, ClientServiceConfig]:

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from qmux.config.schema import ClientConfig, Config
+from qmux.paths import path_of
 
 LOCK_FILE = "lock"
 """The supervisor holds an exclusive ``flock`` on it, and its children inherit it."""
@@ -39,17 +40,17 @@ def state_base_dir() -> Path:
 
 def name_of(role: str, source: str) -> str:
     """``server-HASH`` for the daemon of this source: a config's absolute path, or a one-liner's arguments."""
-    return f"{role}-{hashlib.sha256(source.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return f"{role}-{hashlib.sha256(path_of(source).encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def runtime_dir(config: Config) -> Path:
     """The runtime directory of this configuration's daemon."""
-    return Path(config.process.runtime_dir) if config.process.runtime_dir else base_dir() / _name(config)
+    return Path(path_of(config.process.runtime_dir)) if config.process.runtime_dir else base_dir() / _name(config)
 
 
 def state_dir(config: Config) -> Path:
     """The state directory of this configuration's daemon."""
-    return Path(config.process.state_dir) if config.process.state_dir else state_base_dir() / _name(config)
+    return Path(path_of(config.process.state_dir)) if config.process.state_dir else state_base_dir() / _name(config)
 
 
 def running_dirs() -> list[Path]:

@@ -15,6 +15,7 @@ import tomli
 from qmux.config.files import ReadError, read_file
 from qmux.config.problems import Place, Problems, key_name, printable, shown
 from qmux.config.scanner import KeyPath, scan
+from qmux.paths import text_of
 
 MAX_FILE_BYTES = 1 << 20
 """A configuration is written by a person: a larger file is some other file."""
@@ -75,7 +76,7 @@ def read_document(source: Path) -> Document:
     files = _files_of(source, problems) if is_directory else [source]
     source_path = Path(os.path.abspath(source))
     base = source_path if is_directory else source_path.parent
-    document = Document({}, {}, str(source), source_path, base, problems)
+    document = Document({}, {}, text_of(source), source_path, base, problems)
     for order, file in enumerate(files):
         _read_file(document, order, file)
     problems.raise_any(document.source)
@@ -84,7 +85,7 @@ def read_document(source: Path) -> Document:
 
 def _files_of(directory: Path, problems: Problems) -> list[Path]:
     """The ``*.toml`` of a directory; hidden ones are left out, since editors leave them."""
-    place = Place(0, str(directory), 0)
+    place = Place(0, text_of(directory), 0)
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith(".toml") and not name.startswith("."))
     except OSError as error:
@@ -99,7 +100,7 @@ def _files_of(directory: Path, problems: Problems) -> list[Path]:
 
 
 def _read_file(document: Document, order: int, file: Path) -> None:
-    name = str(file)
+    name = text_of(file)
     try:
         text = read_file(file, MAX_FILE_BYTES).decode("utf-8-sig")
         tree = tomli.loads(text)

@@ -1,31 +1,38 @@
 """The certificate material that a configuration names: read, and checked for what its daemon needs of it.
 
 A daemon finds out at the start, not when the first peer refuses it: an expired certificate, a foreign key, a client's
-certificate on a server. The peer's own check is ``qmux.pki.verify``; this one explains.
+certificate on a server. It is the peer's own check that decides (``qmux.pki.own``); what is said before it explains.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from qmux.config.files import ReadError, is_world_readable, read_file
 from qmux.config.schema import TlsFiles
 from qmux.errors import CertificateError
+from qmux.paths import path_of
 from qmux.pki.bundle import Bundle, PemParts, parse, split_bundle
 from qmux.pki.material import Material, Role
-from qmux.pki.verify import client_names, server_names
+from qmux.pki.own import flaws
+from qmux.pki.reading import subject_of
+from qmux.pki.verify import client_names, judge_leaf, server_names
 
 MAX_PEM_BYTES = 256 << 10
 """Chain, key and several CAs fit many times over."""
 
 SOON = datetime.timedelta(days=14)
 """How long before its end a certificate is called out: two weeks leave time for a holiday."""
+
+
+_UNNAMED = "<>"
+"""Stands in an error for the file's name, which the finding's own line has."""
 
 
 class Finding(NamedTuple):
@@ -52,14 +59,14 @@ def load_material(files: TlsFiles, role: Role, services: Sequence[str], now: dat
     if parts is None:
         return Checked(None, findings)
     try:
-        bundle = parse(parts.chain, parts.key, parts.ca, "\0")
+        bundle = parse(parts.chain, parts.key, parts.ca, _UNNAMED)
     except CertificateError as error:
-        findings.append(Finding(_blamed(files, str(error)), str(error).replace("\0: ", "")))
+        findings.append(Finding(_blamed(files, str(error)), str(error).replace(f"{_UNNAMED}: ", "")))
         return Checked(None, findings)
     renew = _renewal(bundle.leaf, role, services)
     findings += _dates(bundle, leaf_key, renew, now)
     findings += _authorities(bundle, "bundle" if files.bundle else "ca", now)
-    findings += [Finding(leaf_key, f"{text}; {renew}") for text in _usage(bundle.leaf, role)]
+    findings += _as_peers_judge(bundle, role, leaf_key, renew, now, findings)
     if role == "client":
         findings += _services(bundle.leaf, leaf_key, services)
     usable = all(finding.is_warning for finding in findings)
@@ -72,9 +79,9 @@ def _read_bundle(files: TlsFiles, findings: list[Finding], role: Role) -> PemPar
         return None
     _check_mode(files.bundle, "bundle", findings)
     try:
-        return split_bundle(data, "\0")
+        return split_bundle(data, _UNNAMED)
     except CertificateError as error:
-        findings.append(Finding("bundle", str(error).replace("\0: ", "")))
+        findings.append(Finding("bundle", str(error).replace(f"{_UNNAMED}: ", "")))
         return None
 
 
@@ -89,7 +96,7 @@ def _read_parts(files: TlsFiles, findings: list[Finding], role: Role) -> PemPart
 
 def _read(path: str, key: str, findings: list[Finding], role: Role) -> bytes | None:
     try:
-        return read_file(Path(path), MAX_PEM_BYTES)
+        return read_file(Path(path_of(path)), MAX_PEM_BYTES)
     except ReadError as error:
         command = "issue server NAME" if role == "server" else "issue client NAME --service SERVICE"
         hint = f" ({path}); make one: qmux pki {command}" if str(error) == "no such file" else f" ({path})"
@@ -98,7 +105,7 @@ def _read(path: str, key: str, findings: list[Finding], role: Role) -> bytes | N
 
 
 def _check_mode(path: str, key: str, findings: list[Finding]) -> None:
-    if is_world_readable(Path(path)):
+    if is_world_readable(Path(path_of(path))):
         text = f"every user of this machine may read the private key; chmod 600 {path}"
         findings.append(Finding(key, text, is_warning=True))
 
@@ -113,7 +120,11 @@ def _blamed(files: TlsFiles, error: str) -> str:
 
 def _dates(bundle: Bundle, key: str, renew: str, now: datetime.datetime) -> list[Finding]:
     for certificate in bundle.chain:
-        what = "certificate" if certificate is bundle.leaf else f"intermediate certificate {_name(certificate)}"
+        what = (
+            "certificate"
+            if certificate is bundle.leaf
+            else f'intermediate certificate "{subject_of(certificate.subject)}"'
+        )
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if now > end:
             return [Finding(key, f"{what} expired {_span(now - end)} ago ({_when(end)}); {renew}")]
@@ -133,35 +144,31 @@ def _authorities(bundle: Bundle, key: str, now: datetime.datetime) -> list[Findi
     for ca in bundle.ca:
         end = ca.not_valid_after_utc
         if not _is_ca(ca):
-            findings.append(Finding(key, f"{_name(ca)} is not a CA certificate; name the CA's own, as in ca.pem"))
+            findings.append(
+                Finding(key, f'"{subject_of(ca.subject)}" is not a CA certificate; name the CA itself, as in ca.pem')
+            )
         elif now > end:
-            text = f"CA {_name(ca)} expired {_span(now - end)} ago ({_when(end)}); make a new one: qmux pki init"
+            expired = f"expired {_span(now - end)} ago ({_when(end)}); make a new one: qmux pki init"
+            text = f'CA "{subject_of(ca.subject)}" {expired}'
             findings.append(Finding(key, text, is_warning=any(c.not_valid_after_utc > now for c in bundle.ca)))
     return findings
 
 
-def _usage(leaf: x509.Certificate, role: Role) -> list[str]:
-    wanted, other = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
-    if role == "client":
-        wanted, other = other, wanted
+def _as_peers_judge(
+    bundle: Bundle, role: Role, key: str, renew: str, now: datetime.datetime, found: Sequence[Finding]
+) -> list[Finding]:
+    """The handshake's own check, once what it would stop at is out of the way."""
+    if not all(finding.is_warning for finding in found):
+        return []
+    other: Role = "client" if role == "server" else "server"
     try:
-        usages = list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except x509.ExtensionNotFound:
-        usages = []
-    if wanted not in usages:
-        if other in usages:
-            return [f"this is a {'client' if role == 'server' else 'server'}'s certificate, a {role}'s is needed"]
-        use = "serverAuth" if role == "server" else "clientAuth"
-        return [f"the certificate is not for a {role}: its extended key usage lacks {use}"]
-    if role == "server" and not server_names(leaf):
-        return ["the certificate has no name: clients check the DNS name or IP address in it"]
-    if role == "client" and len(names := client_names(leaf)[0]) != 1:
-        return [f"a client's certificate has exactly one name qmux:client:NAME, this has {len(names) or 'none'}"]
-    try:
-        leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    except x509.ExtensionNotFound:
-        return ["the certificate has no authority key identifier, which every peer asks for"]
-    return []
+        judge_leaf(bundle.leaf, role)
+    except CertificateError as error:
+        with contextlib.suppress(CertificateError):
+            judge_leaf(bundle.leaf, other)
+            return [Finding(key, f"this is a {other}'s certificate, a {role}'s is needed; {renew}")]
+        return [Finding(key, f"{error}; {renew}")]
+    return [Finding(key, f"{flaw.text}; {renew}", flaw.is_warning) for flaw in flaws(bundle, role, now)]
 
 
 def _services(leaf: x509.Certificate, key: str, services: Sequence[str]) -> list[Finding]:
@@ -199,11 +206,6 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
-
-
-def _name(certificate: x509.Certificate) -> str:
-    name = certificate.subject.rfc4514_string() or f"{certificate.serial_number:x}"
-    return f'"{name[:80]}"' if name.isprintable() else f"{certificate.serial_number:x}"
 
 
 def _when(moment: datetime.datetime) -> str:

@@ -10,6 +10,7 @@ from qmux.config.document import Document
 from qmux.config.keys import names_of
 from qmux.config.schema import LogConfig, ProcessConfig, TlsFiles
 from qmux.config.section import Names, Section
+from qmux.paths import path_of, text_of
 
 LOG_KEYS = Names(names_of(LogConfig))
 PROCESS_KEYS = (*names_of(TlsFiles), *names_of(ProcessConfig, "tls"))
@@ -66,18 +67,18 @@ def _tls_files(document: Document, section: Section) -> TlsFiles:
 
 
 def _path(document: Document, section: Section, key: str) -> str:
-    """A path, made absolute: a relative one is relative to the file (or the directory of files)."""
+    """A path (``paths.text_of``), made absolute: a relative one is relative to the file, or the directory of files."""
     text = section.text(key)
     if len(text.encode()) > MAX_TEXT:
         section.add(key, f"a path has at most {MAX_TEXT} bytes")
         return ""
-    return str((document.base / text).absolute()) if text else ""
+    return text_of((document.base / text).absolute()) if text else ""
 
 
 def _runtime_dir(document: Document, section: Section) -> str:
     path = _path(document, section, "runtime_dir")
     try:
-        check_unix_path(f"{path}/{_ADMIN_SOCKET}")
+        check_unix_path(f"{path_of(path)}/{_ADMIN_SOCKET}")
     except AddressError as error:
         section.add("runtime_dir", f"too long for the sockets in it: {error}")
     return path

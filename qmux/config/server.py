@@ -15,6 +15,7 @@ from qmux.config.section import Names, Section
 from qmux.config.services import service_names
 from qmux.config.taken import Taken, TakenAddresses
 from qmux.config.units import format_duration
+from qmux.paths import text_of
 
 TABLES = Names(("server", "quic", "tls", "services", "defaults", "admin", "log", "authorization"))
 SERVER_KEYS = Names(
@@ -46,7 +47,7 @@ def read_server(document: Document) -> ServerConfig:
     services = _read_services(document, taken)
     check_later_tables(document)
     config = ServerConfig(
-        source=str(document.source_path),
+        source=text_of(document.source_path),
         process=read_process(document, section, None),
         quic=_read_quic(document, services, taken),
         services=services,

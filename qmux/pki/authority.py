@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import ipaddress
+import hashlib
 import os
 import re
 import tempfile
@@ -15,8 +16,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from qmux import addresses
 from qmux.errors import CertificateError, UsageError
+from qmux.pki.bundle import PemParts, certificates, parse
+from qmux.pki.holding import Holding, foreign, read_holding, renewed
 from qmux.pki.identity import ANY_SERVICE, CLIENT_URI, SERVICE_URI
+from qmux.pki.material import Role
+from qmux.pki.own import flaws
+from qmux.pki.reading import Unreadable, read_key
 
 CA_DAYS = 3650
 """A CA lives as long as the deployment: replacing it means touching every machine."""
@@ -26,6 +33,10 @@ LEAF_DAYS = 365
 
 CLOCK_SKEW = datetime.timedelta(minutes=5)
 """A machine whose clock is a little behind must accept a certificate that was made just now."""
+
+MAX_COMMON_NAME = 64
+MAX_STEM = 251
+"""Of a bundle's file name, with ``.pem``: NAME_MAX is 255 bytes."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -49,81 +60,158 @@ def init(directory: Path) -> Path:
     return directory / "ca.pem"
 
 
-def issue_server(directory: Path, names: Sequence[str]) -> Path:
-    """A server's bundle for these DNS names and IP addresses, in a file called after the first."""
+def issue_server(directory: Path, names: Sequence[str], drop: Sequence[str] = ()) -> Path:
+    """A server's bundle for these DNS names and IP addresses, in a file called after the first.
+
+    Where that file is a server's bundle of ours, it is renewed and keeps its names, but those in ``drop``.
+    """
     if not names:
         raise UsageError("a server certificate needs at least one DNS name or IP address")
-    sans = [_server_name(name) for name in names]
-    return _issue(directory, names[0].replace(":", "_"), sans, ExtendedKeyUsageOID.SERVER_AUTH)
+    wanted = [server_name(name) for name in names]
+    path = bundle_path(directory, wanted[0])
+    held = _held(directory, path, "server", wanted[0])
+    if held is not None:
+        dropped = [server_name(name) for name in drop]
+        if held.names[0] in dropped:
+            raise UsageError(
+                f"{path}: is called after {held.names[0]}, which it keeps; issue another without that name"
+            )
+        wanted = list(renewed(held, path, wanted, dropped))
+    elif drop:
+        raise UsageError(f"{path}: no such bundle, so there is nothing to drop")
+    sans = [_general_name(name) for name in dict.fromkeys(wanted)]
+    return _issue(directory, path, wanted[0], sans, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
-def issue_client(directory: Path, name: str, services: Sequence[str]) -> Path:
-    """A client's bundle: ``name`` is its principal, ``services`` are those that it may serve (``*``: all)."""
+def issue_client(directory: Path, name: str, services: Sequence[str], drop: Sequence[str] = ()) -> Path:
+    """A client's bundle: ``name`` is its principal, ``services`` are those that it may serve (``*``: all).
+
+    Where there is one of ours, it is renewed and keeps its services, but those in ``drop``.
+    """
     if not _NAME.fullmatch(name):
         raise UsageError(f'"{name}" cannot be a client name: letters, digits, dot, dash and underscore, at most 64')
-    if not services:
-        raise UsageError(f"which services may {name} serve? name each: --service NAME, or --service '*' for all")
     for service in services:
         if service != ANY_SERVICE and not _NAME.fullmatch(service):
             raise UsageError(f'"{service}" cannot be a service name: letters, digits, dot, dash and underscore')
-    uris = [CLIENT_URI + name, *(SERVICE_URI + service for service in services)]
+    path = bundle_path(directory, name)
+    wanted = tuple(dict.fromkeys(services))
+    if wanted or path.exists():
+        held = _held(directory, path, "client", name)
+        if held is not None:
+            wanted = renewed(held, path, wanted, drop)
+        elif drop:
+            raise UsageError(f"{path}: no such bundle, so there is nothing to drop")
+    if not wanted:
+        raise UsageError(f"which services may {name} serve? name each: --service NAME, or --service '*' for all")
+    uris = [CLIENT_URI + name, *(SERVICE_URI + service for service in wanted)]
     sans = [x509.UniformResourceIdentifier(uri) for uri in uris]
-    return _issue(directory, name, sans, ExtendedKeyUsageOID.CLIENT_AUTH)
+    return _issue(directory, path, name, sans, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
-def _issue(directory: Path, name: str, sans: Sequence[x509.GeneralName], usage: x509.ObjectIdentifier) -> Path:
+def renew(directory: Path, name: str, drop: Sequence[str] = ()) -> Path:
+    """Issue the bundle called ``name`` again, with the names and services that it has, but those in ``drop``."""
+    held = holding(directory, name)
+    if held is None:
+        path = bundle_path(directory, name)
+        raise CertificateError(
+            f"{path}: no such bundle; make one: qmux pki issue server {name}, or issue client {name}"
+        )
+    if held.role == "server":
+        return issue_server(directory, held.names[:1], drop)
+    return issue_client(directory, held.names[0], (), drop)
+
+
+def holding(directory: Path, name: str) -> Holding | None:
+    """What the bundle called ``name`` holds; None where there is none. Raises CertificateError for a foreign file."""
+    with contextlib.suppress(UsageError):  # what is no server's name may be a client's
+        name = server_name(name)
+    path = bundle_path(directory, name)
+    return read_holding(path, _load_ca(directory)[0]) if path.exists() else None
+
+
+def bundle_path(directory: Path, name: str) -> Path:
+    """The file of the bundle called ``name``: a file's name has no colon, and at most NAME_MAX bytes."""
+    stem = name.replace(":", "_")
+    if len(stem) > MAX_STEM:
+        stem = f"{stem[: MAX_STEM - 9]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return directory / f"{stem}.pem"
+
+
+def _held(directory: Path, path: Path, role: Role, name: str) -> Holding | None:
+    """What the bundle ``path`` holds, which is to be renewed for ``name``; None where there is none yet.
+
+    Only a bundle of this name and kind by this CA is replaced. Raises CertificateError.
+    """
+    held = read_holding(path, _load_ca(directory)[0])
+    if held is None:
+        return None
+    if held.role != role:
+        other = f"the bundle of a {held.role}"
+        raise CertificateError(f"{path}: exists and is {other}; it was left alone: take another name")
+    if held.names[0] != name:
+        raise foreign(path)
+    return held
+
+
+def _issue(
+    directory: Path, path: Path, name: str, sans: Sequence[x509.GeneralName], usage: x509.ObjectIdentifier
+) -> Path:
     ca, ca_key = _load_ca(directory)
-    path = directory / f"{name}.pem"
-    _refuse_foreign(path, ca, name, usage)
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    # A common name has at most 64 characters (RFC 5280, ub-common-name). Nobody reads it: a longer name stands in the
+    # SAN alone, which is critical where there is no subject (§4.2.1.6).
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if len(name) <= MAX_COMMON_NAME else [])
     certificate = (
         _builder(subject, ca.subject, key.public_key(), LEAF_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(sans), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+        .add_extension(x509.SubjectAlternativeName(sans), critical=not subject)
+        .add_extension(_identifier_of(ca), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    _write(path, certificate.public_bytes(pem) + _key_pem(key) + ca.public_bytes(pem), 0o600)
+    made = PemParts(certificate.public_bytes(pem), _key_pem(key), ca.public_bytes(pem))
+    _refuse_useless(directory, made, usage)
+    _write(path, b"".join(made), 0o600)
     return path
 
 
-def _refuse_foreign(path: Path, ca: x509.Certificate, name: str, usage: x509.ObjectIdentifier) -> None:
-    """Only a bundle of this name and kind by this CA is replaced: that is how one renews."""
-    if not path.exists():
-        return
-    is_same_kind = True
+def _refuse_useless(directory: Path, made: PemParts, usage: x509.ObjectIdentifier) -> None:
+    """Raise CertificateError where peers would refuse what this CA issues: it has ended, or it may not issue."""
+    role: Role = "server" if usage == ExtendedKeyUsageOID.SERVER_AUTH else "client"
+    for flaw in flaws(parse(*made, str(directory)), role, datetime.datetime.now(datetime.UTC)):
+        if not flaw.is_warning:
+            raise CertificateError(f"{directory / 'ca.pem'}: what it issues is of no use: {flaw.text}")
+
+
+def _identifier_of(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     try:
-        old = x509.load_pem_x509_certificates(path.read_bytes())[0]
-        old.verify_directly_issued_by(ca)
-        ours = old.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == name
-        is_same_kind = usage in old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except Exception:  # not PEM, another CA, another signature: whatever it is, it is not ours to replace
-        ours = False
-    if not ours:
-        raise CertificateError(f"{path}: exists and is not a bundle of this name by this CA; it was left alone")
-    if not is_same_kind:
-        other = "client" if usage == ExtendedKeyUsageOID.SERVER_AUTH else "server"
-        raise CertificateError(f"{path}: exists and is the bundle of a {other}; it was left alone: take another name")
+        own = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:  # a CA that somebody else made
+        key = ca.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey), "the key of ca.key"
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
 def _load_ca(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     try:
-        certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
-        key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), password=None)
+        found = certificates((directory / "ca.pem").read_bytes(), str(directory / "ca.pem"))
+        key = read_key((directory / "ca.key").read_bytes())
     except FileNotFoundError as error:
         raise CertificateError(f"{error.filename}: no such file; make a CA first: qmux pki init") from None
-    except (ValueError, TypeError) as error:
-        raise CertificateError(f"{directory}: the CA cannot be read: {error}") from None
+    except Unreadable as error:
+        raise CertificateError(f"{directory / 'ca.key'}: cannot be read: {error}") from None
+    if len(found) != 1:
+        raise CertificateError(f"{directory / 'ca.pem'}: has {len(found)} certificates; that of the CA alone is needed")
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CertificateError(
             f"{directory / 'ca.key'}: not an elliptic-curve key; this CA was not made by qmux pki init"
         )
-    return certificate, key
+    if found[0].public_key() != key.public_key():
+        raise CertificateError(f"{directory / 'ca.key'}: is not the key of {directory / 'ca.pem'}")
+    return found[0], key
 
 
 def _builder(
@@ -150,14 +238,21 @@ def _key_usage(**wanted: bool) -> x509.KeyUsage:
     return x509.KeyUsage(**{usage: wanted.get(usage, False) for usage in usages})
 
 
-def _server_name(name: str) -> x509.GeneralName:
+def server_name(text: str) -> str:
+    """A name or address as a certificate has it; a name may begin with ``*.``, which stands for one label."""
+    is_wildcard = text.startswith("*.")
     try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        pass
-    if not re.fullmatch(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", name):
-        raise UsageError(f'"{name}" is neither a DNS name nor an IP address')
-    return x509.DNSName(name)
+        name = addresses.certified(text.removeprefix("*."))
+    except addresses.AddressError as error:
+        raise UsageError(f"{error}; a certificate is for a DNS name or an IP address") from None
+    if is_wildcard and addresses.ip(name) is not None:
+        raise UsageError(f'"{text}" is neither a DNS name nor an IP address')
+    return f"*.{name}" if is_wildcard else name
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    address = addresses.ip(name)
+    return x509.DNSName(name) if address is None else x509.IPAddress(address)
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -169,7 +264,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _write(path: Path, data: bytes, mode: int) -> None:
     """Atomically: a reader sees the old file or the new one, and a key is never readable by others."""
     try:
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".qmux-pki.")
         with os.fdopen(fd, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(data)

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, PrivateKeyTypes
 
 from qmux.errors import CertificateError
+from qmux.pki.reading import Unreadable, read_certificate, read_key
 
 _BEGIN = b"-----BEGIN "
 
@@ -36,10 +37,10 @@ class PemParts(NamedTuple):
 
 def split_bundle(data: bytes, what: str) -> PemParts:
     """The parts of a one-file bundle: CA certificates are those that are self-issued. Raises CertificateError."""
-    certificates = _certificates(data, what)
+    found = certificates(data, what)
     keys = [block for block in _blocks(data) if b"PRIVATE KEY" in block.splitlines()[0]]
-    chain = [c for c in certificates if c.issuer != c.subject]
-    ca = [c for c in certificates if c.issuer == c.subject]
+    chain = [c for c in found if c.issuer != c.subject]
+    ca = [c for c in found if c.issuer == c.subject]
     if not chain:
         raise CertificateError(f"{what}: has no certificate; a bundle holds the chain, the key and the CA")
     if len(keys) != 1:
@@ -51,26 +52,27 @@ def split_bundle(data: bytes, what: str) -> PemParts:
 
 def parse(chain: bytes, key: bytes, ca: bytes, what: str = "certificate material") -> Bundle:
     """Parse the three parts and check that the key belongs to the leaf. Raises CertificateError."""
-    certificates = _certificates(chain, what)
-    authorities = _certificates(ca, f"{what}: CA")
-    if not certificates or not authorities:
-        raise CertificateError(f"{what}: has no {'certificate' if not certificates else 'CA certificate'}")
+    ours = certificates(chain, what)
+    authorities = certificates(ca, f"{what}: CA")
+    if not ours or not authorities:
+        raise CertificateError(f"{what}: has no {'certificate' if not ours else 'CA certificate'}")
     try:
-        private = serialization.load_pem_private_key(key, password=None)
-    except (ValueError, TypeError) as error:
+        private = read_key(key)
+    except Unreadable as error:
         raise CertificateError(f"{what}: the private key cannot be read: {error}") from None
-    if _public(private) != _public_of(certificates[0]):
+    if _public(private) != _public_of(ours[0]):
         raise CertificateError(f"{what}: the private key does not belong to the certificate")
-    return Bundle(tuple(certificates), private, tuple(authorities))
+    return Bundle(tuple(ours), private, tuple(authorities))
 
 
-def _certificates(data: bytes, what: str) -> list[x509.Certificate]:
+def certificates(data: bytes, what: str) -> list[x509.Certificate]:
+    """Every certificate in PEM text, in its order. Raises CertificateError, after the file's name ``what``."""
     if _BEGIN not in data:
         raise CertificateError(f"{what}: is not PEM")
     blocks = [block for block in _blocks(data) if block.startswith(b"-----BEGIN CERTIFICATE-----")]
     try:
-        return [x509.load_pem_x509_certificate(block) for block in blocks]
-    except ValueError as error:
+        return [read_certificate(block) for block in blocks]
+    except Unreadable as error:
         raise CertificateError(f"{what}: a certificate cannot be read: {error}") from None
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from qmux.errors import CertificateError
 from qmux.heard import escaped
+from qmux.pki.bundle import certificates
+from qmux.pki.reading import key_name
 from qmux.pki.verify import client_names, server_names
 
 MAX_FILE_BYTES = 1 << 20
@@ -28,18 +29,15 @@ def describe_file(path: Path) -> list[dict[str, Any]]:
         raise CertificateError(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > MAX_FILE_BYTES or b"-----BEGIN CERTIFICATE-----" not in data:
         raise CertificateError(f"{path}: has no certificate; it should be a PEM file such as `qmux pki issue` writes")
-    try:
-        certificates = x509.load_pem_x509_certificates(data)
-        return [facts(certificate, datetime.datetime.now(datetime.UTC)) for certificate in certificates]
-    except ValueError as error:
-        raise CertificateError(f"{path}: a certificate cannot be read: {error}") from None
+    now = datetime.datetime.now(datetime.UTC)
+    return [facts(certificate, now) for certificate in certificates(data, str(path))]
 
 
 def facts(certificate: x509.Certificate, now: datetime.datetime) -> dict[str, Any]:
-    """What a certificate says; times as ISO 8601 in UTC. Raises ValueError where an extension is malformed."""
+    """What a certificate says; times as ISO 8601 in UTC."""
     names, services = client_names(certificate)
     return {
-        "kind": _kind(certificate),
+        "kind": kind_of(certificate),
         "subject": certificate.subject.rfc4514_string(),
         "names": [*names, *server_names(certificate)],
         "services": list(services),
@@ -48,7 +46,7 @@ def facts(certificate: x509.Certificate, now: datetime.datetime) -> dict[str, An
         "not_after": certificate.not_valid_after_utc.isoformat(),
         "valid_now": certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc,
         "days_left": (certificate.not_valid_after_utc - now).days,
-        "key": _key(certificate),
+        "key": key_name(certificate.public_key()),
         "serial": f"{certificate.serial_number:x}",
         "fingerprint": certificate.fingerprint(hashes.SHA256()).hex(),
     }
@@ -69,7 +67,8 @@ def as_text(facts: dict[str, Any]) -> str:
     return "\n".join(f"{name:12} {escaped(value)}" for name, value in lines.items() if value)
 
 
-def _kind(certificate: x509.Certificate) -> str:
+def kind_of(certificate: x509.Certificate) -> str:
+    """ "CA", "server", "client", "server and client", or "certificate" where it does not say."""
     try:
         if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
             return "CA"
@@ -88,15 +87,6 @@ def _kind(certificate: x509.Certificate) -> str:
         if usage in usages
     ]
     return " and ".join(kinds) or "certificate"
-
-
-def _key(certificate: x509.Certificate) -> str:
-    key = certificate.public_key()
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return f"ECDSA {key.curve.name}"
-    if isinstance(key, rsa.RSAPublicKey):
-        return f"RSA {key.key_size}"
-    return type(key).__name__
 
 
 def _minute(iso: str) -> str:

@@ -1,54 +1,63 @@
-"""The one check of a peer's certificate, for both engines: ``identity`` of a client, ``verify_server`` of a server.
+"""The one check of a certificate: of a peer's in a handshake, and of our own before a start or a reload takes it.
 
-The decision is cryptography's verifier (RFC 5280 paths, Web PKI profile: AKI, SAN and EKU required). It does not say
-why it refuses, so ``_diagnose`` looks for the reason afterwards: it explains, it never accepts.
+``identity`` is for a client's, ``verify_server`` for a server's, ``qmux.pki.own`` asks both about ours. What a path to
+a CA is says ``policy``, why one is none ``diagnosis``, which keys there may be ``reading``.
 """
 
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from cryptography.x509.verification import VerificationError
 
-from qmux.errors import CertificateError
+from qmux import addresses
 from qmux.heard import heard
+from qmux.pki.diagnosis import (
+    BAD_CERTIFICATE,
+    CERTIFICATE_EXPIRED,
+    CERTIFICATE_REQUIRED,
+    UNKNOWN_CA,
+    UNSUPPORTED_CERTIFICATE,
+    CertificateRejected,
+    path_problem,
+    verifier_s_words,
+)
 from qmux.pki.identity import CLIENT_URI, SERVICE_URI, Identity
+from qmux.pki.material import Role
+from qmux.pki.policy import MAX_CHAIN, MAX_CHAIN_BYTES, path_to
+from qmux.pki.reading import ACCEPTED_KEYS, Unreadable, is_accepted, key_name, read_certificate
 
-MAX_CHAIN = 4
-"""Leaf and at most three intermediates: what a peer may make us parse and verify."""
-
-# TLS alerts, RFC 8446 §6
-BAD_CERTIFICATE = 42
-UNSUPPORTED_CERTIFICATE = 43
-CERTIFICATE_EXPIRED = 45
-UNKNOWN_CA = 48
-CERTIFICATE_REQUIRED = 116
-
-
-class CertificateRejected(CertificateError):
-    """A peer's certificate is not accepted; ``alert`` is the TLS alert that tells the peer."""
-
-    def __init__(self, alert: int, reason: str) -> None:
-        super().__init__(reason)
-        self.alert = alert
+__all__ = [
+    "BAD_CERTIFICATE",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_REQUIRED",
+    "MAX_CHAIN",
+    "UNKNOWN_CA",
+    "UNSUPPORTED_CERTIFICATE",
+    "CertificateRejected",
+    "client_names",
+    "identity",
+    "judge_leaf",
+    "server_names",
+    "verify_server",
+]
 
 
 def identity(chain: Sequence[bytes], cas: Sequence[x509.Certificate], now: datetime.datetime) -> Identity:
     """Who the client with this chain (DER, leaf first) is: asked in a full handshake, and again before a session of its
     is resumed. Raises CertificateRejected.
     """
-    leaf, intermediates = _parse(chain)
-    verifier = PolicyBuilder().store(Store(list(cas))).time(now).max_chain_depth(MAX_CHAIN - 1).build_client_verifier()
+    certificates = _parse(chain)
+    leaf, *intermediates = certificates
     try:
-        verifier.verify(leaf, intermediates)
-    except VerificationError:
-        raise _diagnose(leaf, cas, now, ExtendedKeyUsageOID.CLIENT_AUTH) from None
-    _require_usage(leaf, ExtendedKeyUsageOID.CLIENT_AUTH)
+        path_to(cas, now).build_client_verifier().verify(leaf, intermediates)
+    except VerificationError as error:
+        raise _refused(error, certificates, cas, now, ExtendedKeyUsageOID.CLIENT_AUTH) from None
+    judge_leaf(leaf, "client")
     return _identity_of(leaf)
 
 
@@ -56,25 +65,36 @@ def verify_server(chain: Sequence[bytes], cas: Sequence[x509.Certificate], name:
     """Accept the server with this chain as ``name`` (DNS name or IP address) until the time that is returned, in
     seconds since the epoch. Raises CertificateRejected.
     """
-    leaf, intermediates = _parse(chain)
-    builder = PolicyBuilder().store(Store(list(cas))).time(now).max_chain_depth(MAX_CHAIN - 1)
+    certificates = _parse(chain)
+    leaf, *intermediates = certificates
     try:
-        builder.build_server_verifier(_subject(name)).verify(leaf, intermediates)
-    except VerificationError:
-        raise _diagnose(leaf, cas, now, ExtendedKeyUsageOID.SERVER_AUTH, name) from None
+        path_to(cas, now).build_server_verifier(_subject(name)).verify(leaf, intermediates)
+    except VerificationError as error:
+        raise _refused(error, certificates, cas, now, ExtendedKeyUsageOID.SERVER_AUTH, name) from None
     except ValueError:
         raise CertificateRejected(BAD_CERTIFICATE, f'no certificate can be for "{name}": it is not a name') from None
-    _require_usage(leaf, ExtendedKeyUsageOID.SERVER_AUTH)
-    return int(min(certificate.not_valid_after_utc for certificate in (leaf, *intermediates)).timestamp())
+    judge_leaf(leaf, "server")
+    return int(min(certificate.not_valid_after_utc for certificate in certificates).timestamp())
+
+
+def judge_leaf(leaf: x509.Certificate, role: Role) -> None:
+    """What a certificate says of itself: for what it is, and its key. Raises CertificateRejected.
+
+    The verifier takes one without any usage as fit for all (RFC 5280 §4.2.1.12): here it must name its own. A key that
+    an engine does not take would end the handshake with an alert that says nothing.
+    """
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH if role == "client" else ExtendedKeyUsageOID.SERVER_AUTH
+    if not _has_usage(leaf, usage):
+        raise _wrong_usage(usage)
+    if not is_accepted(key := leaf.public_key()):
+        text = f"the certificate's key is {key_name(key)}; accepted are {ACCEPTED_KEYS}"
+        raise CertificateRejected(UNSUPPORTED_CERTIFICATE, text)
 
 
 def server_names(certificate: x509.Certificate) -> list[str]:
-    """The DNS names and IP addresses that a certificate stands for."""
-    san = _san(certificate)
-    if san is None:
-        return []
-    addresses = [str(address) for address in san.get_values_for_type(x509.IPAddress)]
-    return [*san.get_values_for_type(x509.DNSName), *addresses]
+    """The DNS names and IP addresses that a certificate stands for, in its order."""
+    names = _san(certificate) or ()
+    return [str(name.value) for name in names if isinstance(name, (x509.DNSName, x509.IPAddress))]
 
 
 def client_names(certificate: x509.Certificate) -> tuple[list[str], tuple[str, ...]]:
@@ -86,19 +106,19 @@ def client_names(certificate: x509.Certificate) -> tuple[list[str], tuple[str, .
     return names, services
 
 
-def _parse(chain: Sequence[bytes]) -> tuple[x509.Certificate, list[x509.Certificate]]:
+def _parse(chain: Sequence[bytes]) -> list[x509.Certificate]:
     if not chain:
         raise CertificateRejected(CERTIFICATE_REQUIRED, "no certificate was presented")
     if len(chain) > MAX_CHAIN:
         raise CertificateRejected(
             BAD_CERTIFICATE, f"a chain of {len(chain)} certificates; at most {MAX_CHAIN} are read"
         )
+    if (size := sum(len(der) for der in chain)) > MAX_CHAIN_BYTES:
+        raise CertificateRejected(BAD_CERTIFICATE, f"a chain of {size} bytes; at most {MAX_CHAIN_BYTES} are read")
     try:
-        leaf, *intermediates = [x509.load_der_x509_certificate(der) for der in chain]
-        _ = leaf.extensions  # parsed on first use, and may be malformed
-    except ValueError as error:
+        return [read_certificate(der) for der in chain]
+    except Unreadable as error:
         raise CertificateRejected(BAD_CERTIFICATE, f"the certificate cannot be parsed: {heard(error)}") from None
-    return leaf, intermediates
 
 
 def _identity_of(leaf: x509.Certificate) -> Identity:
@@ -117,62 +137,44 @@ def _identity_of(leaf: x509.Certificate) -> Identity:
     )
 
 
-def _diagnose(
-    leaf: x509.Certificate,
+def _refused(
+    error: VerificationError,
+    chain: Sequence[x509.Certificate],
     cas: Sequence[x509.Certificate],
     now: datetime.datetime,
     usage: x509.ObjectIdentifier,
     name: str = "",
 ) -> CertificateRejected:
-    if now > leaf.not_valid_after_utc:
-        return CertificateRejected(CERTIFICATE_EXPIRED, f"the certificate expired {_when(leaf.not_valid_after_utc)}")
-    if now < leaf.not_valid_before_utc:
-        return CertificateRejected(
-            CERTIFICATE_EXPIRED, f"the certificate is not valid before {_when(leaf.not_valid_before_utc)}"
-        )
-    if leaf.issuer == leaf.subject and not any(ca.subject == leaf.issuer for ca in cas):
-        return CertificateRejected(UNKNOWN_CA, "the certificate is self-signed")
-    if not any(_signed_by(leaf, ca) for ca in cas):
-        issuer = heard(leaf.issuer.rfc4514_string()) or "without a name"
-        return CertificateRejected(UNKNOWN_CA, f"the certificate is signed by another CA ({issuer})")
+    """Why the verifier refused: what we can name, else its own reason."""
+    leaf = chain[0]
+    if refused := path_problem(chain, cas, now):
+        return refused
     if not _has_usage(leaf, usage):
         return _wrong_usage(usage)
-    if name and name.lower() not in (known := [other.lower() for other in server_names(leaf)]):
-        found = heard(", ".join(known)) or "no name at all"
-        return CertificateRejected(BAD_CERTIFICATE, f'the certificate is not for "{name}" but for {found}')
-    for extension, words in (
-        (x509.AuthorityKeyIdentifier, "authority key identifier"),
-        (x509.SubjectAlternativeName, "name (SAN)"),
-    ):
-        if not _has(leaf, extension):
-            return CertificateRejected(BAD_CERTIFICATE, f"the certificate has no {words}")
-    return CertificateRejected(BAD_CERTIFICATE, "the certificate's chain does not verify against our CA")
+    if not name and _san(leaf) is None:
+        return CertificateRejected(BAD_CERTIFICATE, "the certificate has no name (SAN)")
+    if name and not _is_named(leaf, name):
+        known = heard(", ".join(server_names(leaf))) or "no name at all"
+        return CertificateRejected(BAD_CERTIFICATE, f'the certificate is not for "{name}" but for {known}')
+    return verifier_s_words(error, chain, cas)
+
+
+def _is_named(leaf: x509.Certificate, name: str) -> bool:
+    """Whether ``name`` is one of the certificate's, or one that its wildcards may cover."""
+    known = [other.lower() for other in server_names(leaf)]
+    return name.lower() in known or f"*.{name.lower().partition('.')[2]}" in known
 
 
 def _subject(name: str) -> x509.verification.Subject:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _signed_by(leaf: x509.Certificate, ca: x509.Certificate) -> bool:
-    try:
-        leaf.verify_directly_issued_by(ca)
-    except Exception:  # ValueError, TypeError, InvalidSignature: only an explanation is sought here
-        return False
-    return True
-
-
-def _require_usage(leaf: x509.Certificate, usage: x509.ObjectIdentifier) -> None:
-    """The verifier refuses other usages, but takes a certificate without any as fit for all (RFC 5280 §4.2.1.12)."""
-    if not _has_usage(leaf, usage):
-        raise _wrong_usage(usage)
+    address = addresses.ip(name)
+    return x509.DNSName(name) if address is None else x509.IPAddress(address)
 
 
 def _wrong_usage(usage: x509.ObjectIdentifier) -> CertificateRejected:
     needed = "clientAuth" if usage == ExtendedKeyUsageOID.CLIENT_AUTH else "serverAuth"
-    return CertificateRejected(UNSUPPORTED_CERTIFICATE, f"the certificate is not for this use: it lacks {needed}")
+    return CertificateRejected(
+        UNSUPPORTED_CERTIFICATE, f"the certificate is not for this use: its extended key usage lacks {needed}"
+    )
 
 
 def _has_usage(leaf: x509.Certificate, usage: x509.ObjectIdentifier) -> bool:
@@ -182,20 +184,8 @@ def _has_usage(leaf: x509.Certificate, usage: x509.ObjectIdentifier) -> bool:
         return False
 
 
-def _has(leaf: x509.Certificate, extension: type[x509.ExtensionType]) -> bool:
-    try:
-        leaf.extensions.get_extension_for_class(extension)
-    except x509.ExtensionNotFound:
-        return False
-    return True
-
-
 def _san(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
     try:
         return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return None
-
-
-def _when(moment: datetime.datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M UTC")

@@ -382,6 +382,10 @@ class Engine(Protocol):
 
     name: str
 
+    def try_material(self, material: Material) -> None:
+        """Load it as a handshake would, at either end. Raises CertificateError where this engine cannot use it."""
+        ...
+
     def serve(self, config: EndpointConfig, acceptor: Acceptor) -> Endpoint:
         """A server endpoint without sockets yet. Raises CertificateError."""
         ...

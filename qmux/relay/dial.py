@@ -12,6 +12,7 @@ import aiohappyeyeballs
 
 from qmux import sockets
 from qmux.config.schema import Target
+from qmux.paths import path_of
 from qmux.protocol.frames import RefuseCode
 from qmux.protocol.values import clipped
 
@@ -41,7 +42,7 @@ async def dial(target: Target, timeout_s: float, waited_s: float = 0.0) -> socke
         raise DialFailed(RefuseCode.TIMEOUT, f"{target} did not answer within {timeout_s:g} s")
     try:
         async with asyncio.timeout(timeout_s - waited_s):
-            sock = await (_dial_unix(target.path) if target.path else _dial_tcp(target.host, target.port))
+            sock = await (_dial_unix(path_of(target.path)) if target.path else _dial_tcp(target.host, target.port))
     except TimeoutError:
         raise DialFailed(RefuseCode.TIMEOUT, f"{target} did not answer within {timeout_s:g} s") from None
     except socket.gaierror as error:

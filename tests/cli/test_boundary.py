@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
-from qmux import errors
+from qmux import errors, paths
 from qmux.cli import boundary
-from tests.cli.programs import arguments
+from tests.cli.programs import arguments, run
 
 
 def failing(error: BaseException) -> click.Command:
@@ -102,3 +102,21 @@ def test_a_reader_that_is_gone_ends_the_program_quietly() -> None:
         )
     assert done.stderr == b""
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("embedded null byte"), UnicodeError("a\udcff"), OverflowError("too large"), RecursionError("deep")],
+)
+def test_what_a_library_did_not_take_is_told_in_words(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert boundary.run(failing(error), "prog", []) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"prog: {paths.escaped(str(error))} ({type(error).__name__} at ")
+    assert "QMux did not foresee this input" in said
+
+
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"caf\xe9-\xc3\xbc")
+    done = run("qmux", "pki", "init", "--dir", place, env={"PYTHONIOENCODING": "utf-8:strict"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{tmp_path}/caf\\xe9-\u00fc/ca.pem: ")

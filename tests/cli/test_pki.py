@@ -68,3 +68,40 @@ def test_a_commands_own_example_works(tmp_path: Path) -> None:
         done = run("qmux", *words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert invoke("pki", "show", tmp_path / "pki" / "pod-1.pem").exit_code == 0
+
+
+def test_a_renewal_says_what_it_kept_and_what_it_dropped(tmp_path: Path) -> None:
+    where = ("--dir", tmp_path)
+    ok("pki", "init", *where)
+    ok("pki", "issue", "server", "a.example", "b.example", "192.0.2.1", *where)
+    again = ok("pki", "issue", "server", "A.example.", *where)
+    assert again == (
+        f"{tmp_path}/a.example.pem: server a.example, b.example, 192.0.2.1, 365 days\n"
+        "kept from before: b.example, 192.0.2.1; to take away: --drop b.example --drop 192.0.2.1\n"
+    )
+    renewed = ok("pki", "renew", "a.example", "--drop", "192.0.2.1", *where).splitlines()
+    assert renewed[0] == f"{tmp_path}/a.example.pem: server a.example, b.example, 365 days"
+    assert renewed[1] == "dropped: 192.0.2.1"
+    assert "qmux reload" in renewed[2]
+    ok("pki", "issue", "client", "pod-1", "--service", "a", "--service", "b", *where)
+    assert "client pod-1, may serve a, b, 365 days" in ok("pki", "issue", "client", "pod-1", *where)
+    assert "client pod-1, may serve b, c, 365 days\nkept from before: b; to take away: --drop b\ndropped: a\n" in ok(
+        "pki", "issue", "client", "pod-1", "--service", "c", "--drop", "a", *where
+    )
+
+
+def test_names_of_any_form_and_length(tmp_path: Path) -> None:
+    where = ("--dir", tmp_path)
+    ok("pki", "init", *where)
+    long = ".".join(["x" * 60] * 4)
+    assert f"server {long}, " in ok("pki", "issue", "server", long, *where)
+    assert "server xn--bcher-kva.example, fe80::1, 1.2.3.4, " in ok(
+        "pki", "issue", "server", "b\u00fccher.example.", "fe80::1%eth0", "::ffff:1.2.3.4", *where
+    )
+    for words, says in (
+        (("my_host",), "an underscore"),
+        (("a..b",), "neither a host name"),
+        (("*.1.2.3.4",), "neither"),
+    ):
+        done = run("qmux", "pki", "issue", "server", *words, *map(str, where))
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr

@@ -12,9 +12,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from qmux.errors import CertificateError, UsageError
 from qmux.pki import authority, bundle, verify
+from tests.pki.openssl import CA_TRUE, make
 
 DAY = datetime.timedelta(days=1)
 
@@ -226,3 +229,118 @@ def test_a_client_without_services_is_asked_for_them(pki: Path) -> None:
         authority.issue_client(pki, "pod-1", [])
     with pytest.raises(UsageError, match="at least one"):
         authority.issue_server(pki, [])
+
+
+# --- renewal ---
+
+
+def names_in(path: Path) -> list[str]:
+    return verify.server_names(read(path).leaf)
+
+
+def test_issued_again_a_server_keeps_its_names_and_gets_more(pki: Path) -> None:
+    path = authority.issue_server(pki, ["a.example", "b.example", "192.0.2.1"])
+    assert authority.issue_server(pki, ["A.example."]) == path
+    assert names_in(path) == ["a.example", "b.example", "192.0.2.1"]
+    authority.issue_server(pki, ["a.example", "c.example"], drop=["b.example"])
+    assert sorted(names_in(path)) == ["192.0.2.1", "a.example", "c.example"]
+
+
+def test_issued_again_a_client_keeps_its_services(pki: Path) -> None:
+    path = authority.issue_client(pki, "pod-1", ["a", "b"])
+    authority.issue_client(pki, "pod-1", [])
+    assert verify.client_names(read(path).leaf) == (["pod-1"], ("a", "b"))
+    authority.issue_client(pki, "pod-1", ["c"], drop=["a"])
+    assert verify.client_names(read(path).leaf) == (["pod-1"], ("b", "c"))
+
+
+def test_renew_takes_names_and_services_from_the_bundle(pki: Path) -> None:
+    server = authority.issue_server(pki, ["2001:db8::1", "b.example"])
+    client = authority.issue_client(pki, "pod.1", ["a", "b"])
+    old = read(server).leaf.serial_number
+    assert authority.renew(pki, "2001:db8::1") == server
+    assert names_in(server) == ["2001:db8::1", "b.example"]
+    assert read(server).leaf.serial_number != old
+    assert authority.renew(pki, "pod.1", drop=["a"]) == client
+    assert verify.client_names(read(client).leaf) == (["pod.1"], ("b",))
+
+
+@pytest.mark.parametrize(
+    ("name", "drop", "words"),
+    [
+        ("a.example", ["zzz"], "has no name zzz to drop; it has a.example, b.example"),
+        ("a.example", ["a.example"], "is called after a.example, which it keeps"),
+        ("pod-1", ["x"], "without x it has no service left"),
+        ("nobody", [], "no such bundle; make one"),
+        ("ca", [], "left alone"),
+    ],
+)
+def test_what_cannot_be_renewed_is_told_and_changes_nothing(pki: Path, name: str, drop: list[str], words: str) -> None:
+    for path in (authority.issue_server(pki, ["a.example", "b.example"]), authority.issue_client(pki, "pod-1", ["x"])):
+        assert path.exists()
+    before = {path: path.read_bytes() for path in pki.iterdir()}
+    with pytest.raises((CertificateError, UsageError), match=words):
+        authority.renew(pki, name, drop)
+    assert {path: path.read_bytes() for path in pki.iterdir()} == before
+
+
+# --- names ---
+
+
+def test_a_long_name_stands_in_the_san_alone(pki: Path) -> None:
+    name = ".".join(["x" * 60] * 4) + ".example"
+    path = authority.issue_server(pki, [name, "short.example"])
+    made = read(path)
+    assert list(made.leaf.subject) == []
+    assert extension(made.leaf, x509.SubjectAlternativeName).critical
+    der = [made.leaf.public_bytes(bundle.serialization.Encoding.DER)]
+    for each in (name, "short.example"):
+        verify.verify_server(der, made.ca, each, now())
+    authority.renew(pki, name)
+    assert names_in(path) == [name, "short.example"]
+
+
+def test_the_longest_name_has_a_file(pki: Path) -> None:
+    name = ".".join(["x" * 63, "y" * 63, "z" * 63, "w" * 61])
+    assert len(name) == 253
+    path = authority.issue_server(pki, [name])
+    assert authority.renew(pki, name) == path
+
+
+@given(st.text(max_size=100) | st.from_regex(r"(\*\.)?[a-z0-9:._%-]{0,70}", fullmatch=True))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_what_is_issued_can_be_verified(tmp_path: Path, name: str) -> None:
+    """Whatever name ``issue server`` takes is one that a client can ask for."""
+    if not (tmp_path / "ca.pem").exists():
+        authority.init(tmp_path)
+    try:
+        made = read(authority.issue_server(tmp_path, [name]))
+    except (UsageError, CertificateError):
+        return
+    (issued,) = verify.server_names(made.leaf)
+    der = [made.leaf.public_bytes(bundle.serialization.Encoding.DER)]
+    verify.verify_server(der, made.ca, issued.replace("*", "any"), now())
+
+
+def test_a_ca_of_somebody_else_may_issue(tmp_path: Path) -> None:
+    """An EC CA made by openssl, without the identifiers that ours has."""
+    made = make(tmp_path, "ca", f"{CA_TRUE}\nsubjectKeyIdentifier = none\nauthorityKeyIdentifier = none")
+    assert made.certificate == (tmp_path / "ca.pem").read_bytes()
+    path = authority.issue_server(tmp_path, ["a.example"])
+    der = [read(path).leaf.public_bytes(bundle.serialization.Encoding.DER)]
+    verify.verify_server(der, read(path).ca, "a.example", now())
+
+
+def test_a_ca_that_peers_would_refuse_issues_nothing(tmp_path: Path) -> None:
+    make(tmp_path, "ca", f"{CA_TRUE}\nkeyUsage = cRLSign")
+    with pytest.raises(CertificateError, match=r"what it issues is of no use: .*keyCertSign"):
+        authority.issue_server(tmp_path, ["a.example"])
+    assert not (tmp_path / "a.example.pem").exists()
+
+
+def test_the_key_of_another_ca_issues_nothing(pki: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    authority.init(other)
+    (pki / "ca.key").write_bytes((other / "ca.key").read_bytes())
+    with pytest.raises(CertificateError, match=r"ca\.key: is not the key of"):
+        authority.issue_server(pki, ["a.example"])

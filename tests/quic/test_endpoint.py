@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from qmux import steering
+from qmux.addresses import socket_address
 from qmux.quic.aioquic_engine.endpoint import AioquicEndpoint
 from qmux.quic.engine import CloseKind, Endpoint, StreamLimit
 from tests.aio import stays, until
 from tests.netsim.proxy import Proxy
+from tests.ports import link_local
 from tests.quic import packets
 from tests.quic.harness import World, ping, udp_socket
 
@@ -345,3 +347,13 @@ async def test_two_sockets_of_one_endpoint(world: World) -> None:
     server.endpoint.add_socket(second)
     await world.pair(server)
     await world.pair(server, via=address)
+
+
+async def test_a_server_on_one_link_is_reached_by_its_scoped_address(world: World) -> None:
+    if (host := link_local()) is None:
+        pytest.skip("no interface has a link-local address")
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    sock.bind(socket_address(host, 0))
+    server = world.serve(sock=sock)
+    await world.connect((host, server.address[1])).heard.is_connected()

@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
+from qmux.addresses import socket_address
 from qmux.config.schema import Bind
 from qmux.errors import StartError
 from supervisor.sockets import open_groups, receive_buffer_bytes, warn_of_small_buffer
+from tests.ports import link_local
 from tests.supervisor.made import datagrams, quic, traffic
 
 Make = Callable[[str, int], Bind]
@@ -220,4 +222,16 @@ def test_another_user_cannot_grow_a_group(bind: Make, _type: int) -> None:
         os.seteuid(0)
     assert group.sockets == first
     group.grow(3, "key")
+    group.close()
+
+
+@pytest.mark.parametrize(("bind", "_type"), KINDS)
+def test_a_bind_on_one_link_keeps_its_scope(bind: Make, _type: int) -> None:
+    """``fe80::1%eth0``: without its interface the address is none (RFC 4007 §6)."""
+    if (host := link_local()) is None:
+        pytest.skip("no interface has a link-local address")
+    (group,) = open_groups(bind(host, 0), 1, "key")
+    group.grow(2, "key")
+    names = {sock.getsockname() for sock in group.sockets}
+    assert names == {(*socket_address(host, names.copy().pop()[1]),)}
     group.close()

@@ -6,6 +6,8 @@ import asyncio
 
 from typing_extensions import override
 
+from qmux.pki.material import Material
+from qmux.quic.aioquic_engine.credentials import Credentials
 from qmux.quic.aioquic_engine.endpoint import AioquicEndpoint
 from qmux.quic.aioquic_engine.outgoing import connect
 from qmux.quic.engine import Acceptor, ConnectConfig, Connection, ConnectionHandler, Endpoint, EndpointConfig, Engine
@@ -15,6 +17,10 @@ class AioquicEngine(Engine):
     """Without state: a connection or endpoint has what it needs."""
 
     name = "aioquic"
+
+    @override
+    def try_material(self, material: Material) -> None:
+        Credentials(material).try_key()
 
     @override
     def serve(self, config: EndpointConfig, acceptor: Acceptor) -> Endpoint:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import datetime
 import ssl
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from aioquic import tls
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import CipherSuite
 from cryptography import x509
 
 from qmux import steering
+from qmux.errors import CertificateError
 from qmux.pki.bundle import parse
 from qmux.pki.identity import Identity
 from qmux.pki.material import Material
+from qmux.pki.reading import ACCEPTED_KEYS
 from qmux.pki.verify import CertificateRejected, identity, verify_server
 from qmux.quic.engine import ALPN
 
@@ -35,6 +39,19 @@ class Credentials:
         self._chain: list[x509.Certificate] = list(bundle.chain)
         self._key = bundle.key
         self._cas: list[x509.Certificate] = list(bundle.ca)
+
+    def try_key(self) -> None:
+        """Sign as in a handshake: aioquic has no other check of its key. Raises CertificateError."""
+        context = tls.Context(is_client=False)
+        key: Any = self._key
+        context.certificate_private_key = key
+        algorithms = context._signature_algorithms_for_private_key()
+        if not algorithms:
+            raise CertificateError(f"aioquic cannot sign with a key of this kind; accepted are {ACCEPTED_KEYS}")
+        try:
+            key.sign(b"", *tls.signature_algorithm_params(algorithms[0]))
+        except ValueError as error:  # an RSA key that is too short for the digest
+            raise CertificateError(f"aioquic cannot sign with this key: {error}") from None
 
     def configuration(self, *, is_client: bool, idle_timeout_s: float, window_bytes: int) -> QuicConfiguration:
         """A QuicConfiguration with this certificate; verification is ours (``verification``)."""

@@ -9,7 +9,7 @@ import time
 
 from aioquic.tls import SessionTicket
 
-from qmux import steering
+from qmux import addresses, steering
 from qmux.quic.aioquic_engine import udp
 from qmux.quic.aioquic_engine.connection import Address, AioquicConnection
 from qmux.quic.aioquic_engine.credentials import Credentials
@@ -167,7 +167,7 @@ def _open_socket(address: tuple[str, int]) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         udp.forbid_fragments(sock)
-        sock.connect(address)
+        sock.connect(addresses.socket_address(*address))
     except OSError:
         sock.close()
         raise

@@ -6,10 +6,12 @@ import asyncio
 
 from typing_extensions import override
 
+from qmux.pki.material import Material
 from qmux.quic.accepting import SLOW_S, Accepting, AcceptingEngine
 from qmux.quic.dialling import Dialling, DiallingEngine, OnChange, OnEnd
 from qmux.quic.engine import Acceptor, ConnectConfig, Connection, ConnectionHandler, Endpoint, EndpointConfig, Engine
 from qmux.quic.native_engine.accepting import NativeAccepting
+from qmux.quic.native_engine.credentials import ClientContext, Credentials
 from qmux.quic.native_engine.dialling import NativeDialling
 from qmux.quic.native_engine.driver import Driver
 from qmux.quic.native_engine.endpoint import NativeEndpoint
@@ -23,6 +25,10 @@ class NativeEngine(Engine, DiallingEngine, AcceptingEngine):
 
     def __init__(self) -> None:
         self._driver: Driver | None = None
+
+    @override
+    def try_material(self, material: Material) -> None:
+        ClientContext(Credentials(material), "")  # rustls loads and compares a server's key in the same way
 
     @override
     def serve(self, config: EndpointConfig, acceptor: Acceptor) -> Endpoint:

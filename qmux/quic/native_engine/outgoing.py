@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import qmux_native
 
+from qmux import addresses
 from qmux.quic.engine import ConnectConfig, ConnectionHandler
 from qmux.quic.native_engine import limits
 from qmux.quic.native_engine.connection import NativeConnection
@@ -81,7 +82,7 @@ def _open_socket(address: tuple[str, int]) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-        sock.connect(address)
+        sock.connect(addresses.socket_address(*address))
     except OSError:
         sock.close()
         raise

@@ -7,6 +7,7 @@ import os
 import msgspec
 
 from qmux import __version__
+from qmux.addresses import certified
 from qmux.config.schema import ClientConfig
 from qmux.pki.material import Material
 from qmux.protocol.frames import Offered, Register
@@ -58,7 +59,7 @@ class Connector:
         timeout_s = self._config.connect_timeout_s
         config = ConnectConfig(
             material=self._material,
-            server_name=self._config.server_name or remote.server.host,
+            server_name=self._config.server_name or certified(remote.server.host),
             lane=lane,
             idle_timeout_s=IDLE_TIMEOUT_S,
             keep_alive_s=KEEP_ALIVE_S,

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 
 from qmux.config.schema import ClientServiceConfig
+from qmux.paths import path_of
 from qmux.quic.dialling import Address, Dialling
 from qmux.relay.dial import literal_address
 
@@ -47,8 +48,10 @@ class Targets:
 def _fixed_address(service: ClientServiceConfig) -> Address | None:
     target = service.target
     if target.path:
-        return target.path
-    return (target.host, target.port) if literal_address(target.host, target.port) else None
+        path = path_of(target.path)
+        return path if path.isprintable() else None  # the engine knows only text
+    is_plain = literal_address(target.host, target.port) and "%" not in target.host  # the engine knows no scopes
+    return (target.host, target.port) if is_plain else None
 
 
 def _plain_address(sock: socket.socket) -> Address | None:

@@ -11,9 +11,9 @@ from typing_extensions import override
 from qmux.child import Child
 from qmux.config.schema import ClientConfig
 from qmux.messages import Accept, Configure, Done, Down, Drain, Peers, Ready, ReadyFacts, Stop
-from qmux.pki.bundle import parse
 from qmux.pool.rows import WorkerReport
 from qmux.quic.choose import load_engine
+from qmux.quic.trial import try_material
 from qmux.tasks import TaskSet
 from qmux.worker.client.connector import STREAM_WINDOW_BYTES, Connector
 from qmux.worker.client.servers import Servers
@@ -28,10 +28,10 @@ class ClientWorker(Worker):
 
     def __init__(self, child: Child, message: Configure) -> None:
         config = _config_of(message)
-        _check(message)
+        self._engine = load_engine(config.process.engine)
+        try_material(self._engine, message.material, config.process.tls)  # else every connection would fail
         self._child = child
         self._slot, self._epoch = message.slot, message.epoch
-        self._engine = load_engine(config.process.engine)
         self._signal = ChangeSignal()
         self._streams = UserStreams(config.services, STREAM_WINDOW_BYTES, self._engine, self._load_changed)
         self._connector = Connector(self._engine, self._streams, config, message.material)
@@ -43,7 +43,7 @@ class ClientWorker(Worker):
     @override
     def configure(self, message: Configure) -> None:
         config = _config_of(message)
-        _check(message)
+        try_material(self._engine, message.material, config.process.tls)
         is_other_offer = self._connector.configure(config, message.material)
         self._streams.reconfigure(config.services)
         self._servers.configure(config)
@@ -103,8 +103,3 @@ class ClientWorker(Worker):
 
 def _config_of(message: Configure) -> ClientConfig:
     return msgspec.msgpack.decode(message.config, type=ClientConfig)
-
-
-def _check(message: Configure) -> None:
-    """Raise CertificateError where the material cannot be used: every connection would fail."""
-    parse(message.material.chain, message.material.key, message.material.ca)

@@ -34,6 +34,7 @@ from qmux.protocol.frames import AppCode
 from qmux.quic.accepting import accepting_of
 from qmux.quic.choose import load_engine
 from qmux.quic.engine import Acceptor, EndpointConfig
+from qmux.quic.trial import try_material
 from qmux.relay.handoff import HandoffLink
 from qmux.tasks import TaskSet
 from qmux.worker.publishing import Publishing, worker_report
@@ -66,6 +67,7 @@ class ServerWorker(Worker):
         self._failed_binds: list[FailedBind] = []
         self._tasks = TaskSet()
         self._engine = load_engine(self._config.process.engine)
+        try_material(self._engine, message.material, self._config.process.tls)
         self._pool = Pool(message.slot, message.epoch)
         self._signal = ChangeSignal()
         self._pool.subscribe(self._signal.fire)
@@ -98,6 +100,7 @@ class ServerWorker(Worker):
     @override
     def configure(self, message: Configure) -> None:
         config = _config_of(message)
+        try_material(self._engine, message.material, config.process.tls)
         self._endpoint.reconfigure(_endpoint_config(config, message))
         self._config = config
         self._roster.reconfigure(config)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
+import pytest
 from msgspec.structs import replace
+from typing_extensions import override
 
 from qmux.config.schema import ClientConfig, ServerAddress
 from qmux.messages import Timings
 from qmux.pki.material import Material
-from qmux.quic.engine import CloseKind, CloseReason
+from qmux.quic.engine import CloseKind, CloseReason, ConnectConfig, Connection, ConnectionHandler
 from qmux.worker.client.connector import Connector
-from qmux.worker.client.failures import CERTIFICATE, UNREACHABLE
+from qmux.worker.client.failures import CERTIFICATE, UNREACHABLE, Failure
+from qmux.worker.client.remote import Remote
 from qmux.worker.client.servers import Servers
 from qmux.worker.signal import ChangeSignal
 from tests.aio import until
-from tests.worker.fakes import CLIENT, FakeEngine, FakeStreamServer
+from tests.worker.fakes import CLIENT, FakeEngine, FakeLink, FakeStreamServer
 
 ONE, OTHER = ServerAddress("192.0.2.1", 8443), ServerAddress("192.0.2.2", 8443)
 NAME = ServerAddress("no such name", 8443)
@@ -104,3 +107,23 @@ async def test_one_attempt_is_over_when_the_server_is_lost() -> None:
             lane.closed(CloseReason(CloseKind.IDLE))
         await until(lambda: world.exit_codes)
         assert world.exit_codes == [UNREACHABLE]
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [("tunnel.example.", "tunnel.example"), ("fe80::1%eth0", "fe80::1"), ("192.0.2.1", "192.0.2.1")],
+)
+async def test_the_name_that_a_server_must_have_is_a_certificates(host: str, asked: str) -> None:
+    """Neither the last dot nor a scope is part of a certificate's name (RFC 6066 §3, RFC 4007 §11)."""
+    names: list[str] = []
+
+    class Engine(FakeEngine):
+        @override
+        def connect(self, address: tuple[str, int], config: ConnectConfig, handler: ConnectionHandler) -> Connection:
+            names.append(config.server_name)
+            raise OSError(101, "Network is unreachable")
+
+    connector = Connector(Engine(), FakeStreamServer(), CLIENT, Material(b"", b"", b""))
+    remote = Remote(ServerAddress(host, 8443), ("192.0.2.1", 8443))
+    assert isinstance(connector.connect(FakeLink(), remote, None), Failure)
+    assert names == [asked]

@@ -98,3 +98,9 @@ def test_nobody_is_served_while_draining() -> None:
         targets.reached(NAME["web"], sock)
     targets.follow(services(web=Target("127.0.0.1", 80)))
     assert dialling.targets == {}
+
+
+def test_a_target_on_one_link_is_left_to_python() -> None:
+    dialling = Dialling()
+    Targets(dialling, services(a=Target("fe80::1%lo", 80), b=Target("::1", 80)))
+    assert set(dialling.targets) == {"b"}
