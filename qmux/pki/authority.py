@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +16,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qmux import addresses
 from qmux.errors import CertificateError, UsageError
-from qmux.pki.bundle import PemParts, certificates, parse
+from qmux.pki.bundle import PemParts, parse
+from qmux.pki.directory import bundle_path, load_ca, write
 from qmux.pki.holding import Holding, foreign, read_holding, renewed
 from qmux.pki.identity import ANY_SERVICE, CLIENT_URI, SERVICE_URI
 from qmux.pki.material import Role
 from qmux.pki.own import flaws
-from qmux.pki.reading import Unreadable, read_key
 
 CA_DAYS = 3650
 """A CA lives as long as the deployment: replacing it means touching every machine."""
@@ -35,8 +33,6 @@ CLOCK_SKEW = datetime.timedelta(minutes=5)
 """A machine whose clock is a little behind must accept a certificate that was made just now."""
 
 MAX_COMMON_NAME = 64
-MAX_STEM = 251
-"""Of a bundle's file name, with ``.pem``: NAME_MAX is 255 bytes."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -55,8 +51,8 @@ def init(directory: Path) -> Path:
         .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write(directory / "ca.key", _key_pem(key), 0o600)
-    _write(directory / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    write(directory / "ca.key", _key_pem(key), 0o600)
+    write(directory / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
     return directory / "ca.pem"
 
 
@@ -126,15 +122,7 @@ def holding(directory: Path, name: str) -> Holding | None:
     with contextlib.suppress(UsageError):  # what is no server's name may be a client's
         name = server_name(name)
     path = bundle_path(directory, name)
-    return read_holding(path, _load_ca(directory)[0]) if path.exists() else None
-
-
-def bundle_path(directory: Path, name: str) -> Path:
-    """The file of the bundle called ``name``: a file's name has no colon, and at most NAME_MAX bytes."""
-    stem = name.replace(":", "_")
-    if len(stem) > MAX_STEM:
-        stem = f"{stem[: MAX_STEM - 9]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
-    return directory / f"{stem}.pem"
+    return read_holding(path, load_ca(directory)[0]) if path.exists() else None
 
 
 def _held(directory: Path, path: Path, role: Role, name: str) -> Holding | None:
@@ -142,7 +130,7 @@ def _held(directory: Path, path: Path, role: Role, name: str) -> Holding | None:
 
     Only a bundle of this name and kind by this CA is replaced. Raises CertificateError.
     """
-    held = read_holding(path, _load_ca(directory)[0])
+    held = read_holding(path, load_ca(directory)[0])
     if held is None:
         return None
     if held.role != role:
@@ -156,7 +144,7 @@ def _held(directory: Path, path: Path, role: Role, name: str) -> Holding | None:
 def _issue(
     directory: Path, path: Path, name: str, sans: Sequence[x509.GeneralName], usage: x509.ObjectIdentifier
 ) -> Path:
-    ca, ca_key = _load_ca(directory)
+    ca, ca_key = load_ca(directory)
     key = ec.generate_private_key(ec.SECP256R1())
     # A common name has at most 64 characters (RFC 5280, ub-common-name). Nobody reads it: a longer name stands in the
     # SAN alone, which is critical where there is no subject (§4.2.1.6).
@@ -173,7 +161,7 @@ def _issue(
     pem = serialization.Encoding.PEM
     made = PemParts(certificate.public_bytes(pem), _key_pem(key), ca.public_bytes(pem))
     _refuse_useless(directory, made, usage)
-    _write(path, b"".join(made), 0o600)
+    write(path, b"".join(made), 0o600)
     return path
 
 
@@ -193,25 +181,6 @@ def _identifier_of(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
         assert isinstance(key, ec.EllipticCurvePublicKey), "the key of ca.key"
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
-
-
-def _load_ca(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    try:
-        found = certificates((directory / "ca.pem").read_bytes(), str(directory / "ca.pem"))
-        key = read_key((directory / "ca.key").read_bytes())
-    except FileNotFoundError as error:
-        raise CertificateError(f"{error.filename}: no such file; make a CA first: qmux pki init") from None
-    except Unreadable as error:
-        raise CertificateError(f"{directory / 'ca.key'}: cannot be read: {error}") from None
-    if len(found) != 1:
-        raise CertificateError(f"{directory / 'ca.pem'}: has {len(found)} certificates; that of the CA alone is needed")
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise CertificateError(
-            f"{directory / 'ca.key'}: not an elliptic-curve key; this CA was not made by qmux pki init"
-        )
-    if found[0].public_key() != key.public_key():
-        raise CertificateError(f"{directory / 'ca.key'}: is not the key of {directory / 'ca.pem'}")
-    return found[0], key
 
 
 def _builder(
@@ -259,17 +228,3 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Atomically: a reader sees the old file or the new one, and a key is never readable by others."""
-    try:
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".qmux-pki.")
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CertificateError(f"{path}: cannot be written: {error.strerror}") from None

@@ -50,8 +50,7 @@ def _fixed_address(service: ClientServiceConfig) -> Address | None:
     if target.path:
         path = path_of(target.path)
         return path if path.isprintable() else None  # the engine knows only text
-    is_plain = literal_address(target.host, target.port) and "%" not in target.host  # the engine knows no scopes
-    return (target.host, target.port) if is_plain else None
+    return (target.host, target.port) if literal_address(target.host, target.port) else None
 
 
 def _plain_address(sock: socket.socket) -> Address | None:
