@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 
+from qmux.cli import daemon
 from qmux.errors import ConfigError, UnreachableError, UsageError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -29,14 +31,25 @@ class RunningDaemon(NamedTuple):
 
 def options(command: Decorated) -> Decorated:
     """The options that name a daemon."""
+
+    @functools.wraps(command)
+    def merged(*, files: tuple[Path, ...], config: Path | None, **others: Any) -> Any:
+        return command(config=daemon.one_file(files, config), **others)
+
+    decorated: Any = merged
     for option in (
+        click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE|DIR]"),
         click.option("--socket", type=click.Path(path_type=Path), metavar="PATH", help="The daemon's admin.sock."),
         click.option(
-            "-c", "--config", type=click.Path(path_type=Path), metavar="FILE|DIR", help="The daemon's configuration."
+            "-c",
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE|DIR",
+            help="The daemon's configuration, also as an argument.",
         ),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return cast(Decorated, decorated)
 
 
 def admin_socket(config: Path | None, socket: Path | None) -> Path:

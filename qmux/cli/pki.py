@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from qmux.cli.later import LaterGroup
+from qmux.cli.groups import CommandGroup
 
 EXAMPLE = """\b
 Example:
@@ -46,7 +46,7 @@ def _directory(command: Decorated) -> Decorated:
     return option(command)
 
 
-class PkiGroup(LaterGroup):
+class PkiGroup(CommandGroup):
     """The commands of ``qmux pki``, with those of a later version."""
 
     later = ("enroll", "request", "sign", "revoke")
@@ -68,7 +68,7 @@ def init(directory: Path) -> None:
     click.echo(f"next: qmux pki issue server NAME{_dir_option(directory)}, with the name that clients dial")
 
 
-@command.group(epilog="\b\nExample:\n  qmux pki issue client pod-1 --service web")
+@command.group(cls=CommandGroup, epilog="\b\nExample:\n  qmux pki issue client pod-1 --service web")
 def issue() -> None:
     """Issue a bundle: chain, key and CA in one file. Issuing it again for the same name renews it."""
 
