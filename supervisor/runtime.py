@@ -13,6 +13,8 @@ import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from qmux.config.addresses import AddressError
+from qmux.config.directories import check_runtime_dir
 from qmux.errors import StartError
 from qmux.messages import DaemonIdentity
 from qmux.pki.material import Keys
@@ -22,17 +24,16 @@ SECRET_BYTES = 32
 
 LOCK_POLL_S = 0.05
 
-MAX_PATH_BYTES = 90
-"""A Unix socket's path has at most 107 bytes (unix(7)); the names in the runtime directory take up to 17 of them."""
-
 
 class RuntimeDir:
     """The directory of one running daemon. Its lock ends with the last process that inherited ``lock_fd``."""
 
     def __init__(self, path: Path, owner: Owner, lock_wait_s: float) -> None:
         """Make the directory and take the lock. Raises StartError where it is not private, or another daemon's."""
-        if len(os.fsencode(path)) > MAX_PATH_BYTES:
-            raise StartError(f"{path}: the path is too long for Unix sockets; set a shorter runtime_dir")
+        try:
+            check_runtime_dir(path)
+        except AddressError as error:
+            raise StartError(f"{path}: {error}; set a shorter runtime_dir") from None
         self.path = path
         private_dir(path, owner.uid, owner.gid)
         self.lock_fd = _lock(path / "lock", lock_wait_s)

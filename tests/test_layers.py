@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"qmux.quic"}),
     frozenset({"qmux.relay"}),
     frozenset({"qmux.child", "qmux.worker", "qmux.admin"}),
-    frozenset({"qmux.cli"}),
+    frozenset({"qmux.cli", "qmux.__main__"}),
 )
 
 WITHIN_A_LAYER = {
@@ -31,6 +31,7 @@ WITHIN_A_LAYER = {
     ("qmux.bus", "qmux.pool"),  # what it carries
     ("qmux.worker", "qmux.child"),
     ("qmux.admin", "qmux.child"),
+    ("qmux.__main__", "qmux.cli"),
 }
 """The importer first. Whatever else shares a layer knows nothing of each other."""
 

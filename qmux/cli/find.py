@@ -108,7 +108,7 @@ def _directory_of(path: Path) -> Path:
     """The runtime directory of a file's daemon. Only the keys that decide it are read, so a file with an error in
     it, or with an expired certificate, still finds the running daemon.
     """
-    from qmux.config.directories import base_dir, name_of
+    from qmux.config.directories import default_runtime_dir
     from qmux.config.document import read_document
 
     if not path.exists():
@@ -125,4 +125,4 @@ def _directory_of(path: Path) -> Path:
     named = table.get("runtime_dir") if isinstance(table, dict) else None
     if isinstance(named, str) and named:
         return (document.base / named).absolute()
-    return base_dir() / name_of(role, str(document.source_path))
+    return default_runtime_dir(role, str(document.source_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def _unix_path(text: str, base: Path) -> str:
 
 def check_unix_path(path: str) -> None:
     """Raise AddressError where the kernel cannot bind or connect to ``path``."""
-    if (length := len(path.encode())) > MAX_UNIX_PATH_BYTES:
+    if (length := len(os.fsencode(path))) > MAX_UNIX_PATH_BYTES:
         raise AddressError(
             f"the path has {length} bytes; a Unix socket's has at most {MAX_UNIX_PATH_BYTES}: use a shorter one"
         )
