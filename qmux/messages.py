@@ -1,6 +1,6 @@
 """What the supervisor and its children say to each other on a control channel (``qmux.channel`` carries it).
 
-Down: Configure, AddBind, RemoveBind, Accept, StopAccepting, Drain, Stop, Peers, LogTo, Table, Reply.
+Down: Configure, AddBind, RemoveBind, Accept, StopAccepting, Drain, Stop, Peers, LogTo, Relisten, Table, Reply.
 Up: Ready, Configured, Heartbeat, Failed, Done, Request. A child that gets no more (EOF) closes and exits within 2 s.
 """
 
@@ -196,6 +196,10 @@ class LogTo(Message):
     """The log file was reopened: write to the one descriptor that comes with this from now on."""
 
 
+class Relisten(Message):
+    """To the admin process: somebody removed the runtime directory, and it was put back. Make the socket in it anew."""
+
+
 class Reply(Message):
     """The answer to a Request: ``ok``, the lines for the user, and the exit code."""
 
@@ -254,5 +258,7 @@ class Request(Message):
     full: bool = False
 
 
-Down = Configure | AddBind | RemoveBind | Accept | StopAccepting | Drain | Stop | Peers | LogTo | Table | Reply
+Down = (
+    Configure | AddBind | RemoveBind | Accept | StopAccepting | Drain | Stop | Peers | LogTo | Relisten | Table | Reply
+)
 Up = Ready | Configured | Heartbeat | Failed | Done | Request

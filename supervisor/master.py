@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from qmux.bus import BusProxy
 from qmux.config.loaded import Loaded
 from qmux.config.schema import ClientConfig
 from qmux.errors import QmuxError, StartError
@@ -22,16 +21,17 @@ from qmux.messages import (
     Heartbeat,
     Ready,
     ReadyFacts,
+    Relisten,
     Reply,
     Request,
     Table,
     Up,
 )
-from qmux.paths import text_of
 from qmux.tasks import TaskSet
 from supervisor import notify
 from supervisor.binds import Binds
 from supervisor.daemon import Daemon
+from supervisor.directory import Directory
 from supervisor.fleet import Fleet
 from supervisor.process import Process, reap_strangers
 from supervisor.reload import Outcome, Reloader, as_fact
@@ -58,6 +58,7 @@ class Supervisor:
         self._binds = Binds(daemon.slots.count, daemon.workers)
         self._fleet = Fleet(daemon, self._binds, self._received, self._ended)
         self._reloader = Reloader(load, daemon, self._fleet, self._binds)
+        self._directory = Directory(daemon)
         self._tasks = TaskSet()
         self._stopping = Stopping(daemon, self._fleet, self._tasks)
         self._restarts: dict[str, asyncio.TimerHandle] = {}
@@ -69,12 +70,10 @@ class Supervisor:
 
     async def serve(self) -> int:
         """Run until stopped. Returns the exit code; raises StartError, or what a child says is fatal."""
-        bus: BusProxy | None = None
         try:
             self._install_signals()
             self._open_binds()
-            bus = BusProxy(text_of(self._daemon.runtime.path), self._daemon.owner.uid, self._daemon.owner.gid)
-            self._daemon.runtime.write_identity(self._daemon.identity())
+            self._directory.fill()
             for seat in self._fleet.seats:
                 self._fill(seat)
             self._tasks.start(Watchdog(self._fleet.processes, self._settings).run(), "watchdog")
@@ -85,8 +84,7 @@ class Supervisor:
             kill_all(self._fleet)
             self._fleet.steering.close()
             self._binds.close()
-            if bus is not None:
-                bus.stop()
+            self._directory.close()
         if self._error is not None:
             raise self._error
         log.info("stopped")
@@ -264,7 +262,14 @@ class Supervisor:
     async def _publish_table(self) -> None:
         while True:
             self._send_table()
+            self._keep_directory()
             await asyncio.sleep(self._settings.table_s)
+
+    def _keep_directory(self) -> None:
+        admin = self._fleet.admin
+        has_admin = admin is not None and admin.state == "ready"
+        if not self._stopping.has_begun and self._directory.keep(has_admin) and admin is not None:
+            admin.send(Relisten())
 
     def _send_table(self) -> None:
         if admin := self._fleet.admin:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import grp
 import logging
 import os
-import pwd
 import resource
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
 
+from qmux.config.accounts import AccountError, find_group, find_user
 from qmux.config.schema import ProcessConfig
 from qmux.errors import StartError
 
@@ -55,11 +54,15 @@ def owner_of(process: ProcessConfig, table: str) -> Owner:
                 "running as root, workers too: set user to drop their privileges", extra={"key": f"{table}.user"}
             )
         return Owner(uid, gid, drops=False)
-    if process.user:
-        account = _account(process.user, table)
-        uid, gid = account.pw_uid, account.pw_gid
-    if process.group:
-        gid = _group(process.group, table)
+    key, name = f"{table}.user", process.user
+    try:
+        if process.user:
+            uid, gid = find_user(process.user)
+        key, name = f"{table}.group", process.group
+        if process.group:
+            gid = find_group(process.group)
+    except AccountError as error:
+        raise StartError(f'{key} = "{name}": {error}') from None
     if (uid, gid) == (os.geteuid(), os.getegid()):
         return Owner(uid, gid, drops=False)
     if os.geteuid() != 0:
@@ -108,20 +111,3 @@ def raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _account(name: str, table: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-    except KeyError:
-        raise StartError(
-            f'{table}.user = "{name}": this machine has no such user; '
-            f"create it: useradd --system --shell /usr/sbin/nologin {name}"
-        ) from None
-
-
-def _group(name: str, table: str) -> int:
-    try:
-        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise StartError(f'{table}.group = "{name}": this machine has no such group') from None

@@ -13,6 +13,8 @@ import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from qmux.config.addresses import AddressError
+from qmux.config.directories import LOCK_FILE, check_runtime_dir
 from qmux.errors import StartError
 from qmux.messages import DaemonIdentity
 from qmux.pki.material import Keys
@@ -22,8 +24,7 @@ SECRET_BYTES = 32
 
 LOCK_POLL_S = 0.05
 
-MAX_PATH_BYTES = 90
-"""A Unix socket's path has at most 107 bytes (unix(7)); the names in the runtime directory take up to 17 of them."""
+IDENTITY, ADMIN_SOCKET, BUS_SOCKETS = "daemon.json", "admin.sock", ("bus-pub", "bus-sub")
 
 
 class RuntimeDir:
@@ -31,21 +32,56 @@ class RuntimeDir:
 
     def __init__(self, path: Path, owner: Owner, lock_wait_s: float) -> None:
         """Make the directory and take the lock. Raises StartError where it is not private, or another daemon's."""
-        if len(os.fsencode(path)) > MAX_PATH_BYTES:
-            raise StartError(f"{path}: the path is too long for Unix sockets; set a shorter runtime_dir")
+        try:
+            check_runtime_dir(path)
+        except AddressError as error:
+            raise StartError(f"{path}: {error}; set a shorter runtime_dir") from None
         self.path = path
+        self._owner = owner
+        self._is_named = False
         private_dir(path, owner.uid, owner.gid)
-        self.lock_fd = _lock(path / "lock", lock_wait_s)
+        self.lock_fd = _lock(path / LOCK_FILE, lock_wait_s)
 
     def write_identity(self, identity: DaemonIdentity) -> None:
         """``daemon.json``: how ``qmux status`` and its like find this daemon."""
-        _write(self.path / "daemon.json", msgspec.json.format(msgspec.json.encode(identity), indent=1) + b"\n", 0o644)
+        self._is_named = True
+        _write(self.path / IDENTITY, msgspec.json.format(msgspec.json.encode(identity), indent=1) + b"\n", 0o644)
+
+    def is_whole(self, has_admin: bool) -> bool:
+        """Whether everything that makes this daemon found is still in its place: somebody may clean up /tmp or /run.
+
+        ``has_admin``: the admin process listens, so that its socket must be there too.
+        """
+        names = (IDENTITY, *BUS_SOCKETS, *((ADMIN_SOCKET,) if has_admin else ()))
+        return self._has_our_lock() and all(os.path.lexists(self.path / name) for name in names)
+
+    def restore(self) -> None:
+        """Put directory and lock back. Raises StartError where that cannot be, or another daemon has taken the place.
+
+        Children that live keep the old lock; without it they end with the supervisor, as they always do, so that a
+        successor may have to wait for the ports instead.
+        """
+        private_dir(self.path, self._owner.uid, self._owner.gid)
+        if not self._has_our_lock():
+            before, self.lock_fd = self.lock_fd, _lock(self.path / LOCK_FILE, 0)
+            os.close(before)
 
     def close(self) -> None:
-        """Remove what would look like a running daemon. The lock file stays: removing one opens a race for it."""
-        for name in ("daemon.json", "admin.sock", "bus-pub", "bus-sub"):
-            (self.path / name).unlink(missing_ok=True)
+        """Remove what would look like a running daemon, if we ever were one and the directory is still ours.
+
+        The lock file stays: removing one opens a race for it.
+        """
+        if self._is_named and self._has_our_lock():
+            for name in (IDENTITY, ADMIN_SOCKET, *BUS_SOCKETS):
+                (self.path / name).unlink(missing_ok=True)
         os.close(self.lock_fd)
+
+    def _has_our_lock(self) -> bool:
+        try:
+            found = (self.path / LOCK_FILE).lstat()
+        except OSError:
+            return False  # gone with its directory, or nobody may look there any more
+        return os.path.samestat(found, os.fstat(self.lock_fd))
 
 
 def private_dir(path: Path, uid: int, gid: int) -> None:

@@ -323,16 +323,17 @@ impl Engine {
     /// Before the handshake an ICMP answer is all there is; later it can be forged (RFC 9000 §9 ignores it too).
     pub fn network_failed(&mut self, endpoint: Id, error: &io::Error, now: Instant) {
         let Some(endpoint) = self.endpoints.get(endpoint).filter(|endpoint| endpoint.server.is_none()) else { return };
-        let reason = match error.raw_os_error() {
-            Some(libc::ECONNREFUSED) => ("refused", "nothing listens on that UDP port".to_owned()),
-            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EPERM | libc::EACCES) => {
-                ("unreachable", error.to_string())
+        let (kind, code, message) = match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => ("refused", 0, "nothing listens on that UDP port".to_owned()),
+            // The number says whether a firewall or the routing is to blame.
+            Some(number @ (libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EPERM | libc::EACCES)) => {
+                ("unreachable", number.unsigned_abs().into(), error.to_string())
             }
             _ => return,
         };
         for id in endpoint.connections() {
             if self.conns.get(id).is_some_and(|conn| !conn.is_connected && !conn.is_closed) {
-                self.fail_connection(id, Reason { kind: reason.0, code: 0, message: reason.1.clone() }, now);
+                self.fail_connection(id, Reason { kind, code, message: message.clone() }, now);
             }
         }
     }

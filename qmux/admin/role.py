@@ -19,7 +19,7 @@ from qmux.admin.view import View
 from qmux.bus import Subscriber
 from qmux.child import Child
 from qmux.errors import StartError
-from qmux.messages import Configure, Configured, Down, Ready, ReadyFacts, Reply, Stop, Table
+from qmux.messages import Configure, Configured, Down, Ready, ReadyFacts, Relisten, Reply, Stop, Table
 from qmux.paths import path_of, text_of
 from qmux.pool.rows import BusMessage
 from qmux.tasks import TaskSet
@@ -44,6 +44,7 @@ class AdminRole:
         self._tasks = TaskSet()
         self._subscriber: Subscriber | None = None
         self._runner: web.AppRunner | None = None
+        self._path = Path()
 
     def received(self, message: Down, fds: list[int]) -> None:
         """Act on a message; those for workers mean nothing here."""
@@ -56,6 +57,8 @@ class AdminRole:
                 self._view.table(message)
             case Reply():
                 self._requests.answered(message)
+            case Relisten():
+                self._tasks.start(self._relisten(), "admin-relisten")
             case Stop():  # not Drain: while users finish, status is wanted most
                 self._child.exit(0)
             case _:
@@ -83,24 +86,39 @@ class AdminRole:
         self._child.send(Configured(message.version))
         if self._subscriber is None:
             self._subscriber = Subscriber(message.bus_subscribe, self._on_bus)
-            self._tasks.start(self._serve(Path(path_of(message.runtime_dir)) / SOCKET_NAME), "admin-serve")
+            self._path = Path(path_of(message.runtime_dir)) / SOCKET_NAME
+            self._tasks.start(self._serve(), "admin-serve")
 
     def _on_bus(self, message: BusMessage) -> None:
         self._view.bus(message, time.monotonic())
 
-    async def _serve(self, path: Path) -> None:
+    async def _serve(self) -> None:
         self._runner = web.AppRunner(
             make_app(self._view, self._requests), access_log=None, handle_signals=False, shutdown_timeout=CLOSE_S
         )
         await self._runner.setup()
+        if await self._listen(self._runner):
+            self._child.send(Ready(ReadyFacts(admin_socket=text_of(self._path))))
+
+    async def _relisten(self) -> None:
+        """Nobody finds the socket that was removed; the requests that are under way on it still get their answers."""
+        if self._runner is None or not self._runner.sites:
+            return  # not there yet: it will listen in the directory as it is now
+        before = list(self._runner.sites)
+        if await self._listen(self._runner):
+            for site in before:
+                await site.stop()
+
+    async def _listen(self, runner: web.AppRunner) -> bool:
+        """Serve at the socket's path. False: it cannot be made, and the process ends and says so."""
         try:
-            listener = listen(path)
+            listener = listen(self._path)
         except OSError as error:
-            reason = f"{path}: the admin socket cannot be made: {error.strerror or error}"
+            reason = f"{self._path}: the admin socket cannot be made: {error.strerror or error}"
             self._child.fail(StartError(reason))
-            return
-        await web.SockSite(self._runner, listener).start()
-        self._child.send(Ready(ReadyFacts(admin_socket=text_of(path))))
+            return False
+        await web.SockSite(runner, listener).start()
+        return True
 
 
 def listen(path: Path) -> socket.socket:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -54,6 +54,15 @@ def options(command: Decorated) -> Decorated:
     ):
         command = option(command)
     return command
+
+
+def one_file(files: Sequence[Path], config: Path | None) -> Path | None:
+    """The configuration that is named, as an argument or with ``-c``; None where none is. Raises UsageError."""
+    named = [*files, *([config] if config is not None else [])]
+    if len(named) > 1:
+        listed = ", ".join(str(path) for path in named)
+        raise UsageError(f"{len(named)} configurations ({listed}); name one: a file, or a directory of files")
+    return named[0] if named else None
 
 
 def config_path(given: Path | None, role: Literal["server", "client"]) -> Path:

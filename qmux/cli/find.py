@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 
+from qmux.cli import daemon
 from qmux.errors import ConfigError, UnreachableError, UsageError
 from qmux.paths import path_of, text_of
 
@@ -30,14 +32,25 @@ class RunningDaemon(NamedTuple):
 
 def options(command: Decorated) -> Decorated:
     """The options that name a daemon."""
+
+    @functools.wraps(command)
+    def merged(*, files: tuple[Path, ...], config: Path | None, **others: Any) -> Any:
+        return command(config=daemon.one_file(files, config), **others)
+
+    decorated: Any = merged
     for option in (
+        click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE|DIR]"),
         click.option("--socket", type=click.Path(path_type=Path), metavar="PATH", help="The daemon's admin.sock."),
         click.option(
-            "-c", "--config", type=click.Path(path_type=Path), metavar="FILE|DIR", help="The daemon's configuration."
+            "-c",
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE|DIR",
+            help="The daemon's configuration, also as an argument.",
         ),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return cast(Decorated, decorated)
 
 
 def admin_socket(config: Path | None, socket: Path | None) -> Path:
@@ -96,7 +109,7 @@ def _directory_of(path: Path) -> Path:
     """The runtime directory of a file's daemon. Only the keys that decide it are read, so a file with an error in
     it, or with an expired certificate, still finds the running daemon.
     """
-    from qmux.config.directories import base_dir, name_of
+    from qmux.config.directories import default_runtime_dir
     from qmux.config.document import read_document
 
     if not path.exists():
@@ -113,4 +126,4 @@ def _directory_of(path: Path) -> Path:
     named = table.get("runtime_dir") if isinstance(table, dict) else None
     if isinstance(named, str) and named:
         return (document.base / named).absolute()
-    return base_dir() / name_of(role, text_of(document.source_path))
+    return default_runtime_dir(role, text_of(document.source_path))

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import click
 
+from qmux.cli.groups import CommandGroup
 from qmux.config.addresses import AddressError, parse_bind, parse_server, parse_target
 from qmux.config.services import is_service_name
 from qmux.errors import UsageError
@@ -31,7 +32,7 @@ Example:
 Parsed = TypeVar("Parsed")
 
 
-@click.group(epilog=SERVER_EXAMPLE)
+@click.group(cls=CommandGroup, epilog=SERVER_EXAMPLE)
 def command() -> None:
     """Write an annotated configuration. On a terminal it asks for what the options leave out."""
 
@@ -70,7 +71,7 @@ def client(services: tuple[str, ...], servers: tuple[str, ...], bundle: str | No
     """Write the configuration of a client."""
     _refuse_existing(output)
     services = services or (_ask("Service, as NAME=TARGET", "web=127.0.0.1:3000"),)
-    servers = servers or (_ask("Server, as HOST:PORT", "tunnel.example.com:8443"),)
+    servers = servers or (_ask_needed("Server, as HOST or HOST:PORT", "which server? --server HOST[:PORT] names it"),)
     bundle = bundle or _ask("Bundle of certificate, key and CA", "client.pem")
     pairs = _split(services, "NAME=TARGET", lambda target: parse_target(target, output.parent))
     sections = [_fill("client-service.toml", key=_key(name), target=_quoted(target)) for name, target in pairs]
@@ -86,6 +87,13 @@ def _ask(question: str, default: str) -> str:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return default
     return str(click.prompt(question, default=default))
+
+
+def _ask_needed(question: str, missing: str) -> str:
+    """The user's answer. Raises UsageError elsewhere than on a terminal: no default could be right."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(missing)
+    return str(click.prompt(question))
 
 
 def _split(services: Sequence[str], form: str, parse: Callable[[str], object]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import click
 
 from qmux import __version__
 from qmux.cli import boundary
-from qmux.cli.later import LaterGroup
+from qmux.cli.groups import CommandGroup
 
 COMMANDS = {
     "demo": "qmux.cli.demo",
@@ -30,7 +30,7 @@ Example:
 """
 
 
-class LazyGroup(LaterGroup):
+class LazyGroup(CommandGroup):
     """A group whose commands are imported on demand, so that ``qmux --help`` and completion answer at once."""
 
     later = ("top", "doctor", "drain", "undrain", "disconnect")

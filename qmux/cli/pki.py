@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qmux.cli.later import LaterGroup
+from qmux.cli.groups import CommandGroup
 
 if TYPE_CHECKING:
     from qmux.pki.holding import Holding
@@ -58,7 +58,7 @@ def _drop(metavar: str, text: str) -> Callable[[Decorated], Decorated]:
     return click.option("--drop", multiple=True, metavar=metavar, help=text)
 
 
-class PkiGroup(LaterGroup):
+class PkiGroup(CommandGroup):
     """The commands of ``qmux pki``, with those of a later version."""
 
     later = ("enroll", "request", "sign", "revoke")
@@ -80,7 +80,7 @@ def init(directory: Path) -> None:
     click.echo(f"next: qmux pki issue server NAME{_dir_option(directory)}, with the name that clients dial")
 
 
-@command.group(epilog="\b\nExample:\n  qmux pki issue client pod-1 --service web")
+@command.group(cls=CommandGroup, epilog="\b\nExample:\n  qmux pki issue client pod-1 --service web")
 def issue() -> None:
     """Issue a bundle: chain, key and CA in one file. Issued again for a name, it is renewed and loses nothing."""
 

@@ -26,13 +26,13 @@ Example:
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("services", nargs=-1, metavar="[NAME=TARGET]...")
+@click.argument("services", nargs=-1, metavar="[FILE|DIR|NAME=TARGET...]")
 @click.option(
     "-c",
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE|DIR",
-    help="The configuration; default: ./client.toml, else /etc/qmux/client.toml.",
+    help="The configuration, also as an argument; default: ./client.toml, else /etc/qmux/client.toml.",
 )
 @click.option("--server", "servers", multiple=True, metavar="HOST[:PORT]", help="A server to connect to; repeatable.")
 @click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Chain, key and CA in one file.")
@@ -55,6 +55,9 @@ def command(
 
     TARGET is HOST:PORT or unix:/PATH. With NAME=TARGET, --server and --bundle no file is needed.
     """
+    files = [Path(word) for word in services if _names_a_file(word)]
+    config = daemon.one_file(files, config)
+    services = tuple(word for word in services if not _names_a_file(word))
     if services or servers or bundle is not None:
         load = _from_arguments(services, config, servers, bundle, once)
     else:
@@ -66,11 +69,16 @@ def command(
     return daemon.start(load_overridden, check_only=check)
 
 
+def _names_a_file(word: str) -> bool:
+    """Whether an argument is a configuration and not NAME=TARGET. A file with "=" in its name needs -c."""
+    return "=" not in word and (word.endswith(".toml") or "/" in word or Path(word).exists())
+
+
 def _from_arguments(
     services: tuple[str, ...], config: Path | None, servers: tuple[str, ...], bundle: Path | None, once: bool
 ) -> Callable[[], Loaded]:
     if config is not None:
-        raise UsageError("-c FILE and NAME=TARGET, --server, --bundle exclude each other: put everything in the file")
+        raise UsageError(f"{config} and NAME=TARGET, --server, --bundle exclude each other: put everything in the file")
     if not services:
         raise UsageError("which service? name it and where it is: NAME=HOST:PORT, for example web=127.0.0.1:3000")
     if not servers:

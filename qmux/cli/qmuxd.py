@@ -22,16 +22,18 @@ Example:
 
 
 @click.command(epilog=EXAMPLE)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE|DIR]")
 @click.option(
     "-c",
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE|DIR",
-    help="The configuration; default: ./server.toml, else /etc/qmux/server.toml.",
+    help="The configuration, also as an argument; default: ./server.toml, else /etc/qmux/server.toml.",
 )
 @daemon.options
 @click.version_option(__version__, prog_name="qmuxd", message="%(prog)s %(version)s")
 def command(
+    files: tuple[Path, ...],
     config: Path | None,
     workers: daemon.Workers,
     engine: str | None,
@@ -43,7 +45,7 @@ def command(
 
     SIGHUP or `qmux reload` applies a changed configuration; SIGTERM or Ctrl-C drains and stops; a second one stops now.
     """
-    path = daemon.config_path(config, "server")
+    path = daemon.config_path(daemon.one_file(files, config), "server")
 
     def load() -> Loaded:
         from qmux.config.load import load as load_config

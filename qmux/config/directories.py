@@ -13,8 +13,12 @@ import os
 import tempfile
 from pathlib import Path
 
+from qmux.config.addresses import MAX_UNIX_PATH_BYTES, AddressError, check_unix_path
 from qmux.config.schema import ClientConfig, Config
 from qmux.paths import path_of
+
+LONGEST_SOCKET = "admin.sock"
+"""The longest name of a socket in the runtime directory."""
 
 LOCK_FILE = "lock"
 """The supervisor holds an exclusive ``flock`` on it, and its children inherit it."""
@@ -41,6 +45,22 @@ def state_base_dir() -> Path:
 def name_of(role: str, source: str) -> str:
     """``server-HASH`` for the daemon of this source: a config's absolute path, or a one-liner's arguments."""
     return f"{role}-{hashlib.sha256(path_of(source).encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def default_runtime_dir(role: str, source: str) -> Path:
+    """The runtime directory of the daemon of this source, where its configuration names none."""
+    return base_dir() / name_of(role, source)
+
+
+def check_runtime_dir(path: Path) -> None:
+    """Raise AddressError where the kernel could not bind the sockets that go into this runtime directory."""
+    try:
+        check_unix_path(str(path / LONGEST_SOCKET))
+    except AddressError:
+        longest = MAX_UNIX_PATH_BYTES - len(f"/{LONGEST_SOCKET}")
+        raise AddressError(
+            f"too long for the Unix sockets in it: {len(os.fsencode(path))} bytes; at most {longest}"
+        ) from None
 
 
 def runtime_dir(config: Config) -> Path:

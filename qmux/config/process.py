@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import grp
-import pwd
+from pathlib import Path
 
-from qmux.config.addresses import AddressError, check_unix_path
+from qmux.config.accounts import AccountError, find_group, find_user
+from qmux.config.addresses import AddressError
+from qmux.config.directories import check_runtime_dir, default_runtime_dir
 from qmux.config.document import Document
 from qmux.config.keys import names_of
 from qmux.config.schema import LogConfig, ProcessConfig, TlsFiles
@@ -17,8 +18,6 @@ PROCESS_KEYS = (*names_of(TlsFiles), *names_of(ProcessConfig, "tls"))
 
 MAX_TEXT = 4096
 """A path of Linux has at most PATH_MAX bytes."""
-
-_ADMIN_SOCKET = "admin.sock"  # the longest of the sockets in the runtime directory
 
 
 def read_process(document: Document, section: Section, default_workers: int | None) -> ProcessConfig:
@@ -78,9 +77,14 @@ def _path(document: Document, section: Section, key: str) -> str:
 def _runtime_dir(document: Document, section: Section) -> str:
     path = _path(document, section, "runtime_dir")
     try:
-        check_unix_path(f"{path_of(path)}/{_ADMIN_SOCKET}")
+        check_runtime_dir(
+            Path(path_of(path)) if path else default_runtime_dir(str(section.path[0]), text_of(document.source_path))
+        )
     except AddressError as error:
-        section.add("runtime_dir", f"too long for the sockets in it: {error}")
+        if path:
+            section.add("runtime_dir", str(error))
+        else:
+            section.add_missing("runtime_dir", f"not set, and the default is too long: {error}")
     return path
 
 
@@ -90,10 +94,10 @@ def _account(section: Section, key: str) -> str:
         return ""
     try:
         if key == "user":
-            pwd.getpwnam(name)
+            find_user(name)
         else:
-            grp.getgrnam(name)
-    except KeyError:
-        section.add(key, f"no such {key} here; make it: {key}add --system {name}")
+            find_group(name)
+    except AccountError as error:
+        section.add(key, str(error))
         return ""
     return name

@@ -60,7 +60,7 @@ class CloseKind(enum.StrEnum):
     IDLE = "idle"  # nothing heard for the idle timeout
     RESET = "reset"  # stateless reset: the other end has no such connection (RFC 9000 §10.3)
     REFUSED = "refused"  # nothing listens on that UDP port (ICMP)
-    UNREACHABLE = "unreachable"  # no route, or the network is down
+    UNREACHABLE = "unreachable"  # no route, the network is down, a firewall: ``code`` is the errno
     TIMEOUT = "timeout"  # the handshake was never answered
     CERTIFICATE = "certificate"  # we did not accept the peer's certificate; ``message`` says why
 

@@ -36,6 +36,15 @@ def test_without_a_file_it_takes_the_one_here_and_says_so(folder: Path, program:
     assert done.stderr == f"using {folder}/{file}\n"
 
 
+@pytest.mark.parametrize(("program", "file"), [("qmuxd", "server.toml"), ("qmuxc", "client.toml")])
+def test_the_file_may_be_an_argument(folder: Path, program: str, file: str) -> None:
+    done = run(program, file, "--check", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, f"{folder}/{file}: ok\n"), done.stderr
+    done = run(program, file, "-c", "other.toml", "--check", cwd=folder)
+    assert done.returncode == 2
+    assert f"2 configurations ({file}, other.toml); name one" in done.stderr
+
+
 @pytest.mark.parametrize(("program", "role"), [("qmuxd", "server"), ("qmuxc", "client")])
 def test_without_any_file_it_says_where_it_looked(tmp_path: Path, program: str, role: str) -> None:
     if Path(f"/etc/qmux/{role}.toml").exists():
@@ -84,7 +93,8 @@ def test_a_one_liner_is_a_whole_client(folder: Path) -> None:
         (["web=1.2.3.4:5", "--server", "x"], 2, "which certificate? --bundle FILE"),
         (["--server", "x", "--bundle", "pod-1.pem"], 2, "which service?"),
         (["web", "--server", "x", "--bundle", "pod-1.pem"], 2, '"web"'),
-        (["web=1.2.3.4:5", "-c", "client.toml"], 2, "exclude each other"),
+        (["web=1.2.3.4:5", "-c", "client.toml"], 2, "client.toml and NAME=TARGET, --server, --bundle exclude each"),
+        (["web=1.2.3.4:5", "client.toml"], 2, "client.toml and NAME=TARGET, --server, --bundle exclude each other"),
         (["web=1.2.3.4:5", "--server", "x", "--bundle", "nowhere.pem"], 3, "nowhere.pem"),
         (["api=1.2.3.4:5", "--server", "x", "--bundle", "localhost.pem"], 3, "--bundle localhost.pem"),
     ],

@@ -73,13 +73,28 @@ def test_help_imports_nothing_heavy(program: str) -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_python_m_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "qmux", "--version"], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, f"qmux {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("sttaus", 'no such command "sttaus"; did you mean qmux status?'),
+        ("pki isue", 'no such command "isue"; did you mean qmux pki issue?'),
+        ("pki issue srever x", "did you mean qmux pki issue server?"),
+        ("init cleint", "did you mean qmux init client?"),
+        ("zzz", "there are demo, init, check, status, reload, pki, completion"),
+    ],
+)
+def test_a_mistyped_command_gets_the_nearest_name(words: str, advice: str) -> None:
+    done = run("qmux", *words.split())
+    assert done.returncode == 2
+    assert advice in done.stderr
+
+
 def test_a_command_of_a_later_version_is_told() -> None:
     done = run("qmux", "doctor")
     assert done.returncode == 2
     assert "doctor: not available in this version" in done.stderr
-
-
-def test_a_wrong_word_names_the_right_one() -> None:
-    done = run("qmux", "staus")
-    assert done.returncode == 2
-    assert "No such command 'staus'" in done.stderr

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_without_options_it_has_a_whole_example(folder: Path) -> None:
     for kind in ("server", "client"):
-        done = run("qmux", "init", kind, cwd=folder)
+        done = run("qmux", "init", kind, *(["--server", "localhost"] if kind == "client" else []), cwd=folder)
         assert done.returncode == 0
         assert done.stdout.splitlines() == [
             f"{kind}.toml: written",
@@ -35,6 +35,12 @@ def test_without_options_it_has_a_whole_example(folder: Path) -> None:
         ]
     done = run("qmux", "check", "server.toml", "client.toml", cwd=folder)
     assert (done.returncode, done.stdout) == (0, "server.toml: ok\nclient.toml: ok\n")
+
+
+def test_a_server_is_never_made_up(tmp_path: Path) -> None:
+    done = run("qmux", "init", "client", "--service", "web=127.0.0.1:3000", cwd=tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "which server? --server HOST[:PORT] names it" in done.stderr
 
 
 def test_the_facts_go_into_the_file(folder: Path) -> None:
@@ -64,7 +70,7 @@ def test_the_facts_go_into_the_file(folder: Path) -> None:
 
 def test_it_says_how_to_get_the_certificate_that_is_missing(tmp_path: Path) -> None:
     assert "next: qmux pki init, then qmux pki issue server NAME" in ok("init", "server", "-o", tmp_path / "s.toml")
-    text = ok("init", "client", "-o", tmp_path / "c.toml", "--service", "a=x:1", "--service", "b=x:2")
+    text = ok("init", "client", "-o", tmp_path / "c.toml", "--server", "x", "--service", "a=x:1", "--service", "b=x:2")
     assert "next: qmux pki issue client NAME --service a --service b" in text
 
 
@@ -87,7 +93,7 @@ def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
         (["server", "--service", "we b=:80"], "is not NAME=BIND"),
         (["server", "--service", "a=:80", "--service", "a=:81"], "named twice"),
         (["server", "--quic-bind", "localhost:1"], "a bind takes an IP address"),
-        (["client", "--service", "web=3000"], 'did you mean "127.0.0.1:3000"?'),
+        (["client", "--server", "x", "--service", "web=3000"], 'did you mean "127.0.0.1:3000"?'),
         (["client", "--server", "::1"], "stands in brackets"),
     ],
 )
@@ -109,9 +115,9 @@ def test_on_a_terminal_it_asks(tmp_path: Path) -> None:
         stderr=theirs,
     )
     os.close(theirs)
-    os.write(ours, b"api=127.0.0.1:9\n\n")
+    os.write(ours, b"api=127.0.0.1:9\n\nlocalhost\n")
     assert process.wait(30) == 0
     os.close(ours)
     text = (tmp_path / "client.toml").read_text()
     assert '[services.api]\ntarget = "127.0.0.1:9"' in text
-    assert 'servers = ["tunnel.example.com:8443"]' in text
+    assert 'servers = ["localhost:8443"]' in text

@@ -296,3 +296,13 @@ def test_users_wait_while_the_network_is_dark(pair: Pair, service: Service) -> N
     user.join(40)
     assert answers == [b"patient"]
     assert "Traceback" not in server.log + client.log
+
+
+def test_a_firewall_that_rejects_is_called_one(deployment: Deployment) -> None:
+    """ "prohibit" of the routing answers as a packet filter does that rejects: administratively prohibited."""
+    text = deployment.client_text("pod-1", {"web": "127.0.0.1:1"}, servers=["203.0.113.1:8443"])
+    prepare = 'ip link set lo up && ip route add prohibit 203.0.113.1 && exec "$@"'
+    prefix = ("unshare", "--net", "sh", "-c", prepare, "sh")
+    client = deployment.start("qmuxc", deployment.write("pod-1.toml", text), "--once", prefix=prefix)
+    assert client.process.wait(30) == 5
+    assert "a firewall here or on the way forbids it; allow UDP to port 8443 there" in client.log

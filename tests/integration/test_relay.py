@@ -131,7 +131,12 @@ def test_every_client_refuses_then_the_user_is_reset_at_once(tunnel: Tunnel) -> 
     with pytest.raises(ConnectionResetError), connect(tunnel.ports["refusing"]) as user:  # the reset may be there first
         user.recv(1)
     until(lambda: tunnel.refused("refusing") == {"service_refused": 1}, "counted")
-    assert len([line for line in tunnel.server.log.splitlines() if _says_refused(line, "refusing")]) == 1
+
+    def lines() -> list[str]:
+        return [line for line in tunnel.server.log.splitlines() if _says_refused(line, "refusing")]
+
+    until(lines, "said")
+    assert len(lines()) == 1
 
 
 def _says_refused(line: str, service: str) -> bool:

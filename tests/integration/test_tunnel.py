@@ -46,7 +46,7 @@ def _send(user: socket.socket, data: bytes) -> None:
 
 def until_told(daemon: Daemon, role: str, name: str) -> None:
     until(lambda: daemon.status()[role]["engine"] == name, "the engine is reported")
-    assert f" engine={name}\n" in daemon.log
+    until(lambda: f" engine={name}\n" in daemon.log, "the log says so, too")
 
 
 def test_request_and_answer_and_which_engine_it_was(tunnel: Tunnel, engine: str) -> None:

@@ -32,6 +32,7 @@ from qmux.messages import (
     Peers,
     Ready,
     ReadyFacts,
+    Relisten,
     RemoveBind,
     Reply,
     Request,
@@ -87,6 +88,9 @@ class FakeRole:
             case Stop():
                 if "ignore-stop" not in self.words():
                     self._child.exit(0)
+            case Relisten():
+                assert self._configure is not None
+                self._listen(Path(self._configure.runtime_dir) / "admin.sock")
             case Reply():
                 with self._asking.pop(message.request_id) as asker:
                     asker.send(json.dumps([message.ok, message.lines, message.exit_code]).encode())

@@ -35,7 +35,7 @@ def test_sighup_applies_a_changed_service(daemon: FakeDaemon) -> None:
     assert [len(messages) for messages in configures] == [1, 1, 1]
     assert len({messages[0]["version"] for messages in configures}) == 1
     assert all(messages[0]["config"]["services"]["web"]["maxconn"] == 7 for messages in configures)
-    assert daemon.said("reload: services.web.maxconn: - -> 7; in place")
+    until(lambda: daemon.said("reload: services.web.maxconn: - -> 7; in place"), "said")
     assert daemon.children() == before
 
 
@@ -92,8 +92,8 @@ def test_a_bad_file_changes_nothing(daemon: FakeDaemon) -> None:
     ok, lines, code = daemon.request()
     assert (ok, code) == (False, 3)
     assert lines[0].startswith("server.toml:3: services.web.bind: ")
+    until(lambda: daemon.said("reload refused: nothing was changed"), "said")
     assert daemon.said(f"reload: {lines[0]}")
-    assert daemon.said("reload refused: nothing was changed")
     assert daemon.heard("worker-0", "Configure") == []
     (daemon.directory / "config.json").unlink()
     ok, lines, code = daemon.request()

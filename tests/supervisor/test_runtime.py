@@ -69,7 +69,7 @@ def test_another_users_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_path_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="too long for Unix sockets"):
+    with pytest.raises(StartError, match="too long for the Unix sockets in it"):
         RuntimeDir(tmp_path / ("x" * 90), ME, 0)
 
 

@@ -136,7 +136,7 @@ class _Outgoing:
         if error.errno == errno.ECONNREFUSED:
             reason = CloseReason(CloseKind.REFUSED, 0, "nothing listens on that UDP port")
         elif error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EPERM, errno.EACCES):
-            reason = CloseReason(CloseKind.UNREACHABLE, 0, error.strerror or str(error))
+            reason = CloseReason(CloseKind.UNREACHABLE, error.errno, error.strerror or str(error))
         else:
             return
         self._loop.call_soon(self.connection.fail, reason)

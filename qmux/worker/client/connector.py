@@ -14,7 +14,7 @@ from qmux.protocol.frames import Offered, Register
 from qmux.protocol.values import MAX_NAME
 from qmux.quic.engine import ConnectConfig, Engine
 from qmux.quic.tickets import Tickets
-from qmux.worker.client.failures import UNREACHABLE, Failure
+from qmux.worker.client.failures import Failure, unreachable
 from qmux.worker.client.lane import LaneConnection, Link, StreamServer
 from qmux.worker.client.remote import Remote
 
@@ -77,7 +77,7 @@ class Connector:
                 timeout_s,
             )
         except OSError as error:
-            return Failure("unreachable", f"cannot send UDP packets to it: {error.strerror or error}", UNREACHABLE)
+            return unreachable(error.errno or 0, remote.text)
 
     def _register(self) -> Register:
         instance = self._config.instance or os.uname().nodename

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import msgspec
 
 from qmux import addresses
@@ -62,7 +65,7 @@ def closed(reason: CloseReason, address: str, timeout_s: float) -> Failure:
         )
         return Failure("no_answer", text, UNREACHABLE)
     if kind is CloseKind.UNREACHABLE:
-        return Failure("unreachable", f"cannot send UDP packets to it: {reason.message}", UNREACHABLE)
+        return unreachable(reason.code, address)
     if kind is CloseKind.CERTIFICATE:
         return Failure("server_certificate", _server_certificate(reason.message), CERTIFICATE)
     if kind is CloseKind.TLS:
@@ -75,6 +78,27 @@ def closed(reason: CloseReason, address: str, timeout_s: float) -> Failure:
         detail = f": {reason.message}" if reason.message else ""
         return Failure("closed", f"the server closed the connection: {reasons.closed(reason.code)}{detail}", FAILED)
     return Failure(str(kind), f"the connection failed: {reason}", UNREACHABLE)
+
+
+def unreachable(number: int, address: str) -> Failure:
+    """The system does not send packets to ``address``; ``number`` is the errno, which tells a firewall from a route.
+
+    A packet filter of this machine gives EPERM; an ICMPv6 "administratively prohibited" EACCES, the same of ICMP
+    EHOSTUNREACH, like a host that does not answer (``icmp_err_convert`` and ``icmpv6_err_convert`` of Linux).
+    """
+    _, port = addresses.split(address)
+    words = os.strerror(number) if number else "the network refuses them"
+    if number == errno.EPERM:
+        advice = f"a firewall on this machine forbids it; allow UDP to port {port} there (nft list ruleset)"
+    elif number == errno.EACCES:
+        advice = f"a firewall here or on the way forbids it; allow UDP to port {port} there"
+    elif number == errno.EHOSTUNREACH:
+        advice = f"the host is down, there is no way to it, or a firewall on the way rejects UDP to port {port}"
+    elif number == errno.ENETUNREACH:
+        advice = "this machine has no route to it (ip route get HOST), or no IPv6"
+    else:
+        advice = "is the network up? (ip link, ip route)"
+    return Failure("unreachable", f"cannot send UDP packets to it: {words}: {advice}", UNREACHABLE)
 
 
 def rejected(frame: RegisterReject) -> Failure:

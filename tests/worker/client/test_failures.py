@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from qmux.pki.verify import (
@@ -36,6 +38,14 @@ CLOSED = {
     CloseKind.CERTIFICATE: ("server_certificate", "the server's certificate is not accepted", CERTIFICATE),
 }
 
+UNREACHABLE_WORDS = {
+    errno.EPERM: "a firewall on this machine forbids it; allow UDP to port 8443",
+    errno.EACCES: "a firewall here or on the way forbids it; allow UDP to port 8443",
+    errno.EHOSTUNREACH: "No route to host: the host is down, there is no way to it, or a firewall on the way rejects",
+    errno.ENETUNREACH: "this machine has no route to it (ip route get HOST), or no IPv6",
+    errno.ENETDOWN: "Network is down: is the network up?",
+}
+
 REJECTED = {
     RejectCode.UNAUTHORIZED_SERVICE: CERTIFICATE,
     RejectCode.UNKNOWN_SERVICE: CERTIFICATE,
@@ -54,6 +64,13 @@ def test_every_way_in_which_a_connection_ends(kind: CloseKind) -> None:
     told, text, exit_code = CLOSED[kind]
     assert (failure.kind, failure.exit_code) == (told, exit_code)
     assert failure.text.startswith(text)
+
+
+@pytest.mark.parametrize("number", UNREACHABLE_WORDS)
+def test_a_firewall_is_not_called_a_route(number: int) -> None:
+    failure = closed(CloseReason(CloseKind.UNREACHABLE, number), "192.0.2.1:8443", 3.0)
+    assert (failure.kind, failure.exit_code) == ("unreachable", UNREACHABLE)
+    assert UNREACHABLE_WORDS[number] in failure.text
 
 
 @pytest.mark.parametrize(
