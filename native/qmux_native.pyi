@@ -74,6 +74,7 @@ class Limits:
         max_streams: int,
         stream_window_bytes: int,
         connection_window_bytes: int | None,
+        datagrams: bool,
     ) -> Limits: ...
 
 @final

@@ -107,6 +107,7 @@ impl Server {
             max_streams: 1,
             stream_window: 1 << 16,
             connection_window: Some(1 << 16),
+            datagrams: true,
         };
         let policy = Policy {
             limits,

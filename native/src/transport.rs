@@ -46,6 +46,8 @@ pub struct Limits {
     pub stream_window: u64,
     /// None: unlimited.
     pub connection_window: Option<u64>,
+    /// Whether the peer may send DATAGRAM frames: one that nothing uses costs a call into Python.
+    pub datagrams: bool,
 }
 
 /// quinn's configuration for a path whose interface takes `payload` bytes.
@@ -63,7 +65,7 @@ pub fn transport(limits: &Limits, payload: Option<u16>) -> Arc<TransportConfig> 
         .receive_window(limits.connection_window.map_or(UNLIMITED, window))
         .send_window(SEND_WINDOW_BYTES)
         .datagram_send_buffer_size(DATAGRAMS_OUT_BYTES)
-        .datagram_receive_buffer_size(Some(DATAGRAMS_IN_BYTES))
+        .datagram_receive_buffer_size(limits.datagrams.then_some(DATAGRAMS_IN_BYTES))
         .initial_rtt(INITIAL_RTT)
         .initial_mtu(SMALLEST_DATAGRAM)
         .min_mtu(SMALLEST_DATAGRAM)

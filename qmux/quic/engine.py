@@ -314,6 +314,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     ``unregistered_window_bytes``: a peer's whole receive window until ``raise_limits``; likewise one stream.
     ``stream_window_bytes``: what ``raise_limits`` will say, for engines that cannot widen a stream later.
+    ``datagrams``: whether a peer may send DATAGRAM frames (RFC 9221); nothing above takes any yet.
     """
 
     slot: int
@@ -326,11 +327,12 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int
     unregistered_window_bytes: int = 65_536
     stream_window_bytes: int = 1 << 20
+    datagrams: bool = False
 
 
 class ConnectConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What one outgoing connection needs. ``lane`` None: first contact, the lane of the newest ticket, or one drawn at
-    random. ``tickets``: what can be resumed, and where new tickets go; None: neither.
+    random. ``tickets``: what can be resumed, and where new tickets go; None: neither. ``datagrams``: as a server's.
     """
 
     material: Material
@@ -342,6 +344,7 @@ class ConnectConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int
     stream_window_bytes: int
     tickets: Tickets | None = None
+    datagrams: bool = False
 
 
 @runtime_checkable

@@ -152,6 +152,7 @@ class World:
             handshake_timeout_s=30.0,
             retry_threshold=100,
             max_connections=1000,
+            datagrams=True,
         )
 
         def accept(connection: Connection) -> Recorder:
@@ -178,6 +179,7 @@ class World:
             handshake_timeout_s=30.0,
             max_streams=MAX_STREAMS,
             stream_window_bytes=WINDOW_BYTES,
+            datagrams=True,
         )
         heard = Recorder(registered)
         side = Side(self.engine.connect(address, ConnectConfig(**{**defaults, **changed}), heard), heard)

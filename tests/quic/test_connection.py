@@ -144,6 +144,14 @@ async def test_datagrams_up_to_the_maximum_and_not_beyond(world: World) -> None:
     assert sorted(pair.client.heard.datagrams) == [b"", bytes(largest), b"x"]
 
 
+@pytest.mark.mixed
+async def test_datagrams_are_not_announced_where_nothing_takes_them(world: World) -> None:
+    server = world.serve(datagrams=False)
+    pair = await world.pair(server)
+    assert pair.client.connection.max_datagram_size == 0
+    assert not pair.client.connection.send_datagram(b"x")
+
+
 async def test_the_datagram_queue_is_bounded(world: World) -> None:
     pair = await world.pair()
     taken = sum(pair.server.connection.send_datagram(bytes(1000)) for _ in range(5000))

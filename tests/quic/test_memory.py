@@ -80,7 +80,9 @@ class Attacker:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.connect(server)
         self._server = server
-        configuration = Credentials(pki.client).configuration(is_client=True, idle_timeout_s=60, window_bytes=1 << 20)
+        configuration = Credentials(pki.client).configuration(
+            is_client=True, idle_timeout_s=60, window_bytes=1 << 20, datagrams=True
+        )
         self.quic = TunnelConnection(
             configuration=configuration,
             verifier=lambda _: None,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
 from tests.aio import until
+from tests.quic.certificates import Pki
 from tests.quic.harness import World
 
 pytestmark = pytest.mark.native
@@ -48,3 +51,13 @@ async def test_nothing_is_left_of_what_was_closed(world: World) -> None:
     assert not driver.connections
     assert not driver.relays
     assert not driver._watching
+
+
+def test_the_context_of_connections_that_are_gone_is_freed(pki: Pki) -> None:
+    """It holds the core's client, whose check must not be its own: the collector does not see through the core."""
+    native = pytest.importorskip("qmux.quic.native_engine.credentials")
+    context = native.ClientContext(native.Credentials(pki.client), "localhost")
+    gone = weakref.ref(context)
+    del context
+    gc.collect()
+    assert gone() is None

@@ -120,7 +120,7 @@ def our_pair(
 
 def configurations(pki: Pki) -> tuple[QuicConfiguration, QuicConfiguration]:
     made = [
-        Credentials(material).configuration(is_client=is_client, idle_timeout_s=60, window_bytes=WINDOW)
+        Credentials(material).configuration(is_client=is_client, idle_timeout_s=60, window_bytes=WINDOW, datagrams=True)
         for material, is_client in ((pki.client, True), (pki.server, False))
     ]
     for configuration in made:

@@ -26,7 +26,8 @@ impl Limits {
     /// `connection_window_bytes` None: unlimited.
     #[new]
     #[pyo3(signature = (*, idle_timeout_s, keep_alive_s, handshake_timeout_s, max_streams, stream_window_bytes,
-        connection_window_bytes))]
+        connection_window_bytes, datagrams))]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
     fn new(
         idle_timeout_s: f64,
         keep_alive_s: f64,
@@ -34,6 +35,7 @@ impl Limits {
         max_streams: u32,
         stream_window_bytes: u64,
         connection_window_bytes: Option<u64>,
+        datagrams: bool,
     ) -> PyResult<Self> {
         Ok(Self(transport::Limits {
             idle_timeout: seconds(idle_timeout_s)?,
@@ -42,6 +44,7 @@ impl Limits {
             max_streams,
             stream_window: stream_window_bytes,
             connection_window: connection_window_bytes,
+            datagrams,
         }))
     }
 }

@@ -80,6 +80,7 @@ pub fn limits() -> Limits {
         max_streams: 64,
         stream_window: 1 << 20,
         connection_window: None,
+        datagrams: true,
     }
 }
 

@@ -53,14 +53,16 @@ class Credentials:
         except ValueError as error:  # an RSA key that is too short for the digest
             raise CertificateError(f"aioquic cannot sign with this key: {error}") from None
 
-    def configuration(self, *, is_client: bool, idle_timeout_s: float, window_bytes: int) -> QuicConfiguration:
+    def configuration(
+        self, *, is_client: bool, idle_timeout_s: float, window_bytes: int, datagrams: bool
+    ) -> QuicConfiguration:
         """A QuicConfiguration with this certificate; verification is ours (``verification``)."""
         configuration = QuicConfiguration(
             is_client=is_client,
             alpn_protocols=[ALPN],
             connection_id_length=steering.CONNECTION_ID_BYTES,
             idle_timeout=idle_timeout_s,
-            max_datagram_frame_size=MAX_DATAGRAM_FRAME_BYTES,
+            max_datagram_frame_size=MAX_DATAGRAM_FRAME_BYTES if datagrams else None,
             max_stream_data=window_bytes,
             cipher_suites=_CIPHER_SUITES,
             verify_mode=ssl.CERT_NONE,

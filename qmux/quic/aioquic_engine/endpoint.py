@@ -76,6 +76,7 @@ class AioquicEndpoint(Endpoint):
             is_client=False,
             idle_timeout_s=config.idle_timeout_s,
             window_bytes=config.unregistered_window_bytes,
+            datagrams=config.datagrams,
         )
         self._credentials = credentials
         self._config = config

@@ -57,7 +57,10 @@ class _Outgoing:
         self._certificate_expires_at = 0.0 if resumed is None else resumed.expires_at
         credentials = Credentials(config.material)
         configuration = credentials.configuration(
-            is_client=True, idle_timeout_s=config.idle_timeout_s, window_bytes=config.stream_window_bytes
+            is_client=True,
+            idle_timeout_s=config.idle_timeout_s,
+            window_bytes=config.stream_window_bytes,
+            datagrams=config.datagrams,
         )
         configuration.session_ticket = None if resumed is None else _session_of(resumed)
         quic = SearchingConnection(

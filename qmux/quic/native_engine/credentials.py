@@ -44,17 +44,30 @@ class Credentials:
         return qmux_native.Credentials(chain=self.chain, key=self.key, alpn=ALPN.encode(), verify=verify)
 
 
+class _Newest:
+    """The end of the newest server certificate that was accepted, in seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self.expires_at = 0.0
+
+    def accepted(self, expires_at: int) -> None:
+        self.expires_at = expires_at
+
+
 class ClientContext:
-    """What connections share that may resume each other's sessions: rustls wants the very same objects. ``expires_at``:
-    the end of the newest server certificate that was accepted. Raises CertificateError.
+    """What connections share that may resume each other's sessions: rustls wants the very same objects. Raises
+    CertificateError.
     """
 
     def __init__(self, credentials: Credentials, server_name: str) -> None:
-        self.expires_at = 0.0
+        # Not a method of our own: Python's collector does not see through the core, and a cycle would live for ever.
+        self._newest = _Newest()
         try:
-            self.core = qmux_native.Client(credentials.of_client(server_name, self._accepted))
+            self.core = qmux_native.Client(credentials.of_client(server_name, self._newest.accepted))
         except ValueError as error:  # a key that rustls does not take
             raise CertificateError(str(error)) from None
 
-    def _accepted(self, expires_at: int) -> None:
-        self.expires_at = expires_at
+    @property
+    def expires_at(self) -> float:
+        """The end of the newest server certificate that was accepted, in seconds since the epoch."""
+        return self._newest.expires_at

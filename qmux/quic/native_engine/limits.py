@@ -30,4 +30,5 @@ def _limits(
         max_streams=max_streams,
         stream_window_bytes=config.stream_window_bytes,
         connection_window_bytes=connection_window_bytes,
+        datagrams=config.datagrams,
     )
