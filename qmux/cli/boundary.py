@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ FAILED = 1
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:
     """Run ``command`` as the program ``name`` and return the exit code."""
     try:
+        _interruptible()
         result = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -43,6 +45,12 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
         return FAILED
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
+
+
+def _interruptible() -> None:
+    """From here on Ctrl-C is an exception again (``qmux.cli.entry``)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def report(name: str, error: QmuxError) -> None:

@@ -171,6 +171,25 @@ def test_a_reload_is_passed_on_and_its_answer_back(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_supervisor_that_stands_still_is_told_soon(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with supervised(tmp_path) as supervisor:
+            await ready(supervisor)
+            _, body = await asyncio.wait_for(supervisor.ask("/v1/reload", {}), 15.0)  # without a Table or a Reply
+            assert (body["ok"], body["exit_code"]) == (False, 5)
+            assert "the supervisor stands still" in body["lines"][0]
+            assert (await supervisor.ask("/healthz")) == (503, {"ok": False})
+            supervisor.send(table(worker(0), worker(1)))
+
+            async def healthy() -> bool:
+                return (await supervisor.ask("/healthz"))[0] == 200
+
+            while not await healthy():
+                pass
+
+    run(main())
+
+
 def test_only_so_many_reloads_wait(tmp_path: Path) -> None:
     async def main() -> None:
         async with supervised(tmp_path) as supervisor:

@@ -45,7 +45,7 @@ def test_every_failure_has_its_code_and_no_traceback(tmp_path: Path) -> None:
         (2, "cannot be a client name", ("issue", "client", "../x", "--service", "a")),
         (3, "x.pem: cannot be read", ("show", "x.pem")),
         (3, "server.toml: has no certificate", ("show", "server.toml")),
-        (2, "No such command", ("enrol",)),
+        (2, 'no such command "enrol"', ("enrol",)),
         (2, "enroll: not available in this version", ("enroll",)),
         (1, "file/pki: Not a directory", ("init", "--dir", "file/pki")),
     ]
