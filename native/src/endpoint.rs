@@ -324,9 +324,9 @@ impl Engine {
         let (kind, code, message) = match error.raw_os_error() {
             Some(libc::ECONNREFUSED) => ("refused", 0, "nothing listens on that UDP port".to_owned()),
             // The number says whether a firewall or the routing is to blame.
-            Some(
-                number @ (libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EPERM | libc::EACCES),
-            ) => ("unreachable", number.unsigned_abs().into(), error.to_string()),
+            Some(number @ (libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EPERM | libc::EACCES)) => {
+                ("unreachable", number.unsigned_abs().into(), error.to_string())
+            }
             _ => return,
         };
         for id in endpoint.connections() {
