@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qmux.cli.main import main
+from qmux.cli.entry import qmux
 
 if __name__ == "__main__":
-    main()
+    qmux()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from qmux.config import limits
 from qmux.errors import StartError
 from qmux.paths import path_of
 from qmux.pool.rows import BusMessage
@@ -28,6 +30,10 @@ MAX_MESSAGE_BYTES = 1 << 20
 
 QUEUE_MESSAGES = 2000
 """Kept for a subscriber that does not read: at 4 workers some ten seconds' worth. What is older is of no use."""
+
+NEEDED_DESCRIPTORS, NEEDED_THREADS = 24, 3
+"""What a context takes, with room to spare: two threads of its own with an epoll and an eventfd each, and the sockets;
+and the proxy's thread."""
 
 BATCH = 200
 """Messages decoded in one turn of the loop: a flood must not starve the relays."""
@@ -57,22 +63,23 @@ class BusProxy:
     """
 
     def __init__(self, directory: str, uid: int, gid: int) -> None:
-        self._context = zmq.Context()
-        self._context.setsockopt(zmq.LINGER, 0)
+        self._context = _context()
         try:
+            self._context.setsockopt(zmq.LINGER, 0)
             inlet, outlet = (
                 self._bind(kind, endpoint, uid, gid)
                 for kind, endpoint in zip((zmq.XSUB, zmq.XPUB), endpoints(directory), strict=True)
             )
-        except (zmq.ZMQError, OSError, TypeError) as error:  # TypeError: pyzmq words an error about bytes as text
+            self._control = self._context.socket(zmq.PAIR)
+            self._control.bind(CONTROL)
+            told = self._context.socket(zmq.PAIR)
+            told.connect(CONTROL)
+            self._thread = threading.Thread(target=_proxy, args=(inlet, outlet, told), name="bus", daemon=True)
+            self._thread.start()
+        except (zmq.ZMQError, OSError, TypeError, RuntimeError) as error:
+            # TypeError: pyzmq words an error about bytes as text; RuntimeError: no thread could be started
             self._context.destroy(0)
             raise StartError(f"{directory}: the bus between the workers cannot be opened there: {error}") from None
-        self._control = self._context.socket(zmq.PAIR)
-        self._control.bind(CONTROL)
-        told = self._context.socket(zmq.PAIR)
-        told.connect(CONTROL)
-        self._thread = threading.Thread(target=_proxy, args=(inlet, outlet, told), name="bus", daemon=True)
-        self._thread.start()
 
     def _bind(self, kind: int, endpoint: str, uid: int, gid: int) -> zmq.Socket[bytes]:
         sock = self._context.socket(kind)
@@ -98,7 +105,7 @@ class Publisher:
     """Sends to everybody; never blocks. ``dropped`` counts what the proxy did not take."""
 
     def __init__(self, endpoint: str) -> None:
-        self._context = zmq.Context()
+        self._context = _context()
         self._socket = self._context.socket(zmq.PUB)
         _limit(self._socket)
         # A PUB socket drops in silence unless it is told to say so (zmq_setsockopt(3), ZMQ_XPUB_NODROP).
@@ -123,7 +130,7 @@ class Subscriber:
     """Everything that is published, decoded, on the running loop. ``invalid`` counts what does not decode."""
 
     def __init__(self, endpoint: str, on_message: Callable[[BusMessage], None]) -> None:
-        self._context = zmq.Context()
+        self._context = _context()
         self._socket = self._context.socket(zmq.SUB)
         _limit(self._socket)
         self._socket.subscribe(b"")
@@ -181,6 +188,49 @@ def _proxy(inlet: zmq.Socket[bytes], outlet: zmq.Socket[bytes], told: zmq.Socket
     finally:
         for sock in (told, inlet, outlet):
             sock.close(0)
+
+
+def _context() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context, with what it needs at hand: where libzmq gets no descriptor or thread, it aborts the process.
+
+    Raises StartError where there is not so much left.
+    """
+    _try_descriptors()
+    _try_threads()
+    return zmq.Context()
+
+
+def _try_descriptors() -> None:
+    taken: list[int] = []
+    try:
+        for _ in range(NEEDED_DESCRIPTORS):
+            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        raise StartError(
+            f"too few open files are left for the bus between the workers ({error.strerror}; the limit is {limit}): "
+            "raise LimitNOFILE (systemd) or `ulimit -n`"
+        ) from None
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
+def _try_threads() -> None:
+    over = threading.Event()
+    threads = [threading.Thread(target=over.wait, daemon=True) for _ in range(NEEDED_THREADS)]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError:
+        raise StartError(
+            f"no more threads can be started for the bus between the workers: {limits.of_tasks()}"
+        ) from None
+    finally:
+        over.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
 
 
 def _limit(sock: zmq.Socket[bytes]) -> None:

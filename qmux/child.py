@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from qmux import log as qmux_log
 from qmux.channel import Channel, child_end
-from qmux.errors import QmuxError
+from qmux.errors import QmuxError, StartError
 from qmux.messages import Down, Failed, Heartbeat, LogTo, Up
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,11 @@ def run_child(fd: int, name: str, make_role: Callable[[Child], Role]) -> int:
     qmux_log.log_uncaught()
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
-    threading.Thread(target=_watch_supervisor, args=(os.dup(fd),), name="orphan-watch", daemon=True).start()
+    try:
+        threading.Thread(target=_watch_supervisor, args=(os.dup(fd),), name="orphan-watch", daemon=True).start()
+    except RuntimeError:  # without the thread nothing would end us for sure; the system lets us start none
+        log.error("cannot start: no thread to be had; raise the limit of processes and threads (TasksMax, pids, nproc)")
+        return StartError.exit_code
 
     async def main() -> int:
         child = Child(name)

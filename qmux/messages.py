@@ -127,6 +127,7 @@ class ProcessRow(msgspec.Struct):
     epoch: int = 0
     restarts: int = 0
     started_at: float = 0.0  # wall clock, seconds since the epoch
+    silent_s: float = 0.0  # since its last heartbeat
     rss_bytes: int = 0
     cpu_s: float = 0.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from qmux.config import limits
 from qmux.config.loaded import Loaded
 from qmux.config.schema import ClientConfig
 from qmux.errors import QmuxError, StartError
@@ -33,6 +35,7 @@ from supervisor.binds import Binds
 from supervisor.daemon import Daemon
 from supervisor.directory import Directory
 from supervisor.fleet import Fleet
+from supervisor.privileges import warn_of_root
 from supervisor.process import Process, reap_strangers
 from supervisor.reload import Outcome, Reloader, as_fact
 from supervisor.seats import Seat
@@ -74,6 +77,7 @@ class Supervisor:
             self._install_signals()
             self._open_binds()
             self._directory.fill()
+            warn_of_root(self._daemon.owner, self._daemon.role)
             for seat in self._fleet.seats:
                 self._fill(seat)
             self._tasks.start(Watchdog(self._fleet.processes, self._settings).run(), "watchdog")
@@ -143,8 +147,9 @@ class Supervisor:
         try:
             self._fleet.start(seat)
         except OSError as error:
-            log.error(f"{seat.name} cannot be started", extra={"reason": error.strerror or error})
-            seat.last_end = f"cannot be started: {error.strerror or error}"
+            why = limits.of_tasks() if error.errno == errno.EAGAIN else error.strerror or str(error)
+            log.error(f"{seat.name} cannot be started", extra={"reason": why})
+            seat.last_end = f"cannot be started: {why}"
             self._refill(seat, lived_s=0.0)
 
     def _refill(self, seat: Seat, lived_s: float) -> None:

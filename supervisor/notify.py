@@ -25,6 +25,20 @@ def stopping(status: str) -> None:
     _send(f"STOPPING=1\nSTATUS={status}")
 
 
+def alive() -> None:
+    """The daemon is well: what ``WatchdogSec`` waits for."""
+    _send("WATCHDOG=1")
+
+
+def watchdog_s() -> float | None:
+    """Within how many seconds systemd wants to hear ``alive`` again (sd_watchdog_enabled(3)); None: never."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    if not is_ours or not microseconds.isascii() or not microseconds.isdecimal() or not int(microseconds):
+        return None
+    return int(microseconds) / 1e6
+
+
 def _send(text: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:

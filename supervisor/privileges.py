@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -10,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from qmux.config import limits
 from qmux.config.accounts import AccountError, find_group, find_user
 from qmux.config.schema import ProcessConfig
 from qmux.errors import StartError
@@ -49,10 +51,6 @@ def owner_of(process: ProcessConfig, table: str) -> Owner:
     """
     uid, gid = os.geteuid(), os.getegid()
     if not process.user and not process.group:
-        if uid == 0:
-            log.warning(
-                "running as root, workers too: set user to drop their privileges", extra={"key": f"{table}.user"}
-            )
         return Owner(uid, gid, drops=False)
     key, name = f"{table}.user", process.user
     try:
@@ -73,6 +71,12 @@ def owner_of(process: ProcessConfig, table: str) -> Owner:
     return Owner(uid, gid, drops=True)
 
 
+def warn_of_root(owner: Owner, table: str) -> None:
+    """One line where the children keep root's privileges; for a daemon that starts, not one that fails to."""
+    if owner.uid == 0 and not owner.drops:
+        log.warning("running as root, workers too: set user to drop their privileges", extra={"key": f"{table}.user"})
+
+
 def try_interpreter(owner: Owner, table: str, enter: str = "/") -> None:
     """Raise StartError where ``owner`` cannot run this interpreter, or cannot enter the directory ``enter``.
 
@@ -91,7 +95,7 @@ def try_interpreter(owner: Owner, table: str, enter: str = "/") -> None:
     except subprocess.TimeoutExpired:
         reason = f"it did not start within {TRIAL_TIMEOUT_S:.0f} s"
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = limits.of_tasks() if error.errno == errno.EAGAIN else error.strerror or str(error)
     else:
         if trial.returncode == 0:
             return

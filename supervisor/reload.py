@@ -33,6 +33,8 @@ class Outcome:
     ok: bool
     lines: list[str]
     exit_code: int = 0
+    waiting: tuple[str, ...] = ()
+    """Keys whose new values wait for a restart."""
 
     @classmethod
     def refused(cls, error: QmuxError) -> Outcome:
@@ -47,12 +49,12 @@ class Plan:
     target: Loaded
     lines: list[str]
     anything: bool
-    needs_restart: bool
+    waiting: tuple[str, ...]
 
     @property
     def outcome(self) -> Outcome:
         """The result, once the target is in force."""
-        return Outcome(True, self.lines, ConditionError.exit_code if self.needs_restart else 0)
+        return Outcome(True, self.lines, ConditionError.exit_code if self.waiting else 0, self.waiting)
 
 
 class Answers:
@@ -104,6 +106,7 @@ class Reloader:
         self._waiting: asyncio.Future[Outcome] | None = None
         self._answers: Answers | None = None
         self.last: Outcome | None = None
+        self._status = "serving"
 
     async def reload(self, *, dry_run: bool = False, full: bool = False) -> Outcome:
         """Load the configuration again and apply it; with ``dry_run`` only say what that would do."""
@@ -160,7 +163,10 @@ class Reloader:
             outcome = plan.outcome
         except QmuxError as error:
             outcome = Outcome.refused(error)
-        notify.ready("serving")
+        if outcome.ok:
+            waiting = f"; waits for a restart: {', '.join(outcome.waiting)}" if outcome.waiting else ""
+            self._status = f"serving{waiting}"
+        notify.ready(self._status)
         self._report(outcome)
         return outcome
 
@@ -187,8 +193,8 @@ class Reloader:
         anything = bool(lines) and not (new.material == old.material and all(c.how == "restart" for c in found))
         lines += [f"warning: {warning}" for warning in new.warnings]
         target = msgspec.structs.replace(new, config=merge_in_place(old.config, new.config))
-        needs_restart = any(change.how == "restart" for change in found)
-        return Plan(target, lines or ["nothing has changed"], anything, needs_restart)
+        waiting = tuple(change.key for change in found if change.how == "restart")
+        return Plan(target, lines or ["nothing has changed"], anything, waiting)
 
     async def _apply(self, target: Loaded) -> None:
         """Both phases. Raises QmuxError where it cannot be done; then everything is as before."""

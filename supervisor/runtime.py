@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -45,7 +46,7 @@ class RuntimeDir:
     def write_identity(self, identity: DaemonIdentity) -> None:
         """``daemon.json``: how ``qmux status`` and its like find this daemon."""
         self._is_named = True
-        _write(self.path / IDENTITY, msgspec.json.format(msgspec.json.encode(identity), indent=1) + b"\n", 0o644)
+        _written(self.path / IDENTITY, msgspec.json.format(msgspec.json.encode(identity), indent=1) + b"\n", 0o644)
 
     def is_whole(self, has_admin: bool) -> bool:
         """Whether everything that makes this daemon found is still in its place: somebody may clean up /tmp or /run.
@@ -93,11 +94,13 @@ def private_dir(path: Path, uid: int, gid: int) -> None:
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (uid, os.geteuid()):
             raise StartError(f"{path}: exists and is not a directory of this user; remove it")
-        path.chmod(0o700)
+        # Only what is not so yet: the directory may be on a file system that was mounted read-only meanwhile.
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            path.chmod(0o700)
         if (found.st_uid, found.st_gid) != (uid, gid):
             os.chown(path, uid, gid, follow_symlinks=False)
     except OSError as error:
-        raise StartError(f"{path}: {error.strerror}; create it, or set runtime_dir and state_dir") from None
+        raise StartError(f"{path}: {error.strerror}; {_advice(error)}") from None
 
 
 def daemon_keys(state_dir: Path) -> Keys:
@@ -135,7 +138,10 @@ def _check_parent(parent: Path) -> None:
 
 
 def _lock(path: Path, wait_s: float) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}; {_advice(error)}") from None
     deadline = time.monotonic() + wait_s
     while True:
         try:
@@ -150,16 +156,23 @@ def _lock(path: Path, wait_s: float) -> int:
                     "stop it, or set another runtime_dir for this one"
                 ) from None
             time.sleep(LOCK_POLL_S)
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        os.close(fd)
+        raise StartError(f"{path}: cannot be written: {error.strerror}; {_advice(error)}") from None
     return fd
 
 
 def _secret(path: Path) -> bytes:
     try:
-        with contextlib.suppress(FileExistsError):
-            _write(path, os.urandom(SECRET_BYTES), 0o600, replace=False)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # another daemon starts at the same time: its secret it is
+                _write(path, os.urandom(SECRET_BYTES), 0o600, replace=False)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         with os.fdopen(fd, "rb") as file:
             found = os.fstat(fd)
             secret = file.read(SECRET_BYTES + 1)
@@ -174,6 +187,19 @@ def _secret(path: Path) -> bytes:
 
 def _derive(secret: bytes, purpose: str) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"qmux {purpose}".encode()).derive(secret)
+
+
+def _written(path: Path, content: bytes, mode: int) -> None:
+    try:
+        _write(path, content, mode)
+    except OSError as error:
+        raise StartError(f"{path}: cannot be written: {error.strerror}; {_advice(error)}") from None
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there (df -h, df -i), or set another runtime_dir and state_dir"
+    return "create it, or set runtime_dir and state_dir"
 
 
 def _write(path: Path, content: bytes, mode: int, *, replace: bool = True) -> None:

@@ -13,6 +13,8 @@ import os
 import socket
 from dataclasses import dataclass
 
+import psutil
+
 from qmux import addresses
 from qmux.config.schema import Bind, ListenAddress, Protocol
 from qmux.errors import StartError
@@ -28,6 +30,9 @@ SMALL_RECEIVE_BUFFER_BYTES = 1 << 20
 
 SEND_BUFFER_BYTES = 4 << 20
 """All connections of a worker send through it: while it is full, none does."""
+
+PROGRAM, MAX_PROGRAM_WORDS, MAX_COMMAND = "qmuxd", 4, 200
+"""A supervisor's command line has the name in its first words (interpreter, options, script); characters shown."""
 
 PORT_TRIES = 8
 """Port 0 with IPv4 and IPv6: the port that one family gave may be taken in the other."""
@@ -202,10 +207,28 @@ def warn_of_small_buffer(group: Group) -> None:
         )
 
 
+def _other_server(protocol: Protocol, port: int) -> str:
+    """The qmuxd that has ``port``, "" where none does or we may not see it. Only supervisors are looked at, which hold
+    every listening socket and no user's: that is quick on any machine.
+    """
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if process.pid == os.getpid() or not any(PROGRAM in word for word in words[:MAX_PROGRAM_WORDS]):
+            continue
+        try:
+            if any(row.laddr.port == port for row in process.net_connections(protocol) if row.laddr):
+                return f"pid {process.pid}, {' '.join(words)[:MAX_COMMAND]}"
+        except (psutil.Error, OSError):
+            continue  # ended, or another user's
+    return ""
+
+
 def _why(error: OSError, protocol: Protocol, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             flags = "-lunp" if protocol == "udp" else "-ltnp"
+            if server := _other_server(protocol, port):
+                return f"address in use by a QMux server that runs already ({server}); stop it, or bind another one"
             return f"address in use by another program; find it with: ss {flags} 'sport = :{port}'"
         case errno.EACCES | errno.EPERM:
             return (

@@ -68,4 +68,5 @@ def _row(seat: Seat, process: Process | None, without_process: str) -> ProcessRo
         epoch=seat.epoch,
         restarts=seat.restarts,
         started_at=process.started_at if process else 0.0,
+        silent_s=round(process.silent_s, 1) if process and process.was_heard else 0.0,
     )

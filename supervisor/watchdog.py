@@ -8,12 +8,16 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 
+from supervisor import notify
 from supervisor.process import Process
 from supervisor.settings import Settings
 
 log = logging.getLogger(__name__)
 
 MAX_TICK_S = 1.0
+
+END_S = 5.0
+"""A process that was killed is gone by then, unless it hangs in the kernel."""
 
 
 class Watchdog:
@@ -22,7 +26,9 @@ class Watchdog:
     def __init__(self, processes: Callable[[], Iterable[Process]], settings: Settings) -> None:
         self._processes = processes
         self._settings = settings
-        self._tick_s = min(MAX_TICK_S, settings.watchdog_s / 5)
+        self._is_watched = (wanted_s := notify.watchdog_s()) is not None
+        # systemd advises to call twice as often as it waits.
+        self._tick_s = min(MAX_TICK_S, settings.watchdog_s / 5, (wanted_s or 2 * MAX_TICK_S) / 2)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -31,6 +37,8 @@ class Watchdog:
             await asyncio.sleep(self._tick_s)
             now = time.monotonic()
             self.look(stalled=now - last > 2 * self._tick_s)
+            if self._is_watched and self.all_is_well():
+                notify.alive()
             last = now
 
     def look(self, stalled: bool = False) -> None:
@@ -40,6 +48,11 @@ class Watchdog:
                 process.forgive_silence()
             elif reason := self._complaint(process):
                 self._end(process, reason)
+
+    def all_is_well(self) -> bool:
+        """Whether no process outlives what we do about one that is stuck. Where one does, only systemd can help."""
+        longest_s = self._settings.watchdog_s + self._settings.abort_s + END_S
+        return not any(process.state == "stuck" and process.silent_s > longest_s for process in self._processes())
 
     def _complaint(self, process: Process) -> str:
         if process.state in ("stopping", "stuck"):

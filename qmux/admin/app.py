@@ -22,7 +22,7 @@ def make_app(view: View, requests: Requests) -> web.Application:
         return web.json_response(as_json(view.status(time.monotonic())))
 
     async def healthz(_: web.Request) -> web.Response:
-        healthy = view.is_healthy()
+        healthy = view.is_healthy(time.monotonic())
         return web.json_response({"ok": healthy}, status=200 if healthy else 503)
 
     async def reload(request: web.Request) -> web.Response:

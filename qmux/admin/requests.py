@@ -6,21 +6,29 @@ import asyncio
 from collections.abc import Callable
 from itertools import count
 
+from qmux.admin.view import STILL_S
 from qmux.errors import QmuxError, UnreachableError
 from qmux.messages import Reply, Request
 
 ANSWER_TIMEOUT_S = 60.0
 """A reload of a large configuration waits for every worker; beyond this the supervisor is stuck."""
 
+LOOK_S = 0.5
+"""How often a request that waits looks whether the supervisor still lives: a stopped one answers nothing."""
+
 MAX_WAITING = 16
 """Reloads are rare and run one after the other: more at a time are a mistake, or mischief."""
 
 
 class Requests:
-    """Sends with ``send``, and pairs each Reply with the Request that it answers."""
+    """Sends with ``send``, and pairs each Reply with the Request that it answers.
 
-    def __init__(self, send: Callable[[Request], None]) -> None:
+    ``silent_s``: how long ago the supervisor was last heard.
+    """
+
+    def __init__(self, send: Callable[[Request], None], silent_s: Callable[[], float]) -> None:
         self._send = send
+        self._silent_s = silent_s
         self._numbers = count(1)
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
 
@@ -29,10 +37,19 @@ class Requests:
         number = next(self._numbers)
         if len(self._waiting) >= MAX_WAITING:
             return _refused(number, QmuxError(f"{MAX_WAITING} reloads are waiting already; try again later"))
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
         try:
             self._send(Request(number, "reload", dry_run=dry_run, full=full))
-            return await asyncio.wait_for(answer, ANSWER_TIMEOUT_S)
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                while (silent_s := self._silent_s()) < STILL_S:
+                    if (await asyncio.wait([answer], timeout=LOOK_S))[0]:
+                        return answer.result()
+            problem = (
+                f"the supervisor stands still: nothing was heard of it for {silent_s:.0f} s (is it stopped, or out of "
+                "CPU?); the reload may still happen when it goes on"
+            )
+            return _refused(number, UnreachableError(problem))
         except TimeoutError:
             problem = f"the supervisor did not answer within {ANSWER_TIMEOUT_S:.0f} s; its log may say why"
             return _refused(number, UnreachableError(problem))

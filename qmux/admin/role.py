@@ -40,7 +40,7 @@ class AdminRole:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._view = View()
-        self._requests = Requests(child.send)
+        self._requests = Requests(child.send, lambda: self._view.silent_s(time.monotonic()))
         self._tasks = TaskSet()
         self._subscriber: Subscriber | None = None
         self._runner: web.AppRunner | None = None
@@ -54,7 +54,7 @@ class AdminRole:
             case Configure():
                 self._configure(message)
             case Table():
-                self._view.table(message)
+                self._view.table(message, time.monotonic())
             case Reply():
                 self._requests.answered(message)
             case Relisten():

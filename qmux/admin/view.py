@@ -29,6 +29,10 @@ from qmux.pool.candidates import Candidate
 from qmux.pool.pool import Pool
 from qmux.pool.rows import BusMessage, WorkerReport
 
+STILL_S = 5.0
+"""A process that says nothing for so long stands still: each worker sends a heartbeat, and the supervisor its table,
+once a second. The supervisor ends such a worker after ten (``supervisor.settings``)."""
+
 _STATES = ("ready", "suspect", "draining")
 """By the rank of a session (``Candidate.rank``)."""
 
@@ -41,6 +45,7 @@ class View:
         self._totals = Totals()
         self._processes: list[ProcessRow] = []
         self._facts: DaemonFacts | None = None
+        self._heard_at = 0.0
         self._live: dict[int, int] = {}  # slot → epoch of its process
         self._config: ServerConfig | ClientConfig | None = None
 
@@ -56,8 +61,9 @@ class View:
         self._config = config
         return config
 
-    def table(self, message: Table) -> None:
-        """The processes. One that is there no more has no rows, whatever it last said on the bus."""
+    def table(self, message: Table, now: float) -> None:
+        """The processes, at ``now`` (monotonic). One that is gone has no rows, whatever it last said on the bus."""
+        self._heard_at = now
         self._processes = message.processes
         self._facts = message.facts
         live = {row.slot: row.epoch for row in message.processes if row.slot >= 0 and row.pid}
@@ -76,10 +82,23 @@ class View:
 
     # --- what goes out ---
 
-    def is_healthy(self) -> bool:
-        """Whether a worker serves and the daemon is not stopping."""
+    def is_healthy(self, now: float) -> bool:
+        """Whether a worker serves, none of the processes stands still, and the daemon is not stopping.
+
+        A client without a server is healthy: starting it anew would not bring one.
+        """
         serves = any(row.slot >= 0 and row.state == "ready" for row in self._processes)
-        return serves and self._facts is not None and self._facts.state == "ready"
+        return (
+            serves
+            and self._facts is not None
+            and self._facts.state == "ready"
+            and self.silent_s(now) < STILL_S
+            and all(row.silent_s < STILL_S for row in self._processes)
+        )
+
+    def silent_s(self, now: float) -> float:
+        """How long ago the supervisor was last heard, 0 where it never was."""
+        return now - self._heard_at if self._facts is not None else 0.0
 
     def status(self, now: float) -> Status | None:
         """The whole picture, None before the supervisor has said what this daemon is; ``now`` is monotonic."""

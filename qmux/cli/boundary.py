@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ def run(
     descriptors.open_standard()
     _escape_what_cannot_be_written()
     try:
+        _interruptible()
         result = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -72,6 +74,12 @@ def run(
     except UNFORESEEN as error:
         say(f"{name}: {unforeseen(error)}")
         return FAILED
+
+
+def _interruptible() -> None:
+    """From here on Ctrl-C is an exception again (``qmux.cli.entry``)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def report(name: str, error: QmuxError, say: Callable[[str], None] = to_stderr) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import click
 
 from qmux.cli import daemon
-from qmux.errors import ConfigError, UnreachableError, UsageError
+from qmux.errors import UnreachableError, UsageError
 from qmux.paths import path_of, text_of
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -106,21 +106,22 @@ def _of_config(path: Path) -> Path:
 
 
 def _directory_of(path: Path) -> Path:
-    """The runtime directory of a file's daemon. Only the keys that decide it are read, so a file with an error in
-    it, or with an expired certificate, still finds the running daemon.
+    """The runtime directory of a file's daemon. The file need not be readable for us (a systemd credential is its
+    daemon's alone) where the daemon has its default directory. Else only the keys that decide it are read, so a file
+    with an error in it, or with an expired certificate, still finds the running daemon.
     """
     from qmux.config.directories import default_runtime_dir
     from qmux.config.document import read_document
 
-    if not path.exists():
-        raise UsageError(f"{path}: no such file or directory")
+    for running_one in running():
+        if running_one.source == text_of(os.path.abspath(path)):
+            return running_one.directory
     try:
-        document = read_document(path)
-    except ConfigError:  # not valid TOML: look for it among the running daemons
-        for daemon in running():
-            if daemon.source == text_of(os.path.abspath(path)):
-                return daemon.directory
-        raise
+        os.stat(path)
+    except OSError as error:
+        hint = "" if isinstance(error, FileNotFoundError) else "; name the daemon with --socket PATH instead"
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}{hint}") from None
+    document = read_document(path)
     role = "client" if "client" in document.tree else "server"
     table = document.tree.get(role)
     named = table.get("runtime_dir") if isinstance(table, dict) else None

@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Callable
 
+from qmux.config.directories import state_dir
 from qmux.config.loaded import Loaded
-from qmux.config.schema import ClientConfig
+from qmux.config.schema import ClientConfig, ServerConfig
 from qmux.errors import CertificateError, ConfigError, StartError
 
 
@@ -19,6 +20,8 @@ def check(loaded: Loaded, name: str) -> None:
     """
     process = loaded.config.process
     problems = _told(lambda: _try_engine(loaded))
+    if isinstance(loaded.config, ServerConfig):
+        problems += _told(lambda: state_dir(loaded.config))
     if (process.user or process.group) and os.geteuid() == 0 and sys.platform.startswith("linux"):
         problems += _told(lambda: _try_user(loaded))
     if problems:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qmux.config.addresses import MAX_UNIX_PATH_BYTES, AddressError, check_unix_path
 from qmux.config.schema import ClientConfig, Config
+from qmux.errors import StartError
 from qmux.paths import path_of
 
 LONGEST_SOCKET = "admin.sock"
@@ -28,18 +29,32 @@ def base_dir() -> Path:
     """Where the runtime directories of this user's daemons are. It need not exist yet."""
     if os.geteuid() == 0:
         return Path("/run/qmux")
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    if runtime := _xdg("XDG_RUNTIME_DIR"):
         return Path(runtime) / "qmux"
     return Path(tempfile.gettempdir()) / f"qmux-{os.geteuid()}"
 
 
 def state_base_dir() -> Path:
-    """Where the state directories are: ``/var/lib/qmux``, or ``$XDG_STATE_HOME/qmux``."""
+    """Where the state directories are: ``/var/lib/qmux``, or ``$XDG_STATE_HOME/qmux``.
+
+    Raises StartError where this user has no home: a container may run any number as its user.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/qmux")
     # The variable's own default: https://specifications.freedesktop.org/basedir-spec/latest/
-    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    home = _xdg("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    if not os.path.isabs(home):
+        raise StartError(
+            f"no place for the state directory: uid {os.geteuid()} has no home directory here; "
+            "set server.state_dir, or the variable XDG_STATE_HOME to an absolute path"
+        )
     return Path(home) / "qmux"
+
+
+def _xdg(variable: str) -> str:
+    """A base directory, "" where it is not set; a relative path counts as that (the specification says so)."""
+    value = os.environ.get(variable, "")
+    return value if os.path.isabs(value) else ""
 
 
 def name_of(role: str, source: str) -> str:

@@ -23,6 +23,9 @@ MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 256
 """Files of a directory, for the same reason."""
 
+_TYPOGRAPHIC = "\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb"
+"""Quotation marks of prose."""
+
 _HINTS = (
     # (what tomli says, what to do)
     (r"Invalid value|Invalid initial character", 'a string needs quotes, as in bind = ":80"'),
@@ -106,7 +109,7 @@ def _read_file(document: Document, order: int, file: Path) -> None:
         tree = tomli.loads(text)
         lines = scan(text.replace("\r\n", "\n"))
     except ReadError as error:
-        hint = "; name another, or write one: qmux init server" if str(error) == "no such file" else ""
+        hint = "; name another, or write one: qmux init server, or client" if str(error) == "no such file" else ""
         document.problems.add(Place(order, name, 0), f"{error}{hint}")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -122,8 +125,10 @@ def _read_file(document: Document, order: int, file: Path) -> None:
 
 def _syntax_problem(error: tomli.TOMLDecodeError, order: int, name: str, text: str) -> tuple[Place, str]:
     said = error.msg[:1].lower() + error.msg[1:]
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, error.msg)), "correct this line")
     written = text.split("\n")[error.lineno - 1].strip() if error.lineno <= text.count("\n") + 1 else ""
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, error.msg)), "correct this line")
+    if re.search(f"[{_TYPOGRAPHIC}]", written):
+        hint = 'these quotes are typographic ones, as word processors make them; TOML takes straight ones: "'
     where = f"{printable(written)}: " if written else ""
     return Place(order, name, error.lineno), f"{where}not TOML: {printable(said)} at column {error.colno}; {hint}"
 

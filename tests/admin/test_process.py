@@ -178,6 +178,21 @@ async def test_a_request_that_is_none_is_answered_and_leaves_no_word_in_the_log(
         assert supervisor.log() == before
 
 
+async def test_a_supervisor_that_stands_still_is_told_soon(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as supervisor:
+        await ready(supervisor)
+        _, body = await asyncio.wait_for(supervisor.ask("/v1/reload", {}), 15.0)  # without a Table or a Reply
+        assert (body["ok"], body["exit_code"]) == (False, 5)
+        assert "the supervisor stands still" in body["lines"][0]
+        assert (await supervisor.ask("/healthz")) == (503, {"ok": False})
+        supervisor.send(table(worker(0), worker(1)))
+
+        async def healthy() -> bool:
+            return (await supervisor.ask("/healthz"))[0] == 200
+
+        await until(healthy, 15.0, "healthy again")
+
+
 async def test_only_so_many_reloads_wait(tmp_path: Path) -> None:
     async with supervised(tmp_path) as supervisor:
         await ready(supervisor)

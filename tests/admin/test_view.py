@@ -13,7 +13,7 @@ from tests.admin.made import client_config, configure, report, row, server_confi
 def server_view(*services: str) -> View:
     view = View()
     view.configure(configure(server_config(*services)))
-    view.table(table(worker(0), worker(1)))
+    view.table(table(worker(0), worker(1)), 1.0)
     return view
 
 
@@ -21,12 +21,12 @@ def test_before_the_first_message_there_is_nothing_and_no_health() -> None:
     view = View()
     assert view.status(0.0) is None
     assert as_json(view.status(0.0)) == {}
-    assert not view.is_healthy()
+    assert not view.is_healthy(1.0)
 
 
 def test_a_server_shows_services_clients_and_workers() -> None:
     view = server_view("web", "idle")
-    view.table(table(worker(0), worker(1)))
+    view.table(table(worker(0), worker(1)), 1.0)
     view.bus(whole_pass(0, row(1), row(2, b"t" * 16, state="suspect", rtt_ms=0.0)), 1.0)
     view.bus(whole_pass(1, row(1, rtt_ms=1.5, connected_at_ms=4000)), 1.0)
     view.bus(report(0, active=5, total=8, bytes_in=10, bytes_out=20, refused={"queue_timeout": 4}), 1.0)
@@ -91,36 +91,43 @@ def test_a_state_is_that_of_the_best_connection() -> None:
 
 def test_what_a_dead_worker_said_is_gone_with_it() -> None:
     view = server_view()
-    view.table(table(worker(0), worker(1)))
+    view.table(table(worker(0), worker(1)), 1.0)
     view.bus(whole_pass(0, row(1)), 1.0)
     view.bus(whole_pass(1, row(1, b"t" * 16)), 1.0)
     view.bus(report(0, active=2, total=3), 1.0)
-    view.table(table(worker(0, pid=0, state="restarting"), worker(1)))
+    view.table(table(worker(0, pid=0, state="restarting"), worker(1)), 1.0)
     status = as_json(view.status(1.0))
     assert [client["session"] for client in status["clients"]] == [(b"t" * 16).hex()]
     assert (status["services"][0]["connections"], status["services"][0]["total"]) == (0, 3)
     view.bus(whole_pass(0, row(1)), 1.0)  # a message that was still under way
     assert len(as_json(view.status(1.0))["clients"]) == 1
-    view.table(table(worker(0, epoch=2), worker(1)))
+    view.table(table(worker(0, epoch=2), worker(1)), 1.0)
     view.bus(whole_pass(0, row(1), epoch=2), 1.0)
     assert len(as_json(view.status(1.0))["clients"]) == 2
 
 
 def test_health_is_a_worker_that_is_ready() -> None:
     view = server_view()
-    view.table(table())
-    assert not view.is_healthy()
-    view.table(table(worker(0, state="starting"), worker(1)))
-    assert view.is_healthy()
-    view.table(table(worker(0, state="draining"), worker(1, state="draining")))
-    assert not view.is_healthy()
-    view.table(table(worker(0), state="stopping"))  # within drain_delay: users are still taken, health says no
-    assert not view.is_healthy()
+    view.table(table(), 1.0)
+    assert not view.is_healthy(1.0)
+    view.table(table(worker(0, state="starting"), worker(1)), 1.0)
+    assert view.is_healthy(1.0)
+    view.table(table(worker(0, state="draining"), worker(1, state="draining")), 1.0)
+    assert not view.is_healthy(1.0)
+    view.table(table(worker(0), worker(1, silent_s=4.0)), 1.0)
+    assert view.is_healthy(1.0)
+    view.table(table(worker(0), worker(1, silent_s=6.0)), 1.0)  # it stands still, and its users with it
+    assert not view.is_healthy(1.0)
+    view.table(table(worker(0), worker(1)), 1.0)
+    assert view.is_healthy(5.0)
+    assert not view.is_healthy(7.0)  # the supervisor stands still
+    view.table(table(worker(0), state="stopping"), 1.0)  # within drain_delay: users are still taken, health says no
+    assert not view.is_healthy(1.0)
 
 
 def test_a_reload_changes_the_services() -> None:
     view = server_view("web")
-    view.table(table(worker(0)))
+    view.table(table(worker(0)), 1.0)
     view.configure(configure(server_config("web", "api"), version=2))
     assert [service["name"] for service in as_json(view.status(1.0))["services"]] == ["web", "api"]
 
@@ -136,7 +143,7 @@ def test_a_client_with_a_name_that_steers_a_terminal() -> None:
 def test_a_client_shows_its_servers_and_targets() -> None:
     view = View()
     view.configure(configure(client_config()))
-    view.table(table(worker(0), role="client"))
+    view.table(table(worker(0), role="client"), 1.0)
     link = ServerRow("tunnel.example.com:8443", "192.0.2.1:8443", "registered", 2, 3.5, 4000)
     view.bus(WorkerReport(0, 1, 1, "aioquic", {}, None, (link,)), 1.0)
     status = as_json(view.status(1.0))

@@ -57,6 +57,22 @@ def test_several_are_listed_by_name(start: Start) -> None:
     ]
 
 
+def test_a_running_daemons_file_need_not_be_readable(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a systemd credential is not for ``ExecReload``: not even its directory can be entered."""
+    path = Path("/run/credentials/qmuxd.service/server.toml")
+    directory = start(str(path))
+    monkeypatch.setattr(directories, "running_dirs", lambda: [directory])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.stat", refuse)
+    monkeypatch.setattr("qmux.config.document.read_document", refuse)
+    assert find.admin_socket(path, None) == directory / "admin.sock"
+    with pytest.raises(UsageError, match=r"other\.toml: permission denied; name the daemon with --socket PATH instead"):
+        find.admin_socket(path.with_name("other.toml"), None)
+
+
 def test_none_says_what_to_do(start: Start) -> None:
     start("/etc/qmux/server.toml", running=False)
     with pytest.raises(UnreachableError, match="no daemon of this user runs; start one"):

@@ -11,6 +11,7 @@ import pytest
 
 from qmux.config import directories
 from qmux.config.schema import ClientConfig, Config, ProcessConfig, QuicConfig, ServerConfig, TlsFiles
+from qmux.errors import StartError
 
 PROCESS = ProcessConfig(tls=TlsFiles())
 SERVER = ServerConfig(source="/etc/qmux/server.toml", process=PROCESS, quic=QuicConfig(), services={})
@@ -44,6 +45,15 @@ def test_of_a_user(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert directories.base_dir() == Path(tempfile.gettempdir()) / f"qmux-{os.geteuid()}"
     assert directories.state_base_dir() == Path("/home/me/.local/state/qmux")
+
+
+def test_without_a_home_no_directory_is_made_up(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # neither HOME nor a line in /etc/passwd
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")  # to be ignored
+    with pytest.raises(StartError, match=r"has no home directory here; set server.state_dir"):
+        directories.state_dir(SERVER)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
+    assert directories.base_dir() == Path(tempfile.gettempdir()) / f"qmux-{os.geteuid()}"
 
 
 def test_what_the_configuration_says_wins(user: Path) -> None:

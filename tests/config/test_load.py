@@ -192,7 +192,7 @@ def test_an_empty_file(place: Path, role: Literal["server", "client"] | None) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "x.toml: no such file; name another, or write one: qmux init server"),
+        (None, "x.toml: no such file; name another, or write one: qmux init server, or client"),
         (b"[server]\n# \xff\n", "x.toml:2: not UTF-8 text; save the file as UTF-8"),
         (b"#" * ((1 << 20) + 1), "x.toml: is larger than 1048576 bytes: this is some other file"),
         (b"a = " + b"[" * 5000, None),

@@ -51,8 +51,32 @@ def test_the_quota_of_the_group_and_those_around_it(
 
 def test_without_cgroup_v2(cpus: None, tmp_path: Path) -> None:
     assert usable.usable_cpus(tmp_path, tmp_path / "nothing") == 8
-    (tmp_path / "v1").write_text("4:cpu:/a\n")
+    (tmp_path / "v1").write_text("4:memory:/a\n")
     assert usable.usable_cpus(tmp_path, tmp_path / "v1") == 8
+
+
+@pytest.mark.parametrize("mount", ["cpu,cpuacct", "cpu"])
+@pytest.mark.parametrize(
+    ("inner", "outer", "expected"),
+    [((-1, 100_000), (-1, 100_000), 8), ((150_000, 100_000), (-1, 100_000), 2), ((-1, 100_000), (50_000, 50_000), 1)],
+)
+def test_cgroup_v1(
+    cpus: None, tmp_path: Path, mount: str, inner: tuple[int, int], outer: tuple[int, int], expected: int
+) -> None:
+    group = tmp_path / mount / "a" / "b"
+    group.mkdir(parents=True)
+    for place, (quota_us, period_us) in ((group, inner), (group.parent, outer)):
+        (place / "cpu.cfs_quota_us").write_text(f"{quota_us}\n")
+        (place / "cpu.cfs_period_us").write_text(f"{period_us}\n")
+    (tmp_path / "v1").write_text("12:pids:/x\n4:cpu,cpuacct:/a/b\n0::/\n")
+    assert usable.usable_cpus(tmp_path, tmp_path / "v1") == expected
+
+
+def test_auto_takes_what_the_pids_limit_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usable, "usable_cpus", lambda: 64)
+    for left, expected in ((None, 64), (10_000, 64), (100, 4), (10, 2)):
+        monkeypatch.setattr(usable.limits, "tasks_left", lambda left=left: left)
+        assert usable.worker_count(SERVER) == expected
 
 
 def test_here() -> None:

@@ -68,7 +68,12 @@ def test_systemd_understands_the_unit(unit: Path, tmp_path: Path) -> None:
     # It also looks for the programs, which are not installed here.
     text = re.sub(r"/opt/qmux/bin/\w+", "/bin/true", unit.read_text())
     (tmp_path / unit.name).write_text(text)
+    for drop_in in unit.parent.glob(f"{unit.stem}-*.conf"):
+        (tmp_path / f"{unit.name}.d").mkdir(exist_ok=True)
+        shutil.copy(drop_in, tmp_path / f"{unit.name}.d")
     command = ["systemd-analyze", "verify", str(tmp_path / unit.name)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
     assert done.returncode == 0, done.stderr
-    assert "qmux" not in done.stderr, done.stderr
+    # What systemd 254 has, older ones say that they ignore it, as the comments in the units do.
+    lines = [line for line in done.stderr.splitlines() if not re.search(r"RestartSteps|RestartMaxDelaySec", line)]
+    assert [line for line in lines if "qmux" in line] == []

@@ -57,7 +57,8 @@ def test_a_second_start_in_its_place_takes_nothing_away(server: Daemon) -> None:
     finally:
         server.process.send_signal(signal.SIGCONT)
     assert second.returncode == 4
-    assert "address in use" in second.stderr
+    assert f"address in use by a QMux server that runs already (pid {server.process.pid}, " in second.stderr
+    assert "running as root" not in second.stderr
     until(lambda: answers(server), "status")
     second = run("qmuxd", server.config)
     assert (second.returncode, "another daemon runs here" in second.stderr) == (4, True), second.stderr

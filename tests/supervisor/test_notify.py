@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def test_systemd_hears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract
         assert sock.recv(1000) == b"READY=1\nSTATUS=serving"
         notify.reloading()
         assert sock.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        notify.alive()
+        assert sock.recv(1000) == b"WATCHDOG=1"
         notify.stopping("3 connections")
         assert sock.recv(1000) == b"STOPPING=1\nSTATUS=3 connections"
 
@@ -33,3 +36,17 @@ def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch, caplog
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify.ready("serving")
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "pid", "expected_s"),
+    [("3000000", None, 3.0), ("3000000", "own", 3.0), ("3000000", "1", None), ("0", None, None), ("x", None, None)],
+)
+def test_how_often_systemd_wants_to_hear(
+    monkeypatch: pytest.MonkeyPatch, microseconds: str, pid: str | None, expected_s: float | None
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", microseconds)
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    if pid is not None:
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)
+    assert notify.watchdog_s() == expected_s

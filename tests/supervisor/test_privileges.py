@@ -12,7 +12,7 @@ import pytest
 
 from qmux.config.schema import ProcessConfig, TlsFiles
 from qmux.errors import StartError
-from supervisor.privileges import Owner, owner_of, try_interpreter
+from supervisor.privileges import Owner, owner_of, try_interpreter, warn_of_root
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 NOBODY = pwd.getpwnam("nobody")
@@ -25,6 +25,8 @@ def wanted(user: str = "", group: str = "") -> ProcessConfig:
 def test_without_a_user_nothing_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         owner = owner_of(wanted(), "server")
+        assert not caplog.records  # a start that fails need not say it
+        warn_of_root(owner, "server")
     assert owner == Owner(os.geteuid(), os.getegid(), drops=False)
     assert owner.popen_arguments() == {}
     assert len(caplog.records) == (1 if os.geteuid() == 0 else 0)

@@ -82,6 +82,21 @@ def test_keys_outlive_a_restart(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state" / "secret").stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_secret_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """The state directory on a file system that has become read-only, at a restart."""
+    state = tmp_path / "state"
+    before = daemon_keys(state).retry.hex()
+    code = (
+        "import pathlib, sys; from supervisor.runtime import daemon_keys; "
+        "print(daemon_keys(pathlib.Path(sys.argv[1])).retry.hex())"
+    )
+    mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -c "$3" "$1"'
+    words = ["unshare", "--mount", "sh", "-c", mount, "sh", str(state), sys.executable, code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, before), done.stderr
+
+
 def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
     daemon_keys(tmp_path)
     (tmp_path / "secret").chmod(0o644)
