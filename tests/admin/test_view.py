@@ -134,7 +134,7 @@ def test_a_reload_changes_the_services() -> None:
 
 def test_a_client_with_a_name_that_steers_a_terminal() -> None:
     view = server_view("web")
-    view.table(table(worker(0)))
+    view.table(table(worker(0)), 1.0)
     view.bus(whole_pass(0, row(1, principal="\x9b2J" + "x" * 9000)), 1.0)
     (client,) = as_json(view.status(1.0))["clients"]
     assert client["client"] == r"\x9b2J" + "x" * 191 + "…"
