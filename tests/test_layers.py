@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"qmux.addresses", "qmux.errors", "qmux.log", "qmux.tasks", "qmux.steering", "qmux.pki"}),
+    frozenset(
+        {"qmux.addresses", "qmux.errors", "qmux.log", "qmux.tasks", "qmux.steering", "qmux.pki", "qmux.resolver"}
+    ),
     frozenset({"qmux.config", "qmux.messages", "qmux.channel"}),
     frozenset({"qmux.protocol", "qmux.bus", "qmux.pool"}),
     frozenset({"qmux.quic"}),

@@ -44,9 +44,10 @@ class ServerService(Traffic, kw_only=True):
 
 
 class ClientService(Traffic, kw_only=True):
-    """A service at a client."""
+    """A service at a client. ``resolve_failed``: lookups of the target's name that failed or were not answered."""
 
     target: str
+    resolve_failed: int = 0
 
 
 class ClientSession(msgspec.Struct, kw_only=True, rename={"from_": "from"}):

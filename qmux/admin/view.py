@@ -114,7 +114,11 @@ class View:
                 for link in self._totals.links()
             ],
             services=[
-                ClientService(target=str(service.target), **self._traffic(name, now))
+                ClientService(
+                    target=str(service.target),
+                    resolve_failed=self._totals.service(name, now).counters.resolve_failed,
+                    **self._traffic(name, now),
+                )
                 for name, service in config.services.items()
             ],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from qmux.admin.model import ClientSession, ClientStatus, Process, ServerStatus, Status, Traffic
+from qmux.admin.model import ClientService, ClientSession, ClientStatus, Process, ServerStatus, Status, Traffic
 from qmux.cli.text import cpu_time, duration, memory, plural, rates, table
 from qmux.messages import DaemonSummary
 
@@ -60,8 +60,22 @@ def _client(status: ClientStatus, now: float) -> list[str]:
         _head("qmuxc", status.client, status.workers, now),
         *table(("SERVICE", "TARGET", "CONNS", "RATE IN/OUT", "REFUSED"), services),
         *_coloured(table(("SERVER", "ADDRESS", "STATE", "CONNS", "RTT", "SINCE"), servers)),
+        *_unresolved(status.services),
         *_processes(status.workers),
         *_unwell(status.workers),
+    ]
+
+
+def _unresolved(services: list[ClientService]) -> list[str]:
+    """A line for each service whose target's name could not be resolved at times."""
+    return [
+        click.style(
+            f"! {service.name}: {plural(service.resolve_failed, 'lookup')} of {service.target} failed: "
+            "does the name exist, and do the name servers answer?",
+            fg="yellow",
+        )
+        for service in services
+        if service.resolve_failed
     ]
 
 

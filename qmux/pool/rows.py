@@ -79,6 +79,7 @@ class ServiceCounters(msgspec.Struct, array_like=True):
     retried: int = 0
     handed_off: int = 0
     refused: dict[str, int] = msgspec.field(default_factory=dict)
+    resolve_failed: int = 0  # at a client: lookups of the target's name that failed or were not answered
 
 
 class ServerRow(msgspec.Struct, frozen=True, array_like=True):

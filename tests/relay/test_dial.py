@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ import pytest
 from qmux.config.schema import Target
 from qmux.protocol.frames import RefuseCode
 from qmux.relay import dial as dialling
+from qmux.relay import sockets
 from qmux.relay.dial import DialFailed, dial, literal_address
+from qmux.resolver import Resolver
 from tests.aio import polled, run, until
 
 
@@ -62,8 +65,12 @@ def refusing() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
+async def dialling_to(where: Target, timeout_s: float = 5.0) -> socket.socket:
+    return await dial(where, Resolver(), timeout_s)
+
+
 def connected(where: Target, timeout_s: float = 5.0) -> socket.socket:
-    return run(dial(where, timeout_s))  # type: ignore[no-any-return]
+    return run(dialling_to(where, timeout_s))  # type: ignore[no-any-return]
 
 
 def failure(where: Target, timeout_s: float = 5.0) -> DialFailed:
@@ -91,25 +98,50 @@ def test_ipv6() -> None:
 def test_a_name_with_both_families_finds_the_one_that_listens(family: int, address: str) -> None:
     """Whatever the resolver here says of localhost: this name has both, IPv6 first."""
 
-    async def both(_: str, port: int) -> list[Any]:
-        return [*literal_address("::1", port), *literal_address("127.0.0.1", port)]
+    def both(*_: Any, **__: Any) -> list[Any]:
+        return [*literal_address("::1", 0), *literal_address("127.0.0.1", 0)]
 
     with (
         listening(family, (address, 0)) as listener,
-        mock.patch.object(dialling, "_resolve", both),
+        mock.patch.object(socket, "getaddrinfo", both),
         connected(target(listener, "both.example")) as sock,
     ):
         assert sock.family == family
 
 
+def test_a_name_server_that_does_not_answer() -> None:
+    with silent_names(), pytest.raises(DialFailed) as caught:
+        connected(Target("app.example", 80), 0.2)
+    assert (caught.value.code, caught.value.reason) == (
+        RefuseCode.NAME,
+        "app.example:80: no answer from the name server",
+    )
+
+
+@contextlib.contextmanager
+def silent_names() -> Iterator[None]:
+    """Lookups that end when this does."""
+    over = threading.Event()
+
+    def silent(host: str, *_: Any, **__: Any) -> list[Any]:
+        over.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "it is over")
+
+    with mock.patch.object(socket, "getaddrinfo", silent):
+        try:
+            yield
+        finally:
+            over.set()
+
+
 def test_the_second_family_does_not_wait_for_the_timeout_of_the_first() -> None:
-    async def both(_: str, port: int) -> list[Any]:
-        return [*literal_address("::1", deaf.getsockname()[1]), *literal_address("127.0.0.1", port)]
+    def both(*_: Any, **__: Any) -> list[Any]:
+        return [*literal_address("::1", 0), *literal_address("127.0.0.1", 0)]
 
     with (
-        full(socket.AF_INET6, ("::1", 0)) as deaf,
         listening() as listener,
-        mock.patch.object(dialling, "_resolve", both),
+        full(socket.AF_INET6, ("::1", listener.getsockname()[1])),
+        mock.patch.object(socket, "getaddrinfo", both),
     ):
         started = time.monotonic()
         with connected(target(listener, "both.example"), 20.0) as sock:
@@ -150,7 +182,7 @@ def test_a_full_unix_socket_is_waited_for(directory: Path) -> None:
     path = str(directory / "app.sock")
 
     async def main(listener: socket.socket) -> bytes:
-        dialled = asyncio.ensure_future(dial(Target(path=path), 5.0))
+        dialled = asyncio.ensure_future(dialling_to(Target(path=path)))
         await polled()
         assert not dialled.done()
         accepted = []
@@ -217,6 +249,7 @@ def test_names_that_do_not_resolve(host: str) -> None:
         (errno.EADDRNOTAVAIL, RefuseCode.OVERLOADED),
         (errno.ENFILE, RefuseCode.OVERLOADED),
         (errno.ETIMEDOUT, RefuseCode.TIMEOUT),
+        (errno.ECONNRESET, RefuseCode.RESET),
     ],
 )
 def test_what_the_kernel_says(number: int, code: RefuseCode) -> None:
@@ -239,7 +272,7 @@ def test_no_descriptor_left() -> None:
                 while True:
                     filled.append(os.dup(0))
             with pytest.raises(DialFailed) as caught:
-                await dial(where, 5.0)
+                await dialling_to(where)
             return caught.value
         finally:
             for each in filled:
@@ -255,9 +288,9 @@ def test_no_descriptor_left() -> None:
 def test_a_socket_that_connected_to_itself_is_a_refusal(refusing: int) -> None:
     """TCP's simultaneous open: the kernel may draw the target's own port for us."""
 
-    async def to_itself(host: str, port: int) -> socket.socket:
+    async def to_itself(_: object) -> socket.socket:
         sock = socket.socket()
-        sock.bind((host, 0))
+        sock.bind(("127.0.0.1", 0))
         sock.connect(sock.getsockname())
         return sock
 
@@ -266,11 +299,26 @@ def test_a_socket_that_connected_to_itself_is_a_refusal(refusing: int) -> None:
     assert (error.code, error.reason) == (RefuseCode.REFUSED, f"127.0.0.1:{refusing}: Connection refused")
 
 
+def test_a_service_that_resets_at_once() -> None:
+    """Before anybody looked at the socket: getpeername(2) then knows no peer any more."""
+
+    async def reset_already(_: object) -> socket.socket:
+        sock = socket.create_connection(listener.getsockname())
+        sockets.reset(listener.accept()[0])
+        await until(lambda: sockets.is_reset(sock), what="the reset is here")
+        return sock
+
+    with listening() as listener, mock.patch.object(dialling, "_dial_tcp", reset_already):
+        error = failure(target(listener))
+    assert error.code == RefuseCode.RESET
+    assert error.reason.endswith("Connection reset by peer")
+
+
 def test_cancelling_leaves_no_socket() -> None:
     async def main(where: Target) -> None:
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(3):
-            dialled = asyncio.ensure_future(dial(where, 30.0))
+            dialled = asyncio.ensure_future(dialling_to(where, 30.0))
             await polled()
             dialled.cancel()
             await asyncio.gather(dialled, return_exceptions=True)

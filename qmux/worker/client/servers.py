@@ -13,6 +13,7 @@ from qmux.config.schema import ClientConfig, ServerAddress
 from qmux.messages import Timings
 from qmux.pool.rows import ServerRow
 from qmux.protocol.frames import AppCode
+from qmux.resolver import Resolver
 from qmux.tasks import TaskSet
 from qmux.worker.client import resolving
 from qmux.worker.client.connector import Connector
@@ -36,11 +37,13 @@ class Servers(LinkOwner):
         connector: Connector,
         timings: Timings,
         signal: ChangeSignal,
+        resolver: Resolver,
         on_given_up: Callable[[int], None],
     ) -> None:
         self._config = config
         self._connector = connector
         self._timings = timings
+        self._resolver = resolver
         self._on_given_up = on_given_up
         self._once = Once() if config.once else None
         self._holders: Holders[ServerLink] = Holders(signal)
@@ -100,7 +103,7 @@ class Servers(LinkOwner):
         reported = ""
         while True:
             try:
-                found = await resolving.addresses(server)
+                found = await resolving.addresses(server, self._resolver)
             except OSError as error:
                 failure = unresolved(server.host, error.strerror or str(error))
                 if failure.text != reported:

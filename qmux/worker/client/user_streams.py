@@ -30,6 +30,7 @@ from qmux.relay import sockets
 from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial
 from qmux.relay.frames import read_frame, read_stream_type
+from qmux.resolver import Resolver
 from qmux.tasks import TaskSet
 from qmux.worker.client.lane import LaneConnection, StreamServer
 from qmux.worker.client.targets import Targets
@@ -57,11 +58,13 @@ class UserStreams(StreamServer):
         services: dict[str, ClientServiceConfig],
         stream_window_bytes: int,
         engine: Engine,
+        resolver: Resolver,
         on_change: Callable[[], None],
     ) -> None:
         self.max_streams = MAX_STREAMS
         self.stream_window_bytes = stream_window_bytes
         self.services = services
+        self._resolver = resolver
         self._on_change = on_change
         self._dialling = dialling_of(engine, HEAD_S, self._changed, self._user_ended)
         self._targets = Targets(self._dialling, services)
@@ -93,7 +96,11 @@ class UserStreams(StreamServer):
     def counted(self) -> dict[str, ServiceCounters]:
         """The counters of every service."""
         self._dialling.tell_usual_ends(log.isEnabledFor(logging.DEBUG))  # a reload may have changed the level
-        return self._counters.snapshot()
+        counted = self._counters.snapshot()
+        for name, service in self.services.items():
+            if failures := self._resolver.failures(service.target.host):
+                counted.setdefault(name, ServiceCounters()).resolve_failed = failures
+        return counted
 
     @override
     def registered(self, lane: LaneConnection) -> None:
@@ -161,7 +168,7 @@ class UserStreams(StreamServer):
                 raise DialFailed(RefuseCode.UNKNOWN_SERVICE, request.service)
             if self._draining:
                 raise DialFailed(RefuseCode.DRAINING, "")
-            sock = await dial(service.target, service.connect_timeout_s, dialled_s(stream))
+            sock = await dial(service.target, self._resolver, service.connect_timeout_s, dialled_s(stream))
         except DialFailed as error:
             self._refused(request, error)
             await self._refuse(stream, error)

@@ -11,6 +11,7 @@ from qmux.config.schema import ClientConfig, ServerAddress
 from qmux.messages import Timings
 from qmux.pki.material import Material
 from qmux.quic.engine import CloseKind, CloseReason
+from qmux.resolver import Resolver
 from qmux.worker.client.connector import Connector
 from qmux.worker.client.failures import CERTIFICATE, UNREACHABLE
 from qmux.worker.client.servers import Servers
@@ -30,7 +31,7 @@ class World:
         self.engine = FakeEngine()
         self.exit_codes: list[int] = []
         connector = Connector(self.engine, FakeStreamServer(), config, Material(b"", b"", b""))
-        self.servers = Servers(config, connector, Timings(), ChangeSignal(), self.exit_codes.append)
+        self.servers = Servers(config, connector, Timings(), ChangeSignal(), Resolver(), self.exit_codes.append)
         self.servers.start()
 
     def states(self) -> dict[str, str]:
@@ -74,7 +75,7 @@ def test_a_configuration_is_not_followed_before_the_start() -> None:
     async def main() -> None:
         engine = FakeEngine()
         connector = Connector(engine, FakeStreamServer(), CLIENT, Material(b"", b"", b""))
-        servers = Servers(CLIENT, connector, Timings(), ChangeSignal(), lambda _: None)
+        servers = Servers(CLIENT, connector, Timings(), ChangeSignal(), Resolver(), lambda _: None)
         servers.configure(replace(CLIENT, servers=(ONE,)))
         assert servers.links() == []
         servers.start()

@@ -14,6 +14,7 @@ from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import NewConn, RefuseCode, ServiceSettings, StreamType
 from qmux.quic.dialling import NoDialling, OffloadCounts, OffloadEnd, OnChange, OnEnd
 from qmux.quic.engine import Connection, RelayEnd, RelayLimits
+from qmux.resolver import Resolver
 from qmux.worker.client.lane import LaneConnection
 from qmux.worker.client.user_streams import HEAD_S, UserStreams
 from tests.aio import run, until
@@ -66,7 +67,7 @@ class FakeEngine(NoDialling):
 
 
 def streams_on(engine: FakeEngine, on_change: Callable[[], None] = lambda: None) -> UserStreams:
-    return UserStreams(SERVICES, 1 << 20, engine, on_change)  # type: ignore[arg-type]
+    return UserStreams(SERVICES, 1 << 20, engine, Resolver(), on_change)  # type: ignore[arg-type]
 
 
 def registered_lane(streams: UserStreams) -> tuple[LaneConnection, FakeConnection]:
