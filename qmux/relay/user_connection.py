@@ -9,7 +9,7 @@ import time
 from qmux.pool.candidates import SessionKey
 from qmux.pool.selection import Choice
 from qmux.protocol.attempt import may_retry
-from qmux.protocol.frames import AppCode, NewConn
+from qmux.protocol.frames import AppCode, NewConn, RefuseCode
 from qmux.quic.engine import Stream
 from qmux.relay import sockets
 from qmux.relay.attempt import AttemptResult, Outcome, attempt, go_on
@@ -236,7 +236,7 @@ class UserConnection:
             raise failure
         if result.outcome is Outcome.SILENT and carrier is not None:
             carrier.suspect()
-        if not may_retry(answered=not faulty, early_data_sent=early_data_sent):
+        if not may_retry(answered=result.outcome is Outcome.REFUSED, early_data_sent=early_data_sent):
             raise failure
         if self._attempts > runtime.config.retries:
             raise failure
@@ -282,4 +282,6 @@ def _code_of(result: AttemptResult) -> str:
         return "setup_timeout"
     if result.outcome is Outcome.REFUSED:
         return "service_" + result.reason.partition(":")[0]
+    if result.outcome is Outcome.RESET:
+        return f"service_{RefuseCode.RESET}"
     return f"client_{result.outcome.value}"
