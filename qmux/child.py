@@ -80,6 +80,10 @@ class Child:
             if isinstance(message, LogTo):
                 _log_to(fds)
                 return
+            if self._exit_code.done():  # the role is closed, or about to be: what comes after that is nothing
+                for fd in fds:
+                    os.close(fd)
+                return
             try:
                 role.received(message, fds)
             except QmuxError as error:
