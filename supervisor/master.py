@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from typing import Never
 
 import msgspec
 
@@ -28,7 +29,7 @@ from qmux.messages import (
     Table,
     Up,
 )
-from qmux.tasks import TaskSet
+from qmux.tasks import TaskSet, only_logged
 from supervisor import notify
 from supervisor.binds import Binds
 from supervisor.daemon import Daemon
@@ -58,7 +59,8 @@ class Supervisor:
         self._binds = Binds(daemon.slots.count, daemon.workers)
         self._fleet = Fleet(daemon, self._binds, self._received, self._ended)
         self._reloader = Reloader(load, daemon, self._fleet, self._binds)
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(self._task_failed)
+        self._requests = TaskSet(only_logged)
         self._finished: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._restarts: dict[str, asyncio.TimerHandle] = {}
         self._stopper: asyncio.Task[None] | None = None
@@ -79,10 +81,11 @@ class Supervisor:
             self._daemon.runtime.write_identity(self._daemon.identity())
             for seat in self._fleet.seats:
                 self._fill(seat)
-            self._tasks.start(Watchdog(self._fleet.processes, self._settings).run(), "watchdog")
-            self._tasks.start(self._publish_table(), "table")
+            self._tasks.keep(Watchdog(self._fleet.processes, self._settings).run, "watchdog")
+            self._tasks.keep(self._publish_table, "table")
             code = await self._finished
         finally:
+            await self._requests.close()
             await self._tasks.close()
             kill_all(self._fleet)
             self._fleet.steering.close()
@@ -119,7 +122,7 @@ class Supervisor:
 
     def handle_hup(self) -> None:
         """Reload."""
-        self._tasks.start(self._reload_on_signal(), "reload")
+        self._requests.start(self._reload_on_signal(), "reload")
 
     def handle_usr1(self) -> None:
         """The log file was rotated: reopen it, here and in every child."""
@@ -174,7 +177,7 @@ class Supervisor:
             case Done(exit_code=code):
                 self._done(code)
             case Request():
-                self._tasks.start(self._answer(process, message), "request")
+                self._requests.start(self._answer(process, message), "request")
 
     def _ready(self, process: Process, facts: ReadyFacts) -> None:
         if process.state != "starting":
@@ -260,7 +263,7 @@ class Supervisor:
 
     # --- the process table ---
 
-    async def _publish_table(self) -> None:
+    async def _publish_table(self) -> Never:
         while True:
             self._send_table()
             await asyncio.sleep(self._settings.table_s)
@@ -323,6 +326,12 @@ class Supervisor:
             extra={"reason": why or "requested", "connections": connections, "at_most_s": config.process.stop_after_s},
         )
         notify.stopping(f"{connections} connections")
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        """The stop came to a halt: end by force, as ``serve`` does last."""
+        self._error = self._error or QmuxError(f"task {name} failed: {error!r}; this is a defect, the log has more")
+        if not self._finished.done():
+            self._finished.set_result(QmuxError.exit_code)
 
     async def _run_stop(self, forced: bool) -> None:
         if forced:

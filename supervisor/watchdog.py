@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable
+from typing import Never
 
 from supervisor.process import Process
 from supervisor.settings import Settings
@@ -24,7 +25,7 @@ class Watchdog:
         self._settings = settings
         self._tick_s = min(MAX_TICK_S, settings.watchdog_s / 5)
 
-    async def run(self) -> None:
+    async def run(self) -> Never:
         """Watch until cancelled."""
         last = time.monotonic()
         while True:

@@ -10,7 +10,7 @@ import msgspec
 
 from qmux.channel import pair, supervisor_end
 from qmux.child import Child, Role
-from qmux.messages import Accept, Down, Peers, Ready, Stop, Up
+from qmux.messages import Accept, Down, Failed, Peers, Ready, Stop, Up
 from tests.aio import until
 
 
@@ -51,6 +51,29 @@ class SlowRole(Role):
     async def close(self) -> None:
         self.is_closing.set()
         await self.may_end.wait()
+
+
+class BrokenRole(SlowRole):
+    """Cannot say how many users it has: the heartbeat fails."""
+
+    def active(self) -> int:
+        raise RuntimeError("a defect")
+
+
+async def test_a_heartbeat_that_fails_ends_the_process() -> None:
+    """At once, and with the reason; not as one whose event loop is stuck, ten seconds later."""
+    ours, theirs = pair()
+    heard: list[Up] = []
+    supervisor = supervisor_end(ours, lambda message, _: heard.append(message), lambda: None)
+    child = Child("worker-0")
+    role = BrokenRole(child)
+    role.may_end.set()
+    assert await asyncio.wait_for(child.run(theirs, role), 15) == 1
+    await until(lambda: heard)
+    [failed] = heard
+    assert isinstance(failed, Failed)
+    assert "task heartbeat failed: RuntimeError('a defect')" in failed.message
+    supervisor.close()
 
 
 async def test_what_comes_after_the_end_is_nothing() -> None:

@@ -40,7 +40,7 @@ SUPERVISOR_MAY = {
     f"qmux.{name}"
     for name in ("addresses", "errors", "log", "tasks", "steering", "pki", "config", "messages", "channel", "bus")
 }
-CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log"}
+CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log", "qmux.tasks"}
 
 ONLY_IN = {
     "aioquic": ("qmux.quic.aioquic_engine",),

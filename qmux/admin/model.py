@@ -70,7 +70,7 @@ class ClientSession(msgspec.Struct, kw_only=True, rename={"from_": "from"}):
 
 
 class ServerLink(msgspec.Struct, kw_only=True):
-    """A server as a client's worker sees it."""
+    """A server as a client's worker sees it. ``reason``: why it is not connected, in words."""
 
     server: str
     address: str
@@ -78,6 +78,7 @@ class ServerLink(msgspec.Struct, kw_only=True):
     connections: int
     rtt_ms: float
     since: float
+    reason: str = ""
 
 
 class Generation(msgspec.Struct, kw_only=True):

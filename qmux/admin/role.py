@@ -40,7 +40,7 @@ class AdminRole:
         self._child = child
         self._view = View()
         self._requests = Requests(child.send)
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(child.task_failed)
         self._subscriber: Subscriber | None = None
         self._runner: web.AppRunner | None = None
 

@@ -79,6 +79,14 @@ class View:
         serves = any(row.slot >= 0 and row.state == "ready" for row in self._processes)
         return serves and self._facts is not None and self._facts.state == "ready"
 
+    def not_connected(self) -> dict[str, str]:
+        """At a client: the servers without a connection, by address, and why. No reason to restart it."""
+        return {
+            link.address or link.server: link.reason or link.state
+            for link in self._totals.links()
+            if not link.connections and not link.state.startswith("same server")
+        }
+
     def status(self, now: float) -> Status | None:
         """The whole picture, None before the supervisor has said what this daemon is; ``now`` is monotonic."""
         if self._facts is None:
@@ -110,6 +118,7 @@ class View:
                     connections=link.connections,
                     rtt_ms=link.rtt_ms,
                     since=link.since_ms / 1000,
+                    reason=link.reason,
                 )
                 for link in self._totals.links()
             ],

@@ -83,7 +83,9 @@ class ServiceCounters(msgspec.Struct, array_like=True):
 
 
 class ServerRow(msgspec.Struct, frozen=True, array_like=True):
-    """On a client: one server as this worker sees it. ``state``: "registered", "connecting", or why not."""
+    """On a client: one server as this worker sees it. ``state``: "registered", "connecting", or a short name for why
+    not; ``reason`` says it in words.
+    """
 
     server: str
     address: str
@@ -91,6 +93,7 @@ class ServerRow(msgspec.Struct, frozen=True, array_like=True):
     connections: int
     rtt_ms: float
     since_ms: int
+    reason: str = ""
 
 
 class EndpointStats(msgspec.Struct):

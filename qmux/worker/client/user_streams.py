@@ -31,7 +31,7 @@ from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial
 from qmux.relay.frames import read_frame, read_stream_type
 from qmux.resolver import Resolver
-from qmux.tasks import TaskSet
+from qmux.tasks import TaskSet, only_logged
 from qmux.worker.client.lane import LaneConnection, StreamServer
 from qmux.worker.client.targets import Targets
 
@@ -70,7 +70,7 @@ class UserStreams(StreamServer):
         self._targets = Targets(self._dialling, services)
         self._counters = Counters(self._dialling.counts)
         self._draining = False
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(only_logged)
         self._on_lanes: Counter[LaneConnection] = Counter()
         self._change_timer: asyncio.TimerHandle | None = None
 

@@ -40,7 +40,7 @@ class ClientWorker(Worker):
         )
         self._connector = Connector(self._engine, self._streams, config, message.material)
         self._servers = Servers(config, self._connector, message.timings, self._signal, self._resolver, self._end)
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(child.task_failed)
         self._is_ready = False
         self._publishing = Publishing(message.bus_publish, message.bus_subscribe, None, self._report)
 
@@ -55,6 +55,7 @@ class ClientWorker(Worker):
         self._servers.configure(config)
         if is_other_offer:
             self._servers.replace_all()
+        self._servers.try_now()
 
     @override
     def received(self, message: Down, fds: list[int]) -> None:

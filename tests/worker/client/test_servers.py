@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from msgspec.structs import replace
 
 from qmux.config.schema import ClientConfig, ServerAddress
+from qmux.errors import CertificateError
 from qmux.messages import Timings
 from qmux.pki.material import Material
 from qmux.quic.engine import CloseKind, CloseReason
 from qmux.resolver import Resolver
 from qmux.worker.client.connector import Connector
-from qmux.worker.client.failures import CERTIFICATE, UNREACHABLE
+from qmux.worker.client.failures import CERTIFICATE, FAILED, UNREACHABLE
 from qmux.worker.client.servers import Servers
 from qmux.worker.signal import ChangeSignal
 from tests.aio import run, until
@@ -91,6 +92,26 @@ def test_one_attempt_at_servers_that_cannot_be_reached() -> None:
             world.engine.refuses = OSError(101, "Network is unreachable")
             await until(lambda: world.exit_codes)
             assert set(world.exit_codes) == {UNREACHABLE}
+
+    run(main())
+
+
+def test_one_attempt_with_a_certificate_that_the_engine_does_not_take() -> None:
+    async def main() -> None:
+        async with a_world(ONE, once=True) as world:
+            world.engine.refuses = CertificateError("unsupported curve")
+            await until(lambda: world.exit_codes)
+            assert world.exit_codes[0] == CERTIFICATE
+
+    run(main())
+
+
+def test_one_attempt_that_ends_with_a_defect() -> None:
+    async def main() -> None:
+        async with a_world(ONE, once=True) as world:
+            world.engine.refuses = RuntimeError("a defect")
+            await until(lambda: world.exit_codes)
+            assert world.exit_codes[0] == FAILED
 
     run(main())
 
