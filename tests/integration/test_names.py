@@ -16,7 +16,6 @@ from tests.integration.services import Service, named
 from tests.integration.users import connect, read_line, says
 from tests.waiting import until
 
-NAME_SERVER = "127.0.0.53"
 UNSHARE = ("unshare", "--mount", "--propagation", "private")
 
 pytestmark = pytest.mark.needs("unshare", "mount")
@@ -29,13 +28,15 @@ class NameServer:
         self.is_silent = False
         self.asked: set[str] = set()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((NAME_SERVER, 53))
+        pid = os.getpid()
+        self.address = f"127.53.{pid >> 8 & 255}.{pid & 255}"  # each test process has its own
+        self._socket.bind((self.address, 53))
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
     def close(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", (NAME_SERVER, 53))
+            last.sendto(b"", (self.address, 53))
         self._thread.join()
         self._socket.close()
 
@@ -76,9 +77,11 @@ def name_server() -> Iterator[NameServer]:
         server.close()
 
 
-def client_of(deployment: Deployment, targets: dict[str, str], options: str, server: str = "127.0.0.1") -> Daemon:
+def client_of(
+    deployment: Deployment, name_server: NameServer, targets: dict[str, str], options: str, server: str = "127.0.0.1"
+) -> Daemon:
     """``options``: of its resolver."""
-    resolv_conf = deployment.write("resolv.conf", f"nameserver {NAME_SERVER}\noptions {options}\n")
+    resolv_conf = deployment.write("resolv.conf", f"nameserver {name_server.address}\noptions {options}\n")
     script = f'mount --bind "{resolv_conf}" /etc/resolv.conf && exec "$@"'
     text = deployment.client_text("pod-1", targets, servers=[f"{server}:{deployment.quic_port}"])
     config = deployment.write("pod-1.toml", text)
@@ -94,7 +97,7 @@ def test_a_name_server_that_does_not_answer_holds_no_other_service(
     server = deployment.server(binds)
     with Service(named("here")) as service:
         targets = {"dark": "app.silent.test:80", "web": f"localhost:{service.port}"}
-        client_of(deployment, targets, "timeout:30", server="localhost")
+        client_of(deployment, name_server, targets, "timeout:30", server="localhost")
         server.until_clients(1)
         waiting = [connect(ports["dark"]) for _ in range(8)]
         until(lambda: "app.silent.test" in name_server.asked, "the name is asked for")
@@ -112,7 +115,7 @@ def test_the_last_good_addresses_serve_users_while_the_name_server_is_silent(
     port = free_port()
     server = deployment.server({"web": f'bind = "127.0.0.1:{port}"'}, workers=1)
     with Service(named("here")) as service:
-        client = client_of(deployment, {"web": f"app.test:{service.port}"}, "timeout:1 attempts:1")
+        client = client_of(deployment, name_server, {"web": f"app.test:{service.port}"}, "timeout:1 attempts:1")
         server.until_clients(1)
         assert says(port) == "here"
         assert "app.test" in name_server.asked
