@@ -22,6 +22,7 @@ from qmux import log as qmux_log
 from qmux.channel import Channel, child_end
 from qmux.errors import QmuxError, StartError
 from qmux.messages import Down, Failed, Heartbeat, LogTo, Up
+from qmux.tasks import TaskSet
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +73,20 @@ class Child:
         self.send(Failed(str(error), error.exit_code, fatal))
         self.exit(error.exit_code)
 
+    def task_failed(self, name: str, error: BaseException) -> None:
+        """For a ``TaskSet`` that this process cannot do without: end it. The supervisor starts another one."""
+        self.fail(QmuxError(f"task {name} failed: {error!r}; this is a defect, the log has its traceback"))
+
     async def run(self, sock: socket.socket, role: Role) -> int:
         """Serve the channel until ``exit``, or until the supervisor is gone."""
 
         def on_message(message: Down, fds: list[int]) -> None:
             if isinstance(message, LogTo):
                 _log_to(fds)
+                return
+            if self._exit_code.done():  # the role is closed, or about to be: what comes after that is nothing
+                for fd in fds:
+                    os.close(fd)
                 return
             try:
                 role.received(message, fds)
@@ -90,12 +99,12 @@ class Child:
             self.exit(1)
 
         self._channel = child_end(sock, on_message, on_closed)
-        beating = asyncio.get_running_loop().create_task(self._beat(role), name="heartbeat")
+        tasks = TaskSet(self.task_failed)
+        tasks.start(self._beat(role), "heartbeat")
         try:
             code = await self._exit_code
         finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+            await tasks.close()
         await role.close()
         self._channel.close()
         return code

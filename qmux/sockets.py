@@ -45,7 +45,7 @@ def reset(sock: socket.socket) -> None:
     if sock.fileno() < 0:
         return
     if sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RST)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RST)  # also where the other end reset it
     sock.close()
 
 

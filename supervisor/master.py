@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from typing import Never
 
 import msgspec
 
@@ -29,7 +30,7 @@ from qmux.messages import (
     Table,
     Up,
 )
-from qmux.tasks import TaskSet
+from qmux.tasks import TaskSet, only_logged
 from supervisor import notify
 from supervisor.binds import Binds
 from supervisor.daemon import Daemon
@@ -62,7 +63,8 @@ class Supervisor:
         self._fleet = Fleet(daemon, self._binds, self._received, self._ended)
         self._reloader = Reloader(load, daemon, self._fleet, self._binds)
         self._directory = Directory(daemon)
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(self._task_failed)
+        self._requests = TaskSet(only_logged)
         self._stopping = Stopping(daemon, self._fleet, self._tasks)
         self._restarts: dict[str, asyncio.TimerHandle] = {}
         self._served = False
@@ -80,10 +82,11 @@ class Supervisor:
             warn_of_root(self._daemon.owner, self._daemon.role)
             for seat in self._fleet.seats:
                 self._fill(seat)
-            self._tasks.start(Watchdog(self._fleet.processes, self._settings).run(), "watchdog")
-            self._tasks.start(self._publish_table(), "table")
+            self._tasks.keep(Watchdog(self._fleet.processes, self._settings).run, "watchdog")
+            self._tasks.keep(self._publish_table, "table")
             await self._stopping.finished
         finally:
+            await self._requests.close()
             await self._tasks.close()
             kill_all(self._fleet)
             self._fleet.steering.close()
@@ -119,7 +122,7 @@ class Supervisor:
 
     def handle_hup(self) -> None:
         """Reload."""
-        self._tasks.start(self._reload_on_signal(), "reload")
+        self._requests.start(self._reload_on_signal(), "reload")
 
     def handle_usr1(self) -> None:
         """The log file was rotated: reopen it, here and in every child."""
@@ -178,7 +181,7 @@ class Supervisor:
             case Done(exit_code=code):
                 self._done(code)
             case Request():
-                self._tasks.start(self._answer(process, message), "request")
+                self._requests.start(self._answer(process, message), "request")
 
     def _ready(self, process: Process, facts: ReadyFacts) -> None:
         if process.state != "starting":
@@ -264,7 +267,7 @@ class Supervisor:
 
     # --- the process table ---
 
-    async def _publish_table(self) -> None:
+    async def _publish_table(self) -> Never:
         while True:
             self._send_table()
             self._keep_directory()
@@ -307,6 +310,11 @@ class Supervisor:
         self._restarts.clear()
         self._stopping.begin(forced=forced, why=why)
         self._send_table()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        """The stop came to a halt: end by force, as ``serve`` does last."""
+        self._error = self._error or QmuxError(f"task {name} failed: {error!r}; this is a defect, the log has more")
+        self._stopping.give_up()
 
 
 def _as_error(message: Failed) -> QmuxError:

@@ -153,22 +153,34 @@ class Reloader:
             return (await self._plan()).outcome
         except QmuxError as error:
             return Outcome.refused(error)
+        except Exception as error:
+            return self._internal(error, "nothing was changed")
 
     async def _reload(self) -> Outcome:
         notify.reloading()
+        in_force = "nothing was changed"
         try:
             plan = await self._plan()
             if plan.anything:
+                in_force = f"what is in force is not certain: restart {self._daemon.program}"
                 await self._apply(plan.target)
             outcome = plan.outcome
         except QmuxError as error:
             outcome = Outcome.refused(error)
+        except Exception as error:  # who asked waits for an answer, systemd for READY
+            notify.ready(self._status)
+            return self._internal(error, in_force)
         if outcome.ok:
             waiting = f"; waits for a restart: {', '.join(outcome.waiting)}" if outcome.waiting else ""
             self._status = f"serving{waiting}"
         notify.ready(self._status)
         self._report(outcome)
         return outcome
+
+    def _internal(self, error: Exception, in_force: str) -> Outcome:
+        log.exception("reload failed", exc_info=error)
+        what = f"internal error: {error!r}; this is a defect, the log has its traceback"
+        return Outcome(False, [what, in_force], QmuxError.exit_code)
 
     async def _plan(self) -> Plan:
         try:

@@ -45,6 +45,11 @@ class Stopping:
         self.is_forced = forced
         self._task = self._tasks.start(self._run(forced), "stop")
 
+    def give_up(self) -> None:
+        """Do not wait for the children any longer: the stop came to a halt."""
+        if not self.finished.done():
+            self.finished.set_result(None)
+
     def _announce(self, why: str) -> None:
         config = self._daemon.config
         connections = sum(worker.active for worker in self._fleet.workers())
@@ -60,8 +65,7 @@ class Stopping:
             await stop_now(self._fleet, settings)
         else:
             await stop_gracefully(self._fleet, self._daemon.config, settings)
-        if not self.finished.done():
-            self.finished.set_result(None)
+        self.give_up()
 
 
 async def stop_gracefully(fleet: Fleet, config: Config, settings: Settings) -> None:

@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable
+from typing import Never
 
 from supervisor import notify
 from supervisor.process import Process
@@ -30,7 +31,7 @@ class Watchdog:
         # systemd advises to call twice as often as it waits.
         self._tick_s = min(MAX_TICK_S, settings.watchdog_s / 5, (wanted_s or 2 * MAX_TICK_S) / 2)
 
-    async def run(self) -> None:
+    async def run(self) -> Never:
         """Watch until cancelled."""
         last = time.monotonic()
         while True:

@@ -32,7 +32,6 @@ UNTESTED_ALONE = {
 
 OWN_TASKS = {
     "qmux/tasks.py": "the one place that makes them",
-    "qmux/child.py": "the heartbeat, which outlives every owner",
     "qmux/relay/attempt.py": "has ended when its only caller gets the result",
     "qmux/cli/demo_run.py": "a command that waits for whichever comes first, and then ends",
 }

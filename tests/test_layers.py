@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "qmux.steering",
             "qmux.sockets",
             "qmux.pki",
+            "qmux.resolver",
         }
     ),
     frozenset({"qmux.config", "qmux.messages", "qmux.channel"}),
@@ -68,7 +69,7 @@ SUPERVISOR_MAY = {
         "bus",
     )
 }
-CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log", "qmux.paths"}
+CHILD_MAY = {"qmux.channel", "qmux.messages", "qmux.errors", "qmux.log", "qmux.paths", "qmux.tasks"}
 
 ONLY_IN = {
     "aioquic": ("qmux.quic.aioquic_engine",),

@@ -17,6 +17,8 @@ use crate::counts::RelayedUser;
 use crate::listener::{UserConn, UserSocket};
 #[cfg(feature = "python")]
 use crate::python::Ticket;
+#[cfg(feature = "python")]
+use crate::relay::SOCKET_RESET;
 use crate::tickets::Session;
 use crate::verifier::Identity;
 
@@ -71,6 +73,9 @@ impl Outcome {
         match self {
             Outcome::Open(stream) => (Some(stream), None, String::new()),
             Outcome::Refused { code, reason } => (None, Some(code), reason),
+            // The service was connected and reset at once: the end of the stream overtook the answer. No byte of the user
+            // was sent, so it is the refusal that it would have been a moment earlier (`RefuseCode.RESET`).
+            Outcome::Reset(code) if code == u64::from(SOCKET_RESET) => (None, Some("reset".to_owned()), String::new()),
             Outcome::Reset(code) => (None, None, format!("stream ended by peer with code {code:#x}")),
             Outcome::Lost => (None, None, "the connection was lost".to_owned()),
         }

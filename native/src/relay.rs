@@ -40,7 +40,7 @@ const IOVECS: usize = 256;
 
 // `qmux.protocol.frames.AppCode`
 const CANCELLED: u32 = 0x11;
-const SOCKET_RESET: u32 = 0x12;
+pub const SOCKET_RESET: u32 = 0x12;
 const TIMED_OUT: u32 = 0x13;
 
 impl End {

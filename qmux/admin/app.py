@@ -23,7 +23,10 @@ def make_app(view: View, requests: Requests) -> web.Application:
 
     async def healthz(_: web.Request) -> web.Response:
         healthy = view.is_healthy(time.monotonic())
-        return web.json_response({"ok": healthy}, status=200 if healthy else 503)
+        body: dict[str, object] = {"ok": healthy}
+        if missing := view.not_connected():
+            body["not_connected"] = missing
+        return web.json_response(body, status=200 if healthy else 503)
 
     async def reload(request: web.Request) -> web.Response:
         try:

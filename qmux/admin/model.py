@@ -46,9 +46,10 @@ class ServerService(Traffic, kw_only=True):
 
 
 class ClientService(Traffic, kw_only=True):
-    """A service at a client."""
+    """A service at a client. ``resolve_failed``: lookups of the target's name that failed or were not answered."""
 
     target: str
+    resolve_failed: int = 0
 
 
 class ClientSession(msgspec.Struct, kw_only=True, rename={"from_": "from"}):
@@ -71,7 +72,7 @@ class ClientSession(msgspec.Struct, kw_only=True, rename={"from_": "from"}):
 
 
 class ServerLink(msgspec.Struct, kw_only=True):
-    """A server as a client's worker sees it."""
+    """A server as a client's worker sees it. ``reason``: why it is not connected, in words."""
 
     server: str
     address: str
@@ -79,6 +80,7 @@ class ServerLink(msgspec.Struct, kw_only=True):
     connections: int
     rtt_ms: float
     since: float
+    reason: str = ""
 
 
 class Generation(msgspec.Struct, kw_only=True):

@@ -41,7 +41,7 @@ class AdminRole:
         self._child = child
         self._view = View()
         self._requests = Requests(child.send, lambda: self._view.silent_s(time.monotonic()))
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(child.task_failed)
         self._subscriber: Subscriber | None = None
         self._runner: web.AppRunner | None = None
         self._path = Path()

@@ -91,7 +91,7 @@ class Totals:
 
 
 def _add(total: ServiceCounters, more: ServiceCounters) -> None:
-    for field in ("active", "total", "bytes_in", "bytes_out", "retried", "handed_off"):
+    for field in ("active", "total", "bytes_in", "bytes_out", "retried", "handed_off", "resolve_failed"):
         setattr(total, field, getattr(total, field) + getattr(more, field))
     for reason, count in more.refused.items():
         total.refused[reason] = total.refused.get(reason, 0) + count

@@ -100,6 +100,14 @@ class View:
         """How long ago the supervisor was last heard, 0 where it never was."""
         return now - self._heard_at if self._facts is not None else 0.0
 
+    def not_connected(self) -> dict[str, str]:
+        """At a client: the servers without a connection, by address, and why. No reason to restart it."""
+        return {
+            link.address or link.server: link.reason or link.state
+            for link in self._totals.links()
+            if not link.connections and not link.state.startswith("same server")
+        }
+
     def status(self, now: float) -> Status | None:
         """The whole picture, None before the supervisor has said what this daemon is; ``now`` is monotonic."""
         if self._facts is None:
@@ -132,11 +140,16 @@ class View:
                     connections=link.connections,
                     rtt_ms=link.rtt_ms,
                     since=link.since_ms / 1000,
+                    reason=link.reason,
                 )
                 for link in self._totals.links()
             ],
             services=[
-                ClientService(target=str(service.target), **self._traffic(name, now))
+                ClientService(
+                    target=str(service.target),
+                    resolve_failed=self._totals.service(name, now).counters.resolve_failed,
+                    **self._traffic(name, now),
+                )
                 for name, service in config.services.items()
             ],
         )

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from qmux.admin.model import ClientSession, ClientStatus, Process, ServerStatus, Status, Traffic
+from qmux.admin.model import (
+    ClientService,
+    ClientSession,
+    ClientStatus,
+    Process,
+    ServerLink,
+    ServerStatus,
+    Status,
+    Traffic,
+)
 from qmux.cli.text import cpu_time, duration, memory, plural, rates, table
 from qmux.messages import DaemonSummary
 
@@ -68,8 +77,32 @@ def _client(status: ClientStatus, now: float) -> list[str]:
         _head("qmuxc", status.client, status.workers, now),
         *table(("SERVICE", "TARGET", "CONNS", "RATE IN/OUT", "REFUSED"), services),
         *_coloured(table(("SERVER", "ADDRESS", "STATE", "CONNS", "RTT", "SINCE"), servers)),
+        *_not_connected(status.servers),
+        *_unresolved(status.services),
         *_processes(status.workers),
         *_unwell(status.workers),
+    ]
+
+
+def _not_connected(servers: list[ServerLink]) -> list[str]:
+    """A line for each server without a connection: the table above has no room for the reason."""
+    return [
+        click.style(f"! not connected to {server.address or server.server}: {server.reason}", fg="yellow")
+        for server in servers
+        if server.reason and not server.connections
+    ]
+
+
+def _unresolved(services: list[ClientService]) -> list[str]:
+    """A line for each service whose target's name could not be resolved at times."""
+    return [
+        click.style(
+            f"! {service.name}: {plural(service.resolve_failed, 'lookup')} of {service.target} failed: "
+            "does the name exist, and do the name servers answer?",
+            fg="yellow",
+        )
+        for service in services
+        if service.resolve_failed
     ]
 
 

@@ -79,10 +79,13 @@ class ServiceCounters(msgspec.Struct, array_like=True):
     retried: int = 0
     handed_off: int = 0
     refused: dict[str, int] = msgspec.field(default_factory=dict)
+    resolve_failed: int = 0  # at a client: lookups of the target's name that failed or were not answered
 
 
 class ServerRow(msgspec.Struct, frozen=True, array_like=True):
-    """On a client: one server as this worker sees it. ``state``: "registered", "connecting", or why not."""
+    """On a client: one server as this worker sees it. ``state``: "registered", "connecting", or a short name for why
+    not; ``reason`` says it in words.
+    """
 
     server: str
     address: str
@@ -90,6 +93,7 @@ class ServerRow(msgspec.Struct, frozen=True, array_like=True):
     connections: int
     rtt_ms: float
     since_ms: int
+    reason: str = ""
 
 
 class EndpointStats(msgspec.Struct):

@@ -61,6 +61,7 @@ class RefuseCode(enum.StrEnum):
 
     REFUSED = "refused"  # the target refused the connection
     TIMEOUT = "timeout"  # the dial took longer than connect_timeout
+    RESET = "reset"  # the target accepted the connection and reset it at once
     UNREACHABLE = "unreachable"  # no route, or no such Unix socket
     NAME = "name"  # the target's name does not resolve
     UNKNOWN_SERVICE = "unknown_service"  # this client does not serve it (any more)

@@ -24,6 +24,7 @@ _REJECTED = {
 _REFUSED = {
     RefuseCode.REFUSED: "the service refused the connection: is it running?",
     RefuseCode.TIMEOUT: "the service did not answer in time",
+    RefuseCode.RESET: "the service accepted the connection and reset it at once",
     RefuseCode.UNREACHABLE: "the service cannot be reached from the client",
     RefuseCode.NAME: "the target's name does not resolve at the client",
     RefuseCode.UNKNOWN_SERVICE: "the client no longer serves it",

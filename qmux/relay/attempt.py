@@ -12,6 +12,7 @@ import msgspec
 
 from qmux.errors import PeerError
 from qmux.heard import heard
+from qmux.protocol import reasons
 from qmux.protocol.attempt import AttemptClock
 from qmux.protocol.codec import FrameDecoder, encode, encode_stream_type
 from qmux.protocol.frames import AppCode, ConnReady, ConnRefused, NewConn, RefuseCode, StreamType
@@ -25,6 +26,7 @@ class Outcome(enum.Enum):
     READY = "ready"
     REFUSED = "refused"  # the client said no: nothing was delivered, another one may be tried
     SILENT = "silent"  # the connection does not answer: suspect
+    RESET = "reset"  # the service reset the connection before the client's answer was read: it may have got early data
     LOST = "lost"  # the connection or the stream ended without an answer
     FULL = "full"  # no stream left on that connection
     LATE = "late"  # the caller's deadline passed
@@ -109,7 +111,11 @@ async def _ask(stream: Stream, head: bytes) -> AttemptResult:
         if head:
             await stream.write(head)
         answer = await read_frame(stream, decoder)
-    except (StreamError, ConnectionLost) as error:
+    except StreamError as error:
+        if error.code == AppCode.SOCKET_RESET:  # it overtakes the answer that was written before (RFC 9000 §3.2)
+            return AttemptResult(Outcome.RESET, reasons.refused(RefuseCode.RESET, ""))
+        return AttemptResult(Outcome.LOST, str(error))
+    except ConnectionLost as error:
         return AttemptResult(Outcome.LOST, str(error))
     except PeerError as error:
         stream.abort(AppCode.PROTOCOL_ERROR)

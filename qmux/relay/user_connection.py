@@ -238,7 +238,7 @@ class UserConnection:
             raise failure
         if result.outcome is Outcome.SILENT and carrier is not None:
             carrier.suspect()
-        if not may_retry(answered=not faulty, early_data_sent=early_data_sent):
+        if not may_retry(answered=result.outcome is Outcome.REFUSED, early_data_sent=early_data_sent):
             raise failure
         if self._attempts > runtime.config.retries:
             raise failure
@@ -285,6 +285,8 @@ def _code_of(result: AttemptResult) -> str:
         return "setup_timeout"
     if result.outcome is Outcome.REFUSED:
         return "service_" + _known(result.reason.partition(":")[0])
+    if result.outcome is Outcome.RESET:
+        return f"service_{RefuseCode.RESET}"
     return f"client_{result.outcome.value}"
 
 

@@ -157,6 +157,28 @@ def test_a_client_shows_its_servers_and_targets() -> None:
             "connections": 2,
             "rtt_ms": 3.5,
             "since": 4.0,
+            "reason": "",
         }
     ]
+    assert view.not_connected() == {}
     assert (status["services"][0]["name"], status["services"][0]["target"]) == ("web", "127.0.0.1:3000")
+
+
+def test_a_client_says_why_it_is_not_connected_and_stays_healthy() -> None:
+    view = View()
+    view.configure(configure(client_config()))
+    view.table(table(worker(0), role="client"), 1.0)
+    links = (
+        ServerRow("one.example.com:8443", "192.0.2.1:8443", "our_certificate", 0, 0.0, 4000, "no such curve"),
+        ServerRow("two.example.com:8443", "", "unresolved", 0, 0.0, 4000, "the name cannot be resolved"),
+        ServerRow("two.example.com:8443", "192.0.2.3:8443", "connecting", 0, 0.0, 4000),
+        ServerRow("two.example.com:8443", "192.0.2.4:8443", "same server as 192.0.2.5:8443", 0, 0.0, 4000),
+        ServerRow("two.example.com:8443", "192.0.2.5:8443", "registered", 1, 1.0, 4000),
+    )
+    view.bus(WorkerReport(0, 1, 1, "aioquic", {}, None, links), 1.0)
+    assert view.not_connected() == {
+        "192.0.2.1:8443": "no such curve",
+        "two.example.com:8443": "the name cannot be resolved",
+        "192.0.2.3:8443": "connecting",
+    }
+    assert view.is_healthy(1.0)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from tests.daemons import Daemon, Deployment, free_port
 from tests.integration.services import Service, echo, named
 from tests.integration.shared import Tunnel
-from tests.integration.users import ask, connect, read_line, says
+from tests.integration.users import ask, connect, read_line, reset, says
 from tests.waiting import until
 
 
@@ -26,7 +29,10 @@ def numbers(daemon: Daemon, services: Iterable[str]) -> set[tuple[int, ...]]:
 
 
 KINDS = ("v4", "v6", "name", "unix")
-SERVICES = {**dict.fromkeys((*KINDS, "web"), ""), **dict.fromkeys(("refuses", "nowhere", "nameless"), "retries = 0")}
+SERVICES = {
+    **dict.fromkeys((*KINDS, "web"), ""),
+    **dict.fromkeys(("refuses", "nowhere", "nameless", "resets"), "retries = 0"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,42 @@ def test_the_target_changes_with_a_reload(tunnel: Tunnel) -> None:
             until(lambda: says(port) == "new", "users go to the new target")
             until(lambda: old.open == 1, "only who was there is left")
         until(lambda: old.open == 0, "who was there could stay to the end")
+
+
+@contextlib.contextmanager
+def resetting(port: int) -> Iterator[None]:
+    """A service that resets every connection as soon as it is there."""
+    with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
+
+        def serve() -> None:
+            while True:
+                reset(listener.accept()[0])
+                if over.is_set():
+                    return
+
+        over = threading.Event()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            with socket.create_connection(("127.0.0.1", port)):
+                thread.join()
+
+
+def test_a_service_that_resets_at_once(tunnel: Tunnel) -> None:
+    """Whether that is seen before the answer or after it, it is the service that did it."""
+    with resetting(tunnel.target_ports["resets"]), ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(says, [tunnel.ports["resets"]] * 200)) == [""] * 200
+
+    def all_counted() -> bool:
+        row = tunnel.row("resets")
+        return row.get("connections") == 0 and row["total"] + sum(row["refused"].values()) == 200
+
+    until(all_counted, "each was served or refused")
+    assert set(tunnel.refused("resets")) <= {"service_reset"}
+    assert "Traceback" not in tunnel.client.log
 
 
 def test_why_a_service_cannot_be_reached_is_said(tunnel: Tunnel) -> None:

@@ -340,6 +340,20 @@ async def test_a_full_client_is_told_so_by_stream_limit(world: World) -> None:
         pair.server.connection.open_stream()
 
 
+async def test_what_comes_after_the_close_is_nothing(world: World) -> None:
+    """Messages of the supervisor may be on their way while a worker ends."""
+    server = world.serve()
+    server.endpoint.close(0, "")
+    server.endpoint.set_live_slots((1, 2))
+    server.endpoint.refuse_new(True)
+    server.reconfigure(idle_timeout_s=5.0)
+    sock = udp_socket("127.0.0.1")
+    server.endpoint.add_socket(sock)
+    assert sock.fileno() == -1
+    server.endpoint.close(0, "")
+    assert server.endpoint.stats().connections == 0
+
+
 async def test_two_sockets_of_one_endpoint(world: World) -> None:
     server = world.serve()
     second = udp_socket("::1")

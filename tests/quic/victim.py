@@ -20,7 +20,7 @@ import uvloop
 from qmux.pki.material import Keys
 from qmux.quic.choose import load_engine
 from qmux.quic.engine import CloseReason, Connection, ConnectionLost, EndpointConfig, Stream, StreamError
-from qmux.tasks import TaskSet
+from qmux.tasks import TaskSet, only_logged
 from tests.quic.certificates import read
 from tests.quic.harness import udp_socket
 
@@ -60,7 +60,7 @@ class Handler:
 
 async def serve(engine: str, directory: Path, max_streams: int) -> None:
     loop = asyncio.get_running_loop()
-    tasks = TaskSet()
+    tasks = TaskSet(only_logged)
     config = EndpointConfig(
         slot=0,
         material=read(directory / "localhost.pem"),

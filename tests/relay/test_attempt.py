@@ -121,7 +121,7 @@ async def test_late_while_the_request_has_no_room() -> None:
 @pytest.mark.parametrize(
     ("why", "reason"),
     [
-        (fakes.reset(0x12), "stream ended by peer with code 0x12"),
+        (fakes.reset(0x11), "stream ended by peer with code 0x11"),
         (fakes.lost(), "idle"),
         (True, "the stream ended inside a frame"),
     ],
@@ -131,6 +131,17 @@ async def test_lost(why: Exception | bool, reason: str) -> None:
         stream.peer_ends(why)
 
     assert await tried(FakeConnection(), act) == AttemptResult(Outcome.LOST, reason)
+
+
+async def test_a_reset_of_the_service_overtakes_the_answer() -> None:
+    async def act(stream: FakeStream) -> None:
+        stream.peer_ends(fakes.reset(0x12))
+
+    result = await tried(FakeConnection(), act)
+    assert (result.outcome, result.reason) == (
+        Outcome.RESET,
+        "the service accepted the connection and reset it at once",
+    )
 
 
 @pytest.mark.parametrize(

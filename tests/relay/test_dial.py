@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,13 @@ from unittest import mock
 
 import pytest
 
+from qmux import sockets
 from qmux.config.schema import Target
 from qmux.protocol.frames import RefuseCode
 from qmux.relay import dial as dialling
 from qmux.relay.dial import DialFailed, dial, literal_address
-from tests.aio import polled, until
+from qmux.resolver import Resolver
+from tests.aio import polled, run, until
 
 
 @contextlib.contextmanager
@@ -62,18 +65,22 @@ def refusing() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
-async def connected(where: Target, timeout_s: float = 5.0) -> socket.socket:
-    return await dial(where, timeout_s)
+async def dialling_to(where: Target, timeout_s: float = 5.0) -> socket.socket:
+    return await dial(where, Resolver(), timeout_s)
 
 
-async def failure(where: Target, timeout_s: float = 5.0) -> DialFailed:
+def connected(where: Target, timeout_s: float = 5.0) -> socket.socket:
+    return run(dialling_to(where, timeout_s))  # type: ignore[no-any-return]
+
+
+def failure(where: Target, timeout_s: float = 5.0) -> DialFailed:
     with pytest.raises(DialFailed) as caught:
-        await connected(where, timeout_s)
+        connected(where, timeout_s)
     return caught.value
 
 
-async def test_tcp() -> None:
-    with listening() as listener, await connected(target(listener)) as sock:
+def test_tcp() -> None:
+    with listening() as listener, connected(target(listener)) as sock:
         accepted, _ = listener.accept()
         with accepted:
             assert not sock.getblocking()
@@ -82,75 +89,100 @@ async def test_tcp() -> None:
             assert accepted.recv(5) == b"hello"
 
 
-async def test_ipv6() -> None:
-    with listening(socket.AF_INET6, ("::1", 0)) as listener, await connected(target(listener, "::1")) as sock:
+def test_ipv6() -> None:
+    with listening(socket.AF_INET6, ("::1", 0)) as listener, connected(target(listener, "::1")) as sock:
         assert sock.family == socket.AF_INET6
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-async def test_a_name_with_both_families_finds_the_one_that_listens(family: int, address: str) -> None:
+def test_a_name_with_both_families_finds_the_one_that_listens(family: int, address: str) -> None:
     """Whatever the resolver here says of localhost: this name has both, IPv6 first."""
 
-    async def both(_: str, port: int) -> list[Any]:
-        return [*literal_address("::1", port), *literal_address("127.0.0.1", port)]
+    def both(*_: Any, **__: Any) -> list[Any]:
+        return [*literal_address("::1", 0), *literal_address("127.0.0.1", 0)]
 
     with (
         listening(family, (address, 0)) as listener,
-        mock.patch.object(dialling, "_resolve", both),
-        await connected(target(listener, "both.example")) as sock,
+        mock.patch.object(socket, "getaddrinfo", both),
+        connected(target(listener, "both.example")) as sock,
     ):
         assert sock.family == family
 
 
-async def test_the_second_family_does_not_wait_for_the_timeout_of_the_first() -> None:
-    async def both(_: str, port: int) -> list[Any]:
-        return [*literal_address("::1", deaf.getsockname()[1]), *literal_address("127.0.0.1", port)]
+def test_a_name_server_that_does_not_answer() -> None:
+    with silent_names(), pytest.raises(DialFailed) as caught:
+        connected(Target("app.example", 80), 0.2)
+    assert (caught.value.code, caught.value.reason) == (
+        RefuseCode.NAME,
+        "app.example:80: no answer from the name server",
+    )
+
+
+@contextlib.contextmanager
+def silent_names() -> Iterator[None]:
+    """Lookups that end when this does."""
+    over = threading.Event()
+
+    def silent(host: str, *_: Any, **__: Any) -> list[Any]:
+        over.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "it is over")
+
+    with mock.patch.object(socket, "getaddrinfo", silent):
+        try:
+            yield
+        finally:
+            over.set()
+
+
+def test_the_second_family_does_not_wait_for_the_timeout_of_the_first() -> None:
+    def both(*_: Any, **__: Any) -> list[Any]:
+        return [*literal_address("::1", 0), *literal_address("127.0.0.1", 0)]
 
     with (
-        full(socket.AF_INET6, ("::1", 0)) as deaf,
         listening() as listener,
-        mock.patch.object(dialling, "_resolve", both),
+        full(socket.AF_INET6, ("::1", listener.getsockname()[1])),
+        mock.patch.object(socket, "getaddrinfo", both),
     ):
         started = time.monotonic()
-        with await connected(target(listener, "both.example"), 20.0) as sock:
+        with connected(target(listener, "both.example"), 20.0) as sock:
             assert sock.family == socket.AF_INET
         assert time.monotonic() - started < 15
 
 
-async def test_a_unix_socket(directory: Path) -> None:
+def test_a_unix_socket(directory: Path) -> None:
     path = str(directory / "app.sock")
-    with listening(socket.AF_UNIX, path) as listener, await connected(Target(path=path)) as sock:
+    with listening(socket.AF_UNIX, path) as listener, connected(Target(path=path)) as sock:
         accepted, _ = listener.accept()
         with accepted:
             sock.send(b"hello")
             assert accepted.recv(5) == b"hello"
 
 
-async def test_refused(refusing: int) -> None:
-    error = await failure(Target("127.0.0.1", refusing))
+def test_refused(refusing: int) -> None:
+    error = failure(Target("127.0.0.1", refusing))
     assert (error.code, error.reason) == (RefuseCode.REFUSED, f"127.0.0.1:{refusing}: Connection refused")
 
 
-async def test_refused_by_every_address_of_a_name(refusing: int) -> None:
-    error = await failure(Target("localhost", refusing))
+def test_refused_by_every_address_of_a_name(refusing: int) -> None:
+    error = failure(Target("localhost", refusing))
     assert (error.code, error.reason) == (RefuseCode.REFUSED, f"localhost:{refusing}: Connection refused")
 
 
-async def test_timeout() -> None:
+def test_timeout() -> None:
     with full(socket.AF_INET, ("127.0.0.1", 0)) as listener:
         started = time.monotonic()
-        error = await failure(target(listener), 0.3)
+        error = failure(target(listener), 0.3)
         assert time.monotonic() - started > 0.25
     assert error.code == RefuseCode.TIMEOUT
     assert error.reason.endswith("did not answer within 0.3 s")
 
 
-async def test_a_full_unix_socket_is_waited_for(directory: Path) -> None:
+def test_a_full_unix_socket_is_waited_for(directory: Path) -> None:
     """connect(2) says EAGAIN at once, and the socket then looks writable: it must not be taken for connected."""
     path = str(directory / "app.sock")
 
-    with full(socket.AF_UNIX, path) as listener:
-        dialled = asyncio.ensure_future(dial(Target(path=path), 5.0))
+    async def main(listener: socket.socket) -> bytes:
+        dialled = asyncio.ensure_future(dialling_to(Target(path=path)))
         await polled()
         assert not dialled.done()
         accepted = []
@@ -169,13 +201,16 @@ async def test_a_full_unix_socket_is_waited_for(directory: Path) -> None:
                     each.settimeout(0.2)
                     with contextlib.suppress(TimeoutError):
                         data += each.recv(5)
-            assert data == b"hello"
+            return data
+
+    with full(socket.AF_UNIX, path) as listener:
+        assert run(main(listener)) == b"hello"
 
 
-async def test_a_unix_socket_that_stays_full(directory: Path) -> None:
+def test_a_unix_socket_that_stays_full(directory: Path) -> None:
     path = str(directory / "app.sock")
     with full(socket.AF_UNIX, path):
-        assert (await failure(Target(path=path), 0.2)).code == RefuseCode.TIMEOUT
+        assert failure(Target(path=path), 0.2).code == RefuseCode.TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -185,22 +220,22 @@ async def test_a_unix_socket_that_stays_full(directory: Path) -> None:
         (lambda path: path.touch(), RefuseCode.REFUSED, "Connection refused"),
     ],
 )
-async def test_unix_sockets_that_are_not_there(directory: Path, make: Any, code: RefuseCode, words: str) -> None:
+def test_unix_sockets_that_are_not_there(directory: Path, make: Any, code: RefuseCode, words: str) -> None:
     path = directory / "app.sock"
     make(path)
-    error = await failure(Target(path=str(path)))
+    error = failure(Target(path=str(path)))
     assert (error.code, error.reason) == (code, f"unix:{path}: {words}")
 
 
-async def test_a_unix_path_that_is_too_long() -> None:
-    error = await failure(Target(path="/" + "x" * 2000))
+def test_a_unix_path_that_is_too_long() -> None:
+    error = failure(Target(path="/" + "x" * 2000))
     assert error.code == RefuseCode.UNREACHABLE
     assert len(error.reason) <= 512  # it has to fit into a frame
 
 
 @pytest.mark.parametrize("host", ["name.invalid", "x" * 70 + ".example", "a..b"])
-async def test_names_that_do_not_resolve(host: str) -> None:
-    error = await failure(Target(host, 80), 20.0)
+def test_names_that_do_not_resolve(host: str) -> None:
+    error = failure(Target(host, 80), 20.0)
     assert error.code == RefuseCode.NAME
     assert error.reason.startswith(f"{host}:80: ")
 
@@ -214,18 +249,20 @@ async def test_names_that_do_not_resolve(host: str) -> None:
         (errno.EADDRNOTAVAIL, RefuseCode.OVERLOADED),
         (errno.ENFILE, RefuseCode.OVERLOADED),
         (errno.ETIMEDOUT, RefuseCode.TIMEOUT),
+        (errno.ECONNRESET, RefuseCode.RESET),
     ],
 )
-async def test_what_the_kernel_says(number: int, code: RefuseCode) -> None:
+def test_what_the_kernel_says(number: int, code: RefuseCode) -> None:
     with mock.patch.object(dialling, "_dial_tcp", side_effect=OSError(number, "Connect call failed")):
-        error = await failure(Target("192.0.2.1", 80))
+        error = failure(Target("192.0.2.1", 80))
     assert error.code == code
     assert number == errno.ETIMEDOUT or error.reason == f"192.0.2.1:80: {os.strerror(number)}"
 
 
-async def test_no_descriptor_left() -> None:
+def test_no_descriptor_left() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with listening() as listener:
+
+    async def main() -> DialFailed:
         where = target(listener)
         used = max(map(int, os.listdir("/proc/self/fd")))
         resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
@@ -234,40 +271,62 @@ async def test_no_descriptor_left() -> None:
             with contextlib.suppress(OSError):
                 while True:
                     filled.append(os.dup(0))
-            error = await failure(where)
+            with pytest.raises(DialFailed) as caught:
+                await dialling_to(where)
+            return caught.value
         finally:
             for each in filled:
                 os.close(each)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    with listening() as listener:
+        error = run(main())
     assert error.code == RefuseCode.OVERLOADED
     assert error.reason.endswith("Too many open files")
 
 
-async def test_a_socket_that_connected_to_itself_is_a_refusal(refusing: int) -> None:
+def test_a_socket_that_connected_to_itself_is_a_refusal(refusing: int) -> None:
     """TCP's simultaneous open: the kernel may draw the target's own port for us."""
 
-    async def to_itself(host: str, port: int) -> socket.socket:
+    async def to_itself(_: object) -> socket.socket:
         sock = socket.socket()
-        sock.bind((host, 0))
+        sock.bind(("127.0.0.1", 0))
         sock.connect(sock.getsockname())
         return sock
 
     with mock.patch.object(dialling, "_dial_tcp", to_itself):
-        error = await failure(Target("127.0.0.1", refusing))
+        error = failure(Target("127.0.0.1", refusing))
     assert (error.code, error.reason) == (RefuseCode.REFUSED, f"127.0.0.1:{refusing}: Connection refused")
 
 
-async def test_cancelling_leaves_no_socket() -> None:
-    with full(socket.AF_INET, ("127.0.0.1", 0)) as listener:
-        where = target(listener)
+def test_a_service_that_resets_at_once() -> None:
+    """Before anybody looked at the socket: getpeername(2) then knows no peer any more."""
+
+    async def reset_already(_: object) -> socket.socket:
+        sock = socket.create_connection(listener.getsockname())
+        sockets.reset(listener.accept()[0])
+        await until(lambda: sockets.is_reset(sock), what="the reset is here")
+        return sock
+
+    with listening() as listener, mock.patch.object(dialling, "_dial_tcp", reset_already):
+        error = failure(target(listener))
+    assert error.code == RefuseCode.RESET
+    assert error.reason.endswith("Connection reset by peer")
+
+
+def test_cancelling_leaves_no_socket() -> None:
+    async def main(where: Target) -> None:
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(3):
-            dialled = asyncio.ensure_future(dial(where, 30.0))
+            dialled = asyncio.ensure_future(dialling_to(where, 30.0))
             await polled()
             dialled.cancel()
             await asyncio.gather(dialled, return_exceptions=True)
         await asyncio.sleep(0)
         assert len(os.listdir("/proc/self/fd")) == before
+
+    with full(socket.AF_INET, ("127.0.0.1", 0)) as listener:
+        run(main(target(listener)))
 
 
 def test_literals_need_no_resolver() -> None:

@@ -204,19 +204,22 @@ async def test_early_data_goes_with_every_attempt_after_a_refusal() -> None:
 
 
 @pytest.mark.parametrize(("early", "is_retried"), [(b"GET /", False), (b"", True)])
-async def test_only_a_refusal_proves_that_early_data_was_not_delivered(early: bytes, is_retried: bool) -> None:
+@pytest.mark.parametrize(("why", "code"), [(fakes.lost(), "client_lost"), (fakes.reset(0x12), "service_reset")])
+async def test_only_a_refusal_proves_that_early_data_was_not_delivered(
+    early: bytes, is_retried: bool, why: Exception, code: str
+) -> None:
     async with surroundings(early_data=True, queue_timeout_s=LONG) as around:
         first, _ = around.client("pod-1")
         second, _ = around.client("pod-2", load=10)
         user = around.user(early=early)
-        (await first.asked()).peer_ends(fakes.lost())
+        (await first.asked()).peer_ends(why)
         if is_retried:
             await serves(second)
             return
         await around.served()
         assert is_reset(user)
         assert second.streams == []
-        assert refused(around) == {"client_lost": 1}
+        assert refused(around) == {code: 1}
 
 
 async def test_without_early_data_the_first_bytes_wait_for_the_answer() -> None:

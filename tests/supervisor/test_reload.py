@@ -102,6 +102,19 @@ def test_a_bad_file_changes_nothing(daemon: FakeDaemon) -> None:
     assert daemon.ask()
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_defect_is_an_answer_too(daemon: FakeDaemon, dry_run: bool) -> None:
+    """Whoever asked would wait for a minute, and systemd for READY."""
+    (daemon.directory / "config.json").write_bytes(b"\xff")  # the fake daemon does not expect that
+    ok, lines, code = daemon.request(dry_run=dry_run)
+    assert (ok, code) == (False, 1)
+    assert lines[0].startswith("internal error: UnicodeDecodeError(")
+    until(lambda: daemon.said("reload failed"), "said")
+    daemon.write()
+    assert daemon.request()[0]
+    assert daemon.ask()
+
+
 def test_a_port_in_use_changes_nothing(daemon: FakeDaemon) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

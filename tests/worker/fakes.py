@@ -22,7 +22,7 @@ from qmux.quic.engine import (
     Engine,
     Stream,
 )
-from qmux.tasks import TaskSet
+from qmux.tasks import TaskSet, only_logged
 from qmux.worker.client.lane import LaneConnection, Link, StreamServer
 from tests.aio import until
 from tests.relay import fakes
@@ -83,11 +83,11 @@ class FakeEngine(Engine):
     name = "fake"
 
     def __init__(self) -> None:
-        self.refuses: OSError | None = None
+        self.refuses: Exception | None = None
         self.lanes: list[tuple[int, LaneConnection, FakeConnection]] = []
         self.on_registered: Callable[[LaneConnection, FakeConnection], None] = lambda lane, connection: None
         self.answers = True
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(only_logged)
 
     @override
     def serve(self, config: EndpointConfig, acceptor: Acceptor) -> Endpoint:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from qmux.protocol.frames import AppCode
-from qmux.tasks import TaskSet
+from qmux.tasks import TaskSet, only_logged
 from qmux.worker.control_stream import MAX_UNSENT, ControlWriter
 from tests.aio import until
 from tests.relay import fakes
@@ -15,7 +15,7 @@ from tests.worker.fakes import FakeConnection, FakeStream
 
 
 def opened() -> tuple[FakeConnection, FakeStream, TaskSet, ControlWriter]:
-    connection, tasks = FakeConnection(), TaskSet()
+    connection, tasks = FakeConnection(), TaskSet(only_logged)
     stream = connection.open_stream()
     return connection, stream, tasks, ControlWriter(stream, tasks, "192.0.2.1:4711")
 

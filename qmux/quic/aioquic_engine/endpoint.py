@@ -51,6 +51,7 @@ class AioquicEndpoint(Endpoint):
         self._sessions = Sessions()
         self._live_slots: frozenset[int] = frozenset({config.slot})
         self._refuse = False
+        self._is_closed = False
         self._stats = EndpointStats()
         self._failed_at: deque[float] = deque()
         self._resets = StatelessResets()
@@ -61,6 +62,9 @@ class AioquicEndpoint(Endpoint):
 
     @override
     def add_socket(self, sock: socket.socket) -> None:
+        if self._is_closed:
+            sock.close()
+            return
         sock.setblocking(False)
         udp.forbid_fragments(sock)
         self._sockets.append(sock)
@@ -98,6 +102,7 @@ class AioquicEndpoint(Endpoint):
 
     @override
     def close(self, code: int, reason: str) -> None:
+        self._is_closed = True
         for connection in list(self._ids):
             connection.close(code, reason)
         for sock in self._sockets:

@@ -39,11 +39,16 @@ class NativeEndpoint(Endpoint):
 
     @override
     def add_socket(self, sock: socket.socket) -> None:
+        if self._is_closed:
+            sock.close()
+            return
         self._core.add_socket(self._handle, sock.detach())
         self._driver.wake()
 
     @override
     def reconfigure(self, config: EndpointConfig) -> None:
+        if self._is_closed:
+            return
         try:
             self._core.reconfigure(self._handle, **_settings(config))
         except ValueError as error:
@@ -51,11 +56,13 @@ class NativeEndpoint(Endpoint):
 
     @override
     def set_live_slots(self, slots: Sequence[int]) -> None:
-        self._core.set_live_slots(self._handle, [*slots, self._slot])
+        if not self._is_closed:
+            self._core.set_live_slots(self._handle, [*slots, self._slot])
 
     @override
     def refuse_new(self, refuse: bool) -> None:
-        self._core.refuse_new(self._handle, refuse)
+        if not self._is_closed:
+            self._core.refuse_new(self._handle, refuse)
 
     @override
     def stats(self) -> EndpointStats:

@@ -9,12 +9,13 @@ import msgspec
 from qmux import __version__
 from qmux.addresses import certified
 from qmux.config.schema import ClientConfig
+from qmux.errors import CertificateError
 from qmux.pki.material import Material
 from qmux.protocol.frames import Offered, Register
 from qmux.protocol.values import MAX_NAME
 from qmux.quic.engine import ConnectConfig, Engine
 from qmux.quic.tickets import Tickets
-from qmux.worker.client.failures import Failure, unreachable
+from qmux.worker.client.failures import Failure, unreachable, unusable_certificate
 from qmux.worker.client.lane import LaneConnection, Link, StreamServer
 from qmux.worker.client.remote import Remote
 
@@ -76,6 +77,8 @@ class Connector:
                 link,
                 timeout_s,
             )
+        except CertificateError as error:  # the engine does not take it, though it is well-formed
+            return unusable_certificate(str(error))
         except OSError as error:
             return unreachable(error.errno or 0, remote.text)
 

@@ -111,6 +111,20 @@ def rejected(frame: RegisterReject) -> Failure:
     return Failure(kind, reasons.rejected(frame.code, frame.reason), exit_code)
 
 
+def unusable_certificate(reason: str) -> Failure:
+    """Our own certificate or key is none that the engine can use."""
+    text = (
+        f"our own certificate or key cannot be used: {reason}; "
+        "issue another one, and reload: qmux pki issue client NAME --service SERVICE"
+    )
+    return Failure("our_certificate", text, CERTIFICATE)
+
+
+def internal(name: str, error: BaseException) -> Failure:
+    """A defect of ours."""
+    return Failure("internal_error", f"task {name} failed: {error!r}; this is a defect, the log has more", FAILED)
+
+
 def unresolved(host: str, reason: str) -> Failure:
     """The server's name has no address."""
     return Failure("name", f"the name {host} cannot be resolved: {reason}", UNREACHABLE)

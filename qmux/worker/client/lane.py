@@ -98,7 +98,7 @@ class LaneConnection(ConnectionHandler):
         self._started = False
         self._control: ControlWriter | None = None
         self._session = ClientSession()
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(self._task_failed)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._register_timer: asyncio.TimerHandle | None = None
@@ -230,6 +230,10 @@ class LaneConnection(ConnectionHandler):
     async def close_tasks(self) -> None:
         """End what runs for this connection."""
         await self._tasks.close()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        """Without its control stream a connection is none: the lane gets another."""
+        self.close(AppCode.GOING_AWAY, "internal error; the client's log has it")
 
     # --- heartbeats ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Never
 
 from typing_extensions import override
 
@@ -45,7 +46,7 @@ class LaneKeeper(Link):
         self._offer_changes = 0
         self._is_stopped = False
         self._all_lost = asyncio.Event()
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(self._task_failed)
 
     def connections(self) -> list[LaneConnection]:
         """Every connection that may carry user connections."""
@@ -114,6 +115,14 @@ class LaneKeeper(Link):
         await asyncio.sleep(max((lane.settling_s for lane in lanes), default=0.0))
         await self._signal.wait_until(lambda: self.active == 0, SURPLUS_LIFE_S)
 
+    def abandon(self, reason: str) -> None:
+        """Close every connection, as if the server were lost."""
+        for lane in self.connections():
+            lane.close(AppCode.GOING_AWAY, reason)
+        self._lanes.clear()
+        self._retired.clear()
+        self._lost()
+
     async def close(self, code: AppCode, reason: str) -> None:
         """Close every connection and stop."""
         for lane in self.connections():
@@ -148,13 +157,16 @@ class LaneKeeper(Link):
             self._pauses = {number: self._pauses[number] for number in lanes if number in self._pauses}
         for number in () if self._is_stopped else lanes:
             if number not in self._keepers:
-                self._keepers[number] = self._tasks.start(self._keep(number), f"lane {number} of {self._remote}")
+                self._keepers[number] = self._keep_lane(number)
         for number in [number for number in self._keepers if number not in lanes]:
             self._keepers.pop(number).cancel()
         for number, lane in list(self._lanes.items()):
             if number not in lanes:
                 self._retire(number, lane)
                 self._tasks.start(self._give_up(lane), f"end of lane {number} of {self._remote}")
+
+    def _keep_lane(self, number: int) -> asyncio.Task[None]:
+        return self._tasks.keep(lambda: self._keep(number), f"lane {number} of {self._remote}")
 
     async def _give_up(self, lane: LaneConnection) -> None:
         """A connection on none of the lanes: drained once one of those stands, closed when its last user is gone."""
@@ -165,7 +177,7 @@ class LaneKeeper(Link):
         await until(lambda: lane.ended.done() or lane.active == 0, SURPLUS_LIFE_S)
         lane.close(AppCode.SURPLUS, "not one of the lanes")
 
-    async def _keep(self, number: int) -> None:
+    async def _keep(self, number: int) -> Never:
         """Keep lane ``number`` connected for as long as it is wanted and the server is there at all."""
         pause = self._pauses.setdefault(number, self.pause())
         while True:
@@ -235,10 +247,17 @@ class LaneKeeper(Link):
         await lane.close_tasks()
         self._log_end(number, reason)
         if not self.usable() and not self._retired:
-            for keeper in self._keepers.values():
-                keeper.cancel()
-            self._keepers.clear()
-            self._all_lost.set()
+            self._lost()
+
+    def _lost(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.cancel()
+        self._keepers.clear()
+        self._all_lost.set()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        """What the lanes are is not known any more: their link begins anew."""
+        self.abandon("internal error; the client's log has it")
 
     def _log_end(self, number: int, reason: CloseReason) -> None:
         expected = reason.kind is CloseKind.LOCAL or (

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Never, Protocol
 
 from qmux.heard import heard
 from qmux.log import Reason
@@ -15,9 +15,9 @@ from qmux.pool.rows import ServerRow
 from qmux.protocol import reasons
 from qmux.protocol.frames import AppCode, RejectCode
 from qmux.quic.engine import handshake_of
-from qmux.tasks import TaskSet
+from qmux.tasks import TaskSet, only_logged
 from qmux.worker.client.connector import Connector
-from qmux.worker.client.failures import Failure
+from qmux.worker.client.failures import Failure, internal
 from qmux.worker.client.holders import Holders
 from qmux.worker.client.lane import LaneConnection
 from qmux.worker.client.lane_keeper import LaneKeeper
@@ -69,10 +69,12 @@ class ServerLink:
         self._holders = context.holders
         self._timings = context.timings
         self._lanes = LaneKeeper(remote, context.connector, context.timings, context.signal)
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(only_logged)  # it has one task, which is kept
+        self._try_now = asyncio.Event()
+        self._why = ""
         self._state = "connecting"
         self._since_ms = _wall_ms()
-        self._task = self._tasks.start(self._run(), f"link to {remote}")
+        self._task = self._tasks.keep(self._run, f"link to {remote}", self._run_failed)
 
     def __str__(self) -> str:
         return str(self.remote)
@@ -92,6 +94,10 @@ class ServerLink:
         """What we offer changed: register again on new connections, then give the old ones up."""
         self._lanes.replace_all()
 
+    def try_now(self) -> None:
+        """Do not wait any longer before the next attempt."""
+        self._try_now.set()
+
     def took_place_of(self, number: int) -> None:
         """Another link registered our session at that lane's worker: the server opens nothing on our lane any more."""
         self._lanes.replace(number, "registered through another address too")
@@ -102,7 +108,7 @@ class ServerLink:
         rtts_ms = [lane.connection.stats().rtt_s * 1000 for lane in usable]
         rtt_ms = round(min(rtts_ms), 2) if rtts_ms else 0.0
         remote = self.remote
-        return ServerRow(str(remote.server), remote.text, self._state, len(usable), rtt_ms, self._since_ms)
+        return ServerRow(str(remote.server), remote.text, self._state, len(usable), rtt_ms, self._since_ms, self._why)
 
     async def retire(self) -> None:
         """Connect no more and take no more user connections; return when the last one is gone. ``close`` follows."""
@@ -117,7 +123,7 @@ class ServerLink:
 
     # --- the life of a link ---
 
-    async def _run(self) -> None:
+    async def _run(self) -> Never:
         pause = self._lanes.pause()
         while True:
             first = await self._first_contact(pause)
@@ -135,7 +141,7 @@ class ServerLink:
         # address was found to be a second way to a server, a probe asks whether it still is.
         is_probe = False
         while True:
-            await asyncio.sleep(pause.next_s())
+            await self._rest(pause.next_s())
             lane, outcome = await self._lanes.connect(None, is_probe=is_probe)
             if isinstance(outcome, Failure):
                 self._report_failure(outcome)
@@ -163,6 +169,22 @@ class ServerLink:
             await self._holders.until_released(self._timings.duplicate_look_s)
             pause.worked(time.monotonic() - since)
 
+    async def _rest(self, pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._try_now.wait()
+        except TimeoutError:
+            pass
+        self._try_now.clear()
+
+    def _run_failed(self, name: str, error: BaseException) -> None:
+        """It begins again with a first contact."""
+        self._lanes.abandon("internal error; the client's log has it")
+        self._holders.release(self)
+        failure = internal(name, error)
+        self._report_failure(failure)
+        self._owner.failed(self, failure)
+
     def _report_registered(self, first: LaneConnection) -> None:
         assert first.ack is not None, "registered"
         self._enter("registered")
@@ -181,7 +203,9 @@ class ServerLink:
 
     def _report_failure(self, failure: Failure) -> None:
         """One line for each change of state; the same failure again is not news."""
-        if self._enter(failure.kind):
+        is_news = self._enter(failure.kind)
+        self._why = failure.text
+        if is_news:
             text = "cannot connect to server; trying again" if self._owner.tries_again else "cannot connect to server"
             log.warning(text, extra={"server": self, "reason": Reason(failure.kind, failure.text)})
 
@@ -189,7 +213,7 @@ class ServerLink:
         """Returns whether that is another state than before."""
         if state == self._state:
             return False
-        self._state, self._since_ms = state, _wall_ms()
+        self._state, self._since_ms, self._why = state, _wall_ms(), ""
         return True
 
 

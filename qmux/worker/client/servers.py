@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Never
 
 from typing_extensions import override
 
@@ -13,7 +14,8 @@ from qmux.config.schema import ClientConfig, ServerAddress
 from qmux.messages import Timings
 from qmux.pool.rows import ServerRow
 from qmux.protocol.frames import AppCode
-from qmux.tasks import TaskSet
+from qmux.resolver import Resolver
+from qmux.tasks import TaskSet, only_logged
 from qmux.worker.client import resolving
 from qmux.worker.client.connector import Connector
 from qmux.worker.client.failures import UNREACHABLE, Failure, unresolved
@@ -36,20 +38,22 @@ class Servers(LinkOwner):
         connector: Connector,
         timings: Timings,
         signal: ChangeSignal,
+        resolver: Resolver,
         on_given_up: Callable[[int], None],
     ) -> None:
         self._config = config
         self._connector = connector
         self._timings = timings
+        self._resolver = resolver
         self._on_given_up = on_given_up
         self._once = Once() if config.once else None
         self._holders: Holders[ServerLink] = Holders(signal)
         self._context = LinkContext(self, connector, self._holders, timings, signal)
         self._resolvers: dict[ServerAddress, asyncio.Task[None]] = {}
-        self._unresolved: dict[ServerAddress, int] = {}  # since when, wall clock, milliseconds
+        self._unresolved: dict[ServerAddress, tuple[int, str]] = {}  # since when (wall clock, milliseconds), and why
         self._links: dict[Remote, ServerLink] = {}
         self._retired: set[ServerLink] = set()
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(only_logged)
 
     def start(self) -> None:
         """Connect to the servers of the configuration."""
@@ -70,12 +74,19 @@ class Servers(LinkOwner):
         for link in self._links.values():
             link.replace_all()
 
+    def try_now(self) -> None:
+        """A reload may have put right what failed: who pauses before the next attempt makes it now."""
+        for link in self._links.values():
+            link.try_now()
+
     def rows(self) -> list[ServerRow]:
         """For status: every server, those too whose name has no address yet."""
         linked = {remote.server for remote in self._links}
-        nowhere = {server: since for server, since in self._unresolved.items() if server not in linked}
+        nowhere = {server: why for server, why in self._unresolved.items() if server not in linked}
         rows = [link.row() for link in self.links()]
-        return rows + [ServerRow(str(server), "", "unresolved", 0, 0.0, since) for server, since in nowhere.items()]
+        return rows + [
+            ServerRow(str(server), "", "unresolved", 0, 0.0, since, why) for server, (since, why) in nowhere.items()
+        ]
 
     async def close(self) -> None:
         """End every connection; nothing is resolved any more."""
@@ -92,15 +103,18 @@ class Servers(LinkOwner):
             self._drop_links(server, ())
         for server in self._config.servers:
             if server not in self._resolvers:
-                self._resolvers[server] = self._tasks.start(self._resolve(server), f"addresses of {server}")
+                self._resolvers[server] = self._keep_resolving(server)
 
-    async def _resolve(self, server: ServerAddress) -> None:
+    def _keep_resolving(self, server: ServerAddress) -> asyncio.Task[None]:
+        return self._tasks.keep(lambda: self._resolve(server), f"addresses of {server}")
+
+    async def _resolve(self, server: ServerAddress) -> Never:
         """Keep a link to every address of ``server``. A name that stops resolving keeps what it had."""
         pause = self._pause()
         reported = ""
         while True:
             try:
-                found = await resolving.addresses(server)
+                found = await resolving.addresses(server, self._resolver)
             except OSError as error:
                 failure = unresolved(server.host, error.strerror or str(error))
                 if failure.text != reported:
@@ -123,7 +137,8 @@ class Servers(LinkOwner):
         return ReconnectPause(self._connector.reconnect_max_s, self._timings.stable_s)
 
     def _report_unresolved(self, server: ServerAddress, failure: Failure) -> None:
-        self._unresolved.setdefault(server, round(time.time() * 1000))
+        since, _ = self._unresolved.get(server, (round(time.time() * 1000), ""))
+        self._unresolved[server] = since, failure.text
         text = "cannot resolve server; trying again" if self.tries_again else "cannot resolve server"
         log.warning(text, extra={"server": server, "reason": failure.text})
 
@@ -135,8 +150,10 @@ class Servers(LinkOwner):
         """An address that its name has lost, or a server that a reload removed: connections there may finish."""
         self._holders.release(link)
         self._retired.add(link)
-        await link.retire()
-        await self._end_link(link)
+        try:
+            await link.retire()
+        finally:
+            await self._end_link(link)
 
     async def _end_link(self, link: ServerLink) -> None:
         await link.close(AppCode.GOING_AWAY, "the client drops this server")

@@ -9,9 +9,10 @@ from qmux.config.schema import ClientServiceConfig
 from qmux.paths import path_of
 from qmux.quic.dialling import Address, Dialling
 from qmux.relay.dial import literal_address
+from qmux.resolver import FRESH_S
 
-NAME_VALID_S = 1.0
-"""A name is resolved again after this: it follows the record nearly as closely as if each user connection asked."""
+NAME_VALID_S = FRESH_S
+"""As long as what was looked up is fresh."""
 
 
 class Targets:

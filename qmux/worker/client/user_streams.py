@@ -32,7 +32,8 @@ from qmux.quic.offload import OffloadEnd
 from qmux.relay.counters import Counters
 from qmux.relay.dial import DialFailed, dial
 from qmux.relay.frames import read_frame, read_stream_type
-from qmux.tasks import TaskSet
+from qmux.resolver import Resolver
+from qmux.tasks import TaskSet, only_logged
 from qmux.worker.client.lane import LaneConnection, StreamServer
 from qmux.worker.client.targets import Targets
 
@@ -59,17 +60,19 @@ class UserStreams(StreamServer):
         services: dict[str, ClientServiceConfig],
         stream_window_bytes: int,
         engine: Engine,
+        resolver: Resolver,
         on_change: Callable[[], None],
     ) -> None:
         self.max_streams = MAX_STREAMS
         self.stream_window_bytes = stream_window_bytes
         self.services = services
+        self._resolver = resolver
         self._on_change = on_change
         self._dialling = dialling_of(engine, HEAD_S, self._changed, self._user_ended)
         self._targets = Targets(self._dialling, services)
         self._counters = Counters(self._dialling.counts)
         self._draining = False
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(only_logged)
         self._on_lanes: Counter[LaneConnection] = Counter()
         self._change_timer: asyncio.TimerHandle | None = None
 
@@ -95,7 +98,11 @@ class UserStreams(StreamServer):
     def counted(self) -> dict[str, ServiceCounters]:
         """The counters of every service."""
         self._dialling.tell_usual_ends(log.isEnabledFor(logging.DEBUG))  # a reload may have changed the level
-        return self._counters.snapshot()
+        counted = self._counters.snapshot()
+        for name, service in self.services.items():
+            if failures := self._resolver.failures(service.target.host):
+                counted.setdefault(name, ServiceCounters()).resolve_failed = failures
+        return counted
 
     @override
     def registered(self, lane: LaneConnection) -> None:
@@ -167,7 +174,7 @@ class UserStreams(StreamServer):
             waited_s = dialled_s(stream)
             if waited_s:
                 self._counters[request.service].retried += 1
-            sock = await dial(service.target, service.connect_timeout_s, waited_s)
+            sock = await dial(service.target, self._resolver, service.connect_timeout_s, waited_s)
         except DialFailed as error:
             self._refused(request, error)
             await self._refuse(stream, error)

@@ -14,6 +14,7 @@ from qmux.messages import Accept, Configure, Done, Down, Drain, Peers, Ready, Re
 from qmux.pool.rows import WorkerReport
 from qmux.quic.choose import load_engine
 from qmux.quic.trial import try_material
+from qmux.resolver import Resolver
 from qmux.tasks import TaskSet
 from qmux.worker.client.connector import STREAM_WINDOW_BYTES, Connector
 from qmux.worker.client.servers import Servers
@@ -33,10 +34,13 @@ class ClientWorker(Worker):
         self._child = child
         self._slot, self._epoch = message.slot, message.epoch
         self._signal = ChangeSignal()
-        self._streams = UserStreams(config.services, STREAM_WINDOW_BYTES, self._engine, self._load_changed)
+        self._resolver = Resolver()
+        self._streams = UserStreams(
+            config.services, STREAM_WINDOW_BYTES, self._engine, self._resolver, self._load_changed
+        )
         self._connector = Connector(self._engine, self._streams, config, message.material)
-        self._servers = Servers(config, self._connector, message.timings, self._signal, self._end)
-        self._tasks = TaskSet()
+        self._servers = Servers(config, self._connector, message.timings, self._signal, self._resolver, self._end)
+        self._tasks = TaskSet(child.task_failed)
         self._is_ready = False
         self._publishing = Publishing(message.bus_publish, message.bus_subscribe, None, self._report)
 
@@ -44,11 +48,14 @@ class ClientWorker(Worker):
     def configure(self, message: Configure) -> None:
         config = _config_of(message)
         try_material(self._engine, message.material, config.process.tls)
+        targets = {service.target.host for service in config.services.values()}
+        self._resolver.keep(targets | {server.host for server in config.servers})
         is_other_offer = self._connector.configure(config, message.material)
         self._streams.reconfigure(config.services)
         self._servers.configure(config)
         if is_other_offer:
             self._servers.replace_all()
+        self._servers.try_now()
 
     @override
     def received(self, message: Down, fds: list[int]) -> None:

@@ -59,7 +59,7 @@ class ClientConnection(ConnectionHandler):
         self._session = ServerSession()
         self._control: ControlWriter | None = None
         self._lanes: tuple[int, ...] = ()
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(self._task_failed)
         self._deadline: asyncio.TimerHandle | None = None
         self._frames_paid = 0.0
 
@@ -216,6 +216,10 @@ class ClientConnection(ConnectionHandler):
         await self._tasks.close()
 
     # --- small things ---
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        """Without its control stream a connection is none: the client makes another."""
+        self.connection.close(AppCode.GOING_AWAY, "internal error; the server's log has it")
 
     def _tell(self, data: bytes) -> None:
         assert self._control is not None, "registered on it"

@@ -36,7 +36,7 @@ from qmux.quic.choose import load_engine
 from qmux.quic.engine import Acceptor, EndpointConfig
 from qmux.quic.trial import try_material
 from qmux.relay.handoff import HandoffLink
-from qmux.tasks import TaskSet
+from qmux.tasks import TaskSet, only_logged
 from qmux.worker.publishing import Publishing, worker_report
 from qmux.worker.server.ledger import Ledger
 from qmux.worker.server.listeners import Listeners
@@ -65,7 +65,8 @@ class ServerWorker(Worker):
         self._is_ready = False
         self._quic_sockets: list[socket.socket] = []
         self._failed_binds: list[FailedBind] = []
-        self._tasks = TaskSet()
+        self._tasks = TaskSet(child.task_failed)
+        self._side_tasks = TaskSet(only_logged)
         self._engine = load_engine(self._config.process.engine)
         try_material(self._engine, message.material, self._config.process.tls)
         self._pool = Pool(message.slot, message.epoch)
@@ -75,7 +76,7 @@ class ServerWorker(Worker):
         self._accepting = accepting_of(self._engine, first_conn_id(message.slot), limit)
         self._ledger = Ledger(self._pool, self._accepting, limit)
         self._peers = PeerLinks(self._pool)
-        self._roster = Roster(self._config, self._pool, self._ledger, message.slot, message.server_id, self._tasks)
+        self._roster = Roster(self._config, self._pool, self._ledger, message.slot, message.server_id, self._side_tasks)
         acceptor: Acceptor = self._roster.accept
         self._endpoint = self._engine.serve(_endpoint_config(self._config, message), acceptor)
         self._plans = Plans(self._accepting, self._pool, self._roster, self._ledger, self._peers)
@@ -87,7 +88,7 @@ class ServerWorker(Worker):
             self._plans,
             self._peers,
             self._signal,
-            self._tasks,
+            self._side_tasks,
             self._accepting,
         )
         self._accepting.begin(Offload(self._users, self._plans, self._roster))
@@ -136,6 +137,7 @@ class ServerWorker(Worker):
         self._roster.close()
         self._endpoint.close(AppCode.GOING_AWAY, "the server stops")
         self._peers.close()
+        await self._side_tasks.close()
         await self._tasks.close()
         self._publishing.close()
 

@@ -76,3 +76,14 @@ async def test_a_registration_waits_for_a_full_handshake() -> None:
     await until(lambda: connection.streams and connection.streams[0].sent)
     connection.close(0, "done")
     await lane.close_tasks()
+
+
+async def test_a_control_stream_that_fails_takes_the_connection_with_it() -> None:
+    """By a defect of ours, too: without heartbeats it would look alive for ever."""
+    connection = FakeConnection()
+    lane = lane_on(connection)
+    await until(lambda: connection.streams and connection.streams[0].sent)
+    connection.streams[0].peer_ends(RuntimeError("a defect"))
+    await until(lambda: lane.ended.done())
+    assert connection.closed_with == (AppCode.GOING_AWAY, "internal error; the client's log has it")
+    await lane.close_tasks()

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import pytest
 from typing_extensions import override
 
 from qmux.config.schema import ServerAddress
+from qmux.errors import CertificateError
 from qmux.messages import Timings
 from qmux.pki.material import Material
 from qmux.protocol.frames import AppCode, Lanes
@@ -17,7 +19,7 @@ from qmux.quic.engine import (
     CloseReason,
 )
 from qmux.worker.client.connector import Connector
-from qmux.worker.client.failures import Failure
+from qmux.worker.client.failures import CERTIFICATE, FAILED, Failure
 from qmux.worker.client.holders import Holders
 from qmux.worker.client.lane import LaneConnection
 from qmux.worker.client.remote import Remote
@@ -173,3 +175,52 @@ async def test_a_failed_first_contact_is_told_and_tried_again() -> None:
         await until(lambda: link.row().connections == 2)
         assert world.owner.times_reached == 1
         assert [failure.kind for failure in world.owner.failures] == ["refused"]
+
+
+async def test_a_certificate_that_the_engine_does_not_take_is_said_and_replaced() -> None:
+    """A reload brings another one: it is tried at once, however long the pause would be."""
+    async with a_world() as world:
+        world.engine.refuses = CertificateError("unsupported curve")
+        link = world.link()
+        await until(lambda: len(world.owner.failures) >= 2, what="it tries again and again")
+        row = link.row()
+        assert (row.state, row.connections) == ("our_certificate", 0)
+        assert "our own certificate or key cannot be used: unsupported curve" in row.reason
+        assert world.owner.failures[0].exit_code == CERTIFICATE
+        world.engine.refuses = None
+        link.try_now()
+        await until(lambda: link.row().connections == 2)
+        assert (link.row().state, link.row().reason) == ("registered", "")
+
+
+async def test_nobody_pauses_after_a_reload() -> None:
+    async with a_world() as world:
+        world.engine.refuses = CertificateError("unsupported curve")
+        link = world.link()
+        await until(lambda: len(world.owner.failures) == 1)
+        for tries in range(2, 20):  # the pauses would be up to 15 s
+            link.try_now()
+            await until(lambda tries=tries: len(world.owner.failures) >= tries, 2.0)
+
+
+@pytest.mark.parametrize("is_registered", [False, True])
+async def test_a_link_that_fails_begins_anew(is_registered: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """By a defect, wherever it is: it is told, its connections are closed, and others take their place."""
+    async with a_world() as world:
+        defect = RuntimeError("a defect")
+        if is_registered:
+            link = world.link()
+            await until(lambda: link.row().connections == 2)
+            before = list(world.lanes)
+            link._lanes._task_failed("lane 0", defect)
+            await until(lambda: all(connection.closed_with for _, _, connection in before))
+        else:
+            world.engine.refuses = defect
+            link = world.link()
+            await until(lambda: world.owner.failures)
+            assert (link.row().state, world.owner.failures[0].exit_code) == ("internal_error", FAILED)
+            assert "RuntimeError('a defect')" in link.row().reason
+            world.engine.refuses = None
+        await until(lambda: link.row().connections == 2, what="it is connected again")
+
+    assert is_registered or "task link to 192.0.2.1:8443 failed" in caplog.text

@@ -10,11 +10,13 @@ from msgspec.structs import replace
 from typing_extensions import override
 
 from qmux.config.schema import ClientConfig, ServerAddress
+from qmux.errors import CertificateError
 from qmux.messages import Timings
 from qmux.pki.material import Material
 from qmux.quic.engine import CloseKind, CloseReason, ConnectConfig, Connection, ConnectionHandler
+from qmux.resolver import Resolver
 from qmux.worker.client.connector import Connector
-from qmux.worker.client.failures import CERTIFICATE, UNREACHABLE, Failure
+from qmux.worker.client.failures import CERTIFICATE, FAILED, UNREACHABLE, Failure
 from qmux.worker.client.remote import Remote
 from qmux.worker.client.servers import Servers
 from qmux.worker.signal import ChangeSignal
@@ -33,7 +35,7 @@ class World:
         self.engine = FakeEngine()
         self.exit_codes: list[int] = []
         connector = Connector(self.engine, FakeStreamServer(), config, Material(b"", b"", b""))
-        self.servers = Servers(config, connector, Timings(), ChangeSignal(), self.exit_codes.append)
+        self.servers = Servers(config, connector, Timings(), ChangeSignal(), Resolver(), self.exit_codes.append)
         self.servers.start()
 
     def states(self) -> dict[str, str]:
@@ -70,7 +72,7 @@ async def test_a_reload_connects_to_new_servers_and_drops_old_ones() -> None:
 async def test_a_configuration_is_not_followed_before_the_start() -> None:
     engine = FakeEngine()
     connector = Connector(engine, FakeStreamServer(), CLIENT, Material(b"", b"", b""))
-    servers = Servers(CLIENT, connector, Timings(), ChangeSignal(), lambda _: None)
+    servers = Servers(CLIENT, connector, Timings(), ChangeSignal(), Resolver(), lambda _: None)
     servers.configure(replace(CLIENT, servers=(ONE,)))
     assert servers.links() == []
     servers.start()
@@ -83,6 +85,20 @@ async def test_one_attempt_at_servers_that_cannot_be_reached() -> None:
         world.engine.refuses = OSError(101, "Network is unreachable")
         await until(lambda: world.exit_codes)
         assert set(world.exit_codes) == {UNREACHABLE}
+
+
+async def test_one_attempt_with_a_certificate_that_the_engine_does_not_take() -> None:
+    async with a_world(ONE, once=True) as world:
+        world.engine.refuses = CertificateError("unsupported curve")
+        await until(lambda: world.exit_codes)
+        assert world.exit_codes[0] == CERTIFICATE
+
+
+async def test_one_attempt_that_ends_with_a_defect() -> None:
+    async with a_world(ONE, once=True) as world:
+        world.engine.refuses = RuntimeError("a defect")
+        await until(lambda: world.exit_codes)
+        assert world.exit_codes[0] == FAILED
 
 
 async def test_one_attempt_tells_what_can_be_mended() -> None:

@@ -16,6 +16,7 @@ from qmux.protocol.codec import encode, encode_stream_type
 from qmux.protocol.frames import NewConn, RefuseCode, ServiceSettings, StreamType
 from qmux.quic.dialling import NoDialling, OffloadCounts, OffloadEnd, OnChange, OnEnd
 from qmux.quic.engine import Connection, RelayEnd, RelayLimits, StreamError
+from qmux.resolver import Resolver
 from qmux.worker.client.lane import LaneConnection
 from qmux.worker.client.user_streams import HEAD_S, UserStreams
 from tests.aio import until
@@ -71,7 +72,7 @@ def streams_on(
     engine: FakeEngine, on_change: Callable[[], None] = lambda: None, target: Target | None = None
 ) -> UserStreams:
     services = {"web": replace(SERVICES["web"], target=target)} if target is not None else SERVICES
-    return UserStreams(services, 1 << 20, engine, on_change)  # type: ignore[arg-type]
+    return UserStreams(services, 1 << 20, engine, Resolver(), on_change)  # type: ignore[arg-type]
 
 
 def registered_lane(streams: UserStreams) -> tuple[LaneConnection, FakeConnection]:

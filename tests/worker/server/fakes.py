@@ -28,7 +28,7 @@ from qmux.quic.accepting import Accepted, Accepting, Bind, Changes, UserHandler
 from qmux.quic.engine import Connection, RelayLimits
 from qmux.quic.offload import OffloadCounts
 from qmux.relay.handoff import HandoffLink
-from qmux.tasks import TaskSet
+from qmux.tasks import TaskSet, only_logged
 from qmux.worker.server.client_connection import ClientConnection
 from qmux.worker.server.client_row import ClientRow
 from qmux.worker.server.ledger import Ledger
@@ -190,7 +190,7 @@ class Worker:
     """The users of one worker, its pool and its clients."""
 
     def __init__(self, config: ServerConfig) -> None:
-        self.tasks = TaskSet()
+        self.tasks = TaskSet(only_logged)
         self.signal = ChangeSignal()
         self.pool = Pool(SLOT, 1)
         self.pool.subscribe(self.signal.fire)

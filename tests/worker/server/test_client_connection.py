@@ -165,6 +165,15 @@ async def test_a_control_stream_that_ends_takes_the_connection_with_it(
         assert worker.roster.protocol_errors == errors
 
 
+async def test_a_control_stream_that_fails_takes_the_connection_with_it() -> None:
+    """By a defect of ours, too."""
+    async with worker_of() as worker:
+        connection = worker.accept("pod-1")
+        (await worker.registers(connection)).peer_ends(RuntimeError("a defect"))
+        await until(lambda: connection.closed_with)
+        assert connection.closed_with == (AppCode.GOING_AWAY, "internal error; the server's log has it")
+
+
 async def test_heartbeats_are_answered_and_kept() -> None:
     async with worker_of() as worker:
         connection = worker.accept("pod-1")
