@@ -98,6 +98,7 @@ def test_no_home(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_while_modules_are_imported() -> None:
     code = (
         "import importlib, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
         "from qmux.cli import entry\n"
         "importlib.import_module = lambda _: signal.raise_signal(signal.SIGINT)\n"
         "entry.qmuxd()\n"

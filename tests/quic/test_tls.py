@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -76,8 +77,8 @@ def without_certificate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
     configuration = Credentials.configuration
 
-    def bare(self: Credentials, *, is_client: bool, idle_timeout_s: float, window_bytes: int) -> object:
-        made = configuration(self, is_client=is_client, idle_timeout_s=idle_timeout_s, window_bytes=window_bytes)
+    def bare(self: Credentials, *, is_client: bool, **settings: Any) -> object:
+        made = configuration(self, is_client=is_client, **settings)
         if is_client:
             made.certificate = made.private_key = None
         return made
