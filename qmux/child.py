@@ -120,7 +120,11 @@ def run_child(fd: int, name: str, make_role: Callable[[Child], Role]) -> int:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
     faulthandler.enable()  # SIGABRT from the watchdog then shows where the loop was stuck
-    qmux_log.configure("info", "human", name)
+    try:
+        qmux_log.configure("info", "human", name)
+    except OSError as error:  # the log has no thread to write it
+        os.write(qmux_log.STDERR, f"{name}: cannot start: {error.strerror}\n".encode())
+        return StartError.exit_code
     qmux_log.log_uncaught()
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)

@@ -103,3 +103,24 @@ def is_at_its_end(fd: int) -> bool:
         return os.read(fd, 1) == b""
     except BlockingIOError:
         return False
+
+
+NO_THREADS = """
+import socket, sys, threading
+
+def start(thread):
+    raise RuntimeError("can't start new thread")
+
+threading.Thread.start = start
+from qmux.child import run_child
+near, far = socket.socketpair()
+sys.exit(run_child(near.detach(), "worker-7", lambda child: None))
+"""
+
+
+def test_a_child_that_gets_no_thread_says_so_and_ends() -> None:
+    """Not even the log has one: the words go straight to stderr, without a traceback at the exit either."""
+    done = subprocess.run([sys.executable, "-c", NO_THREADS], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith("worker-7: cannot start: no thread can be started")
+    assert done.stderr.count("\n") == 1

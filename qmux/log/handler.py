@@ -21,8 +21,7 @@ class LogHandler(logging.Handler):
     writer: Writer
 
     def __init__(self, fd: int, formatter: logging.Formatter, before: LogHandler | None = None) -> None:
-        super().__init__()
-        self.setFormatter(formatter)
+        """Raises OSError where no thread can be started for the writer."""
         self._before: Writer | None = None
         if before is not None and before.writer.leads_to(fd):
             self.writer = before.writer
@@ -30,6 +29,8 @@ class LogHandler(logging.Handler):
         else:
             self._before = before.writer if before is not None else None
             self.writer = Writer(fd, self._loss, after=self._before)
+        super().__init__()  # after what may fail: ``logging.shutdown`` flushes every handler that was begun
+        self.setFormatter(formatter)
 
     def replaces_before(self) -> None:
         """Nothing goes to ``before`` any more."""
