@@ -88,8 +88,14 @@ class Backend:
         return self._group.ended()
 
     def restart(self) -> None:
-        """Start it again, at the same address."""
+        """Start it again, at the same address. Raises StartFailed."""
         self.stop()
+        # A child that was killed holds the listening socket for a moment: it would be taken for the new one.
+        deadline = time.monotonic() + READY_S
+        while processes.listens(self._host, self.address.port):
+            if time.monotonic() > deadline:
+                raise StartFailed(f"{self.kind} was stopped, and something still listens at {self.address}")
+            time.sleep(LISTENS_RETRY_S)
         self.start()
 
     def wait_through(self, address: Address, host: Host, system: System) -> None:
