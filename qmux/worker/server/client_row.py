@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from qmux import addresses
 from qmux.heard import heard
 from qmux.pool.candidates import SessionKey
 from qmux.pool.rows import Row, RowState
@@ -148,14 +149,18 @@ class ClientRow(Carrier):
             self._set_state("ready")
 
     def measure(self) -> None:
-        """Called once a second: round-trip time and datagram size for the row, where they changed visibly."""
+        """Called once a second: round-trip time, datagram size and where packets come from now (RFC 9000 §9.3), for the
+        row, where they changed visibly.
+        """
         row = self._roster.pool.own(self.key)
         stats = self.connection.stats()
         rtt_ms = round(stats.rtt_s * 1000, 2)
         if row is None:
             return
-        if abs(rtt_ms - row.rtt_ms) > max(0.5, row.rtt_ms / 5) or stats.mtu_bytes != row.mtu_bytes:
-            self._roster.pool.update(self.key, rtt_ms=rtt_ms, mtu_bytes=stats.mtu_bytes)
+        address = addresses.join(*self.connection.peer_address)
+        is_other = address != row.address or stats.mtu_bytes != row.mtu_bytes
+        if is_other or abs(rtt_ms - row.rtt_ms) > max(0.5, row.rtt_ms / 5):
+            self._roster.pool.update(self.key, rtt_ms=rtt_ms, mtu_bytes=stats.mtu_bytes, address=address)
 
     def _set_state(self, state: RowState) -> None:
         row = self._roster.pool.own(self.key)

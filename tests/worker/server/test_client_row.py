@@ -135,3 +135,12 @@ async def test_only_a_visible_change_of_the_path_is_told() -> None:
         connection.pto_s += 0.010
         row.measure()
         assert own(worker, connection).rtt_ms == round(connection.stats().rtt_s * 1000, 2)
+
+
+async def test_the_row_says_where_packets_come_from_now() -> None:
+    async with worker_of() as worker:
+        connection = worker.client("pod-1")
+        row = worker.row(connection)
+        connection.peer_address = ("2001:db8::7", 4712)
+        row.measure()
+        assert own(worker, connection).address == "[2001:db8::7]:4712"
