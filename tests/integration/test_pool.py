@@ -43,7 +43,7 @@ class Clients:
         self.server.until_clients(3, connections=4)
 
     def check_shares(self, policy: str, users: int) -> None:
-        """A client that the machine held up gets fewer, as it should: such an attempt shows nothing, and is repeated."""
+        """A client that the machine held up gets fewer, as it should: such an attempt shows nothing and is repeated."""
         shares = {name: users * weight / sum(self.weights.values()) for name, weight in self.weights.items()}
         for _ in range(ATTEMPTS):
             self.server.until_clients(3, connections=4)
