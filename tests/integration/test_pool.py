@@ -42,11 +42,15 @@ class Clients:
             deployment.client(name, dict.fromkeys(POLICIES, target), client=f"weight = {weight}")
         self.server.until_clients(3, connections=4)
 
+    def is_empty(self) -> bool:
+        return all(row["connections"] == 0 for row in self.server.status()["services"])
+
     def check_shares(self, policy: str, users: int) -> None:
         """A client that the machine held up gets fewer, as it should: such an attempt shows nothing and is repeated."""
         shares = {name: users * weight / sum(self.weights.values()) for name, weight in self.weights.items()}
         for _ in range(ATTEMPTS):
             self.server.until_clients(3, connections=4)
+            until(self.is_empty, "the users of the attempt before have left")
             before = self.server.log.count(SUSPECT)
             with held(self.ports[policy], users) as found:
                 assert sum(found.values()) == users
