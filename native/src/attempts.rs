@@ -98,10 +98,7 @@ impl Attempt {
 /// Whether the other end reset the connection; the check does not clear the error. A FIN is no such sign: the other end
 /// may have sent everything and still wait for the answer.
 fn is_reset(fd: RawFd) -> bool {
-    let mut polled = libc::pollfd { fd, events: 0, revents: 0 };
-    // SAFETY: the pointer is to one pollfd, as the count says.
-    let found = unsafe { libc::poll(&mut polled, 1, 0) };
-    found > 0 && polled.revents & libc::POLLERR != 0
+    sockets::polled(fd, 0) & libc::POLLERR != 0
 }
 
 impl Engine {

@@ -142,9 +142,7 @@ fn connect(to: &SockAddr) -> io::Result<(Socket, bool)> {
 
 /// Whether an attempt to connect has come to its end, good or bad (connect(2), EINPROGRESS).
 fn is_through(socket: &Socket) -> bool {
-    let mut polled = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: the pointer is to one pollfd, as the count says.
-    unsafe { libc::poll(&mut polled, 1, 0) > 0 }
+    sockets::polled(socket.as_raw_fd(), libc::POLLOUT) != 0
 }
 
 /// As `qmux.sockets.prepare`; false where it is connected to itself (a port on which nothing listens may be drawn

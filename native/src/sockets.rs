@@ -1,7 +1,7 @@
 //! Options of TCP sockets, of user connections and to services, as `qmux.sockets`.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -28,4 +28,14 @@ pub fn finish(socket: &impl AsFd) {
 /// close() then sends RST (socket(7), SO_LINGER with 0); no effect on Unix sockets.
 pub fn reset_on_close(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO)); // Err: as above
+}
+
+/// Which of `events`, POLLERR and POLLHUP hold now (poll(2)); 0 where none does.
+pub fn polled(fd: RawFd, events: libc::c_short) -> libc::c_short {
+    let mut polled = libc::pollfd { fd, events, revents: 0 };
+    // SAFETY: the pointer is to one pollfd, as the count says.
+    match unsafe { libc::poll(&mut polled, 1, 0) } {
+        1 => polled.revents,
+        _ => 0,
+    }
 }

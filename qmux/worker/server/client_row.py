@@ -55,7 +55,7 @@ class ClientRow(Carrier):
             active_total=0,
             active_here=0,
             active_at_ms=0,
-            address=str(log_fields()["address"]),
+            address=self._address(),
             rtt_ms=round(connection.stats().rtt_s * 1000, 2),
             connected_at_ms=_wall_ms(),
             not_after=identity.not_after,
@@ -157,10 +157,14 @@ class ClientRow(Carrier):
         rtt_ms = round(stats.rtt_s * 1000, 2)
         if row is None:
             return
-        address = addresses.join(*self.connection.peer_address)
+        address = self._address()
         is_other = address != row.address or stats.mtu_bytes != row.mtu_bytes
         if is_other or abs(rtt_ms - row.rtt_ms) > max(0.5, row.rtt_ms / 5):
             self._roster.pool.update(self.key, rtt_ms=rtt_ms, mtu_bytes=stats.mtu_bytes, address=address)
+
+    def _address(self) -> str:
+        """Where its packets come from now."""
+        return addresses.join(*self._connection.peer_address)
 
     def _set_state(self, state: RowState) -> None:
         row = self._roster.pool.own(self.key)
